@@ -1,0 +1,33 @@
+# Every target does the set-up it needs; a set-up that is already done takes no time.
+#   make test                                    in .venv, made here with the pinned versions of constraints.txt
+#   make test PYTHON=python3.12                  .venv is made by this interpreter (3.11 or newer)
+#   make test NORTON_DET_PYTHON=/path/to/python  in that environment instead, which keeps its own versions
+
+PYTHON ?= python3
+PY := $(or $(NORTON_DET_PYTHON),.venv/bin/python)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lint test demo clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## .venv with pinned packages, norton_det (editable), OpenCV and Detectron2
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "set-up: expected Python 3.11 or newer, got no command '$(PYTHON)'; install it, or name it: make setup PYTHON=/path/to/python3" >&2; exit 2; }
+	@"$(PYTHON)" tools/setup_env.py
+
+lint: setup  ## ruff (rules and format) and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: setup lint  ## lint, then the tests
+	$(PY) -m pytest -q --durations=10
+
+demo: setup  ## a walk through compress, evaluate and benchmark
+	$(PY) tools/walkthrough.py
+
+clean:  ## remove caches and build products (.venv stays)
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,180 @@
+"""Self-describing checkpoints: a safetensors file that carries the spec, the preprocessing and the classes.
+
+Nothing has to be repeated on a command line to load one, and nothing in it can run.
+Metadata key ``norton_det`` holds one JSON object::
+
+    {"version": 1, "spec": {...}, "preprocessing": {...}, "num_classes": 1000, "stride_in_1x1": false}
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .errors import InputError
+from .files import atomic_path, require_file
+from .preprocessing import TORCHVISION, Preprocessing
+from .resnet import NortonResNet
+from .spec import CompressionSpec
+
+FORMAT_VERSION = 1
+METADATA_KEY = "norton_det"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a norton checkpoint says of itself.
+
+    Attributes:
+        spec: ranks and ratios.
+        preprocessing: colour order and normalisation.
+        num_classes: outputs of the classifier; 0 for a backbone.
+        stride_in_1x1: where a stage's stride sits.
+    """
+
+    spec: CompressionSpec
+    preprocessing: Preprocessing = TORCHVISION
+    num_classes: int = 1000
+    stride_in_1x1: bool = False
+
+    def to_json(self) -> str:
+        fields: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "spec": self.spec.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "num_classes": self.num_classes,
+            "stride_in_1x1": self.stride_in_1x1,
+        }
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "CheckpointInfo":
+        try:
+            fields = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"metadata: expected JSON ({error}); write the checkpoint again") from None
+        if not isinstance(fields, dict) or fields.get("version") != FORMAT_VERSION:
+            version = fields.get("version") if isinstance(fields, dict) else fields
+            raise InputError(f"metadata: version: expected {FORMAT_VERSION}, got {version!r}; update norton_det")
+        classes, stride = fields.get("num_classes"), fields.get("stride_in_1x1")
+        if isinstance(classes, bool) or not isinstance(classes, int) or not 0 <= classes <= 1_000_000:
+            raise InputError(f"metadata: num_classes: expected 0 or more, got {classes!r}; write the checkpoint again")
+        if not isinstance(stride, bool):
+            raise InputError(f"metadata: stride_in_1x1: expected true or false, got {stride!r}; write it again")
+        return cls(
+            CompressionSpec.from_dict(fields.get("spec")),  # type: ignore[arg-type]
+            Preprocessing.from_dict(fields.get("preprocessing")),  # type: ignore[arg-type]
+            classes,
+            stride,
+        )
+
+
+def save_checkpoint(path: str | Path, model: NortonResNet, spec: CompressionSpec | None = None) -> Path:
+    """Write a model with its spec and preprocessing; the file appears whole or not at all.
+
+    Args:
+        path: where to; ``.safetensors`` by custom.
+        model: a ``NortonResNet``.
+        spec: what the model was compressed with; by default ``model.spec``, and it has to describe it.
+
+    Raises:
+        InputError: the spec is of another network, or the file cannot be written.
+    """
+    spec = model.spec if spec is None else spec
+    if not spec.same_network(model.spec):
+        raise InputError(f"{path}: spec: expected that of the model, {model.spec}, got {spec}; pass model.spec")
+    info = CheckpointInfo(spec, model.preprocessing, model.num_classes, model.stride_in_1x1)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(state, str(temporary), metadata={METADATA_KEY: info.to_json()})
+    return Path(path)
+
+
+def read_info(path: str | Path) -> CheckpointInfo | None:
+    """What a safetensors file says of itself; ``None`` when norton_det did not write it.
+
+    Raises:
+        InputError: the file is missing, truncated, not safetensors, or its metadata is damaged.
+    """
+    file = require_file(path, "a safetensors file")
+    with _open(file) as content:
+        text = (content.metadata() or {}).get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        return CheckpointInfo.from_json(text)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU."""
+    file = require_file(path, "a safetensors file")
+    with _open(file) as content:
+        return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+
+
+def load_checkpoint(path: str | Path) -> NortonResNet:
+    """The model of a norton checkpoint, in eval mode; ranks, widths and classes come from the file.
+
+    Raises:
+        InputError: not a norton checkpoint, damaged, or its tensors do not fit its own spec.
+    """
+    info = read_info(path)
+    if info is None:
+        raise InputError(f"{path}: expected a norton checkpoint, got other weights; run tools/compress.py on them")
+    model = build_from_info(info)
+    load_state(model, read_tensors(path), str(path))
+    return model.eval()
+
+
+def build_from_info(info: CheckpointInfo) -> NortonResNet:
+    """The network that a checkpoint describes, with fresh weights."""
+    model = NortonResNet(info.spec, info.num_classes, info.stride_in_1x1)
+    model.preprocessing = info.preprocessing
+    return model
+
+
+def load_state(model: NortonResNet, state: dict[str, Tensor], source: str) -> None:
+    """Load tensors by name, all or none, converting their float type.
+
+    Raises:
+        InputError: names are missing or left over, or a shape differs; the first of each is named.
+    """
+    check_state(state, model.state_dict(), source)
+    model.load_state_dict(state)
+
+
+def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
+    """Compare names and shapes of a state with those expected, ``num_batches_tracked`` being optional.
+
+    Raises:
+        InputError: they differ; one line with counts and the first case.
+    """
+    for name, tensor in expected.items():
+        if name.endswith("num_batches_tracked"):
+            state.setdefault(name, tensor)
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    if missing or unexpected:
+        told = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in
+                (("missing", missing), ("unexpected", unexpected)) if names]
+        raise InputError(f"{source}: tensors: {', '.join(told)}; use weights of this network")
+    for name, tensor in expected.items():
+        if state[name].shape != tensor.shape:
+            raise InputError(
+                f"{source}: {name}: expected shape {tuple(tensor.shape)}, got {tuple(state[name].shape)}; "
+                "the rank or ratios are of another network"
+            )
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(str(file), framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{file}: expected a safetensors file, got a damaged or other one ({reason}); get it again") from None

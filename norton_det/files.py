@@ -1,0 +1,56 @@
+"""Files that are whole or not there: written beside the target, flushed, then renamed over it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; it becomes ``path`` when the block ends well and vanishes otherwise.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{target}: expected a file to write, got a folder; give a file name")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"{target}: cannot write here ({error.strerror}); choose another folder") from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except OSError as error:
+        raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_file(path: str | Path, what: str) -> Path:
+    """``path`` as an existing, non-empty file.
+
+    Raises:
+        InputError: it is missing, a folder, or empty.
+    """
+    file = Path(path)
+    if file.is_dir():
+        raise InputError(f"{file}: expected {what}, got a folder; name the file in it")
+    if not file.is_file():
+        raise InputError(f"{file}: expected {what}, found no such file; check the path")
+    if file.stat().st_size == 0:
+        raise InputError(f"{file}: expected {what}, got an empty file; download or write it again")
+    return file

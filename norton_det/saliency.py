@@ -1,0 +1,222 @@
+"""Which filters to keep: principal angles between factor subspaces, elimination order, and other criteria.
+
+NORTON (section III-B) measures the distance of filters i and j as the sum, over the three modes, of the
+principal angle between the subspaces that their factor matrices span (PABS). It does not change when CP
+components are scaled or permuted. Then, again and again, the closest pair left is taken and the one of the
+two that is nearer to all others is dropped.
+
+A criterion turns one layer into scores (O,), higher = keep. Criteria live in a registry: ``criteria()`` lists
+them, ``register_criterion`` adds one.
+
+Legend: ``O`` filters, ``D`` rows of a factor matrix (I, Kh or Kw), ``R`` rank.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cp import Factors
+from .errors import InputError
+
+Score = Callable[[Tensor, Factors | None, torch.Generator], Tensor]
+"""(weight (O, I, Kh, Kw), its CP factors or None, random generator) -> scores (O,), higher = keep."""
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A named way to score filters; ``needs_factors`` ones see only layers that have CP factors."""
+
+    name: str
+    score: Score
+    needs_factors: bool
+
+
+_CRITERIA: dict[str, Criterion] = {}
+_NEAR = 1e-3  # sin^2 below which the Gram form loses digits and the residual itself is formed
+_CHUNK = 1 << 22  # numbers per block of residuals: 32 MB
+
+
+def register_criterion(name: str, needs_factors: bool = False) -> Callable[[Score], Score]:
+    """Decorator that adds a criterion under ``name``.
+
+    With ``needs_factors`` it is given the layer's CP factors, and layers that have none (1x1 convolutions and
+    the stem) are scored by ``norm`` instead.
+    """
+
+    def add(function: Score) -> Score:
+        if name in _CRITERIA:
+            raise ValueError(f"criterion {name!r} is registered already; choose another name")
+        _CRITERIA[name] = Criterion(name, function, needs_factors)
+        return function
+
+    return add
+
+
+def criteria() -> list[str]:
+    """Names of the registered pruning criteria."""
+    return sorted(_CRITERIA)
+
+
+def get_criterion(name: str) -> Criterion:
+    """The criterion of that name.
+
+    Raises:
+        InputError: no such criterion; the message lists those that exist.
+    """
+    if name not in _CRITERIA:
+        raise InputError(f"criterion: expected one of {', '.join(criteria())}, got {name!r}")
+    return _CRITERIA[name]
+
+
+def orthonormal_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Orthonormal bases of the column spaces of (O, D, R) matrices.
+
+    Returns:
+        bases (O, D, min(D, R)) in float64, whose columns beyond the dimension of the space are zero, and the
+        dimensions (O,). Columns are scaled to norm 1 first, so the scale of a component does not count.
+    """
+    factor = factor.double()
+    norms = factor.norm(dim=1, keepdim=True)
+    factor = factor / torch.where(norms > 0, norms, 1.0)
+    if factor.shape[2] == 1:
+        return factor, (norms[:, 0, 0] > 0).long()
+    left, singular, _ = torch.linalg.svd(factor, full_matrices=False)  # (O, D, M), (O, M)
+    # float32 factors carry errors of about 1e-7; what is below is not a direction of the filter
+    present = singular > 1e-6 * singular[:, :1].clamp_min(1e-300)
+    return left * present.unsqueeze(1), present.sum(dim=1)
+
+
+def subspace_angles(factor: Tensor) -> Tensor:
+    """Largest principal angle between the column spaces of every pair of factor matrices.
+
+    ``asin`` of the spectral norm of the residual ``Q_j - P_i Q_j`` (Knyazev and Argentati, 2002), exact also for
+    nearly equal subspaces, where ``acos`` fails. When two spaces have different dimensions the smaller one is
+    compared; the zero space is contained in every other (angle 0).
+
+    Args:
+        factor: (O, D, R), one factor matrix per filter.
+
+    Returns:
+        Angles (O, O) in radians, symmetric, in [0, pi/2], zero diagonal, float64.
+    """
+    basis, dimension = orthonormal_basis(factor)
+    count, rows, columns = basis.shape
+    flat = basis.permute(0, 2, 1).reshape(count * columns, rows)
+    cosines = (flat @ flat.T).view(count, columns, count, columns).permute(0, 2, 1, 3)  # Q_i^T Q_j: (O, O, M, M)
+    order = dimension.unsqueeze(1) >= dimension.unsqueeze(0)  # (i, j): j is not larger than i
+    sine_squared = _residual_norm(cosines, dimension)
+    sine_squared = torch.where(order, sine_squared, sine_squared.T)
+    # pairs that are too close for the Gram form: form the residual
+    full = dimension == rows
+    known = full.unsqueeze(1) | full.unsqueeze(0) | (dimension == 0).unsqueeze(1) | (dimension == 0).unsqueeze(0)
+    sine_squared[known] = 0.0
+    first, second = torch.nonzero(torch.triu((sine_squared < _NEAR) & ~known, 1), as_tuple=True)
+    swap = dimension[first] < dimension[second]
+    first, second = torch.where(swap, second, first), torch.where(swap, first, second)
+    for i, j in zip(
+        first.split(max(1, _CHUNK // (rows * columns))), second.split(max(1, _CHUNK // (rows * columns))), strict=True
+    ):
+        residual = basis[j] - basis[i] @ (basis[i].transpose(1, 2) @ basis[j])  # (pairs, D, M)
+        exact = _largest_eigenvalue(residual.transpose(1, 2) @ residual)
+        sine_squared[i, j] = exact
+        sine_squared[j, i] = exact
+    angles = torch.asin(sine_squared.clamp(0.0, 1.0).sqrt())
+    return angles.fill_diagonal_(0.0)
+
+
+def _residual_norm(cosines: Tensor, dimension: Tensor) -> Tensor:
+    """Squared spectral norm (O, O) of ``(I - P_i) Q_j`` from ``Q_i^T Q_j`` (O, O, M, M)."""
+    columns = cosines.shape[2]
+    if columns == 1:
+        return dimension.unsqueeze(0) - cosines[:, :, 0, 0].square()
+    present = torch.arange(columns, device=dimension.device) < dimension.unsqueeze(1)  # (O, M)
+    own = torch.diag_embed(present.to(cosines.dtype))  # Q_j^T Q_j: (O, M, M)
+    return torch.cat(
+        [
+            _largest_eigenvalue(own.unsqueeze(0) - block.transpose(2, 3) @ block)
+            for block in cosines.split(max(1, _CHUNK // cosines[0].numel()))
+        ]
+    )
+
+
+def _largest_eigenvalue(symmetric: Tensor) -> Tensor:
+    """Largest eigenvalue of (..., M, M), in closed form for M <= 2."""
+    if symmetric.shape[-1] == 1:
+        return symmetric[..., 0, 0]
+    if symmetric.shape[-1] == 2:
+        p, q, off = symmetric[..., 0, 0], symmetric[..., 1, 1], symmetric[..., 0, 1]
+        return (p + q) / 2 + torch.hypot((p - q) / 2, off)
+    return torch.linalg.eigvalsh(symmetric)[..., -1]
+
+
+def pabs_distance(factors: Factors) -> Tensor:
+    """Distance (O, O) of all pairs of filters: the three modes' largest principal angles summed, in radians."""
+    return sum((subspace_angles(factor) for factor in (factors.b, factors.c)), subspace_angles(factors.a))
+
+
+def elimination_order(distance: Tensor) -> Tensor:
+    """The order in which filters are dropped, redundant ones first; (O,) indices, a permutation.
+
+    Repeats on the filters left: take the closest pair; of the two, drop the one whose summed distance to the
+    others left is smaller (the first one on a tie).
+
+    Args:
+        distance: symmetric (O, O).
+    """
+    left = distance.double().clone()
+    count = len(left)
+    sums = left.sum(dim=1)
+    left.fill_diagonal_(torch.inf)
+    nearest, partner = left.min(dim=1)
+    order = []
+    for _ in range(count - 1):
+        i = int(nearest.argmin())
+        j = int(partner[i])
+        i, j = min(i, j), max(i, j)
+        drop = j if sums[j] < sums[i] else i
+        order.append(drop)
+        sums -= torch.where(torch.isinf(left[drop]), 0.0, left[drop])
+        left[drop] = torch.inf
+        left[:, drop] = torch.inf
+        nearest[drop] = torch.inf
+        stale = torch.nonzero((partner == drop) & torch.isfinite(nearest))[:, 0]  # rows that lost their nearest
+        if len(stale):
+            nearest[stale], partner[stale] = left[stale].min(dim=1)
+    order += sorted(set(range(count)) - set(order))
+    return torch.tensor(order, dtype=torch.long)
+
+
+def keep_indices(scores: Tensor, count: int) -> Tensor:
+    """The ``count`` best-scored indices, sorted; ties go to the lower index."""
+    return scores.argsort(descending=True, stable=True)[:count].sort().values
+
+
+@register_criterion("pabs", needs_factors=True)
+def pabs(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
+    """NORTON's own: the position in the elimination order by PABS (dropped later = higher score)."""
+    assert factors is not None
+    order = elimination_order(pabs_distance(factors))
+    scores = torch.empty(len(order), dtype=torch.double)
+    scores[order] = torch.arange(len(order), dtype=torch.double)
+    return scores
+
+
+@register_criterion("pabs_sum", needs_factors=True)
+def pabs_sum(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
+    """Summed PABS distance to all other filters, without elimination."""
+    assert factors is not None
+    return pabs_distance(factors).sum(dim=1)
+
+
+@register_criterion("norm")
+def norm(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
+    """Euclidean norm of each filter's weights."""
+    return weight.double().flatten(1).norm(dim=1)
+
+
+@register_criterion("random")
+def random(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
+    """Uniform random scores: the baseline that a criterion has to beat."""
+    return torch.rand(len(weight), dtype=torch.double, generator=generator)
