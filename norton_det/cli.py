@@ -1,0 +1,44 @@
+"""What the commands in tools/ share: one-line errors with exit status 2, help with worked examples."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from .errors import InputError
+
+
+def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` ends with worked examples and names each default.
+
+    Args:
+        description: what the command does, the tool's docstring.
+        examples: one command a line.
+    """
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            if action.default in (None, False, []):
+                return action.help  # "(default: None)" tells nobody anything
+            return super()._get_help_string(action)
+
+    return argparse.ArgumentParser(
+        description=description, epilog=f"examples:\n{examples.strip(chr(10))}", formatter_class=Formatter
+    )
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 130 interrupted."""
+    try:
+        status = main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `tool | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
