@@ -161,8 +161,11 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], source: s
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     if missing or unexpected:
-        told = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in
-                (("missing", missing), ("unexpected", unexpected)) if names]
+        told = [
+            f"{len(names)} {kind} (first: {names[0]})"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
         raise InputError(f"{source}: tensors: {', '.join(told)}; use weights of this network")
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
@@ -177,4 +180,6 @@ def _open(file: Path) -> Any:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{file}: expected a safetensors file, got a damaged or other one ({reason}); get it again") from None
+        raise InputError(
+            f"{file}: expected a safetensors file, got a damaged or other one ({reason}); get it again"
+        ) from None

@@ -47,7 +47,9 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     names = [name for name, _ in parent.named_children()]
     if isinstance(parent, nn.Sequential):
         return list(pairwise(names))
-    return [(name, name.replace("conv", "bn")) for name in names if "conv" in name and name.replace("conv", "bn") in names]
+    return [
+        (name, name.replace("conv", "bn")) for name in names if "conv" in name and name.replace("conv", "bn") in names
+    ]
 
 
 def _is_batch_norm(module: nn.Module) -> bool:

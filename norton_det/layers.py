@@ -150,7 +150,9 @@ def check_supported(conv: nn.Conv2d, name: str = "conv") -> None:
     if _pair(conv.dilation) != (1, 1):
         raise InputError(f"{name}: expected dilation=1, got {conv.dilation}; leave this layer dense")
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        raise InputError(f"{name}: expected numeric zero padding, got {conv.padding_mode} {conv.padding}; leave it dense")
+        raise InputError(
+            f"{name}: expected numeric zero padding, got {conv.padding_mode} {conv.padding}; leave it dense"
+        )
 
 
 def _pair(value: int | tuple[int, ...] | str) -> tuple[int, int]:

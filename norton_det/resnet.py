@@ -92,9 +92,7 @@ class NortonResNet(nn.Module):
             blocks = []
             for index, width in enumerate(inner):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(
-                    Bottleneck(inputs, width, outputs, next(ranks), stride, index == 0, stride_in_1x1, norm)
-                )
+                blocks.append(Bottleneck(inputs, width, outputs, next(ranks), stride, index == 0, stride_in_1x1, norm))
                 inputs = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         if num_classes > 0:

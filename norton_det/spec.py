@@ -249,7 +249,13 @@ class CompressionSpec:
 
     def to_dict(self) -> dict[str, Any]:
         rank = list(self.rank) if isinstance(self.rank, tuple) else self.rank
-        return {"version": SPEC_VERSION, "arch": self.arch, "rank": rank, "ratios": list(self.ratios), "name": self.name}
+        return {
+            "version": SPEC_VERSION,
+            "arch": self.arch,
+            "rank": rank,
+            "ratios": list(self.ratios),
+            "name": self.name,
+        }
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())

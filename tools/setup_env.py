@@ -258,9 +258,7 @@ def repack(source: Path, folder: Path) -> Path:
     """Detectron2's Python files and yaml out of the wheel `source`, as a pure wheel in `folder`."""
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     if digest != SOURCE_SHA256:
-        raise SetupError(
-            f"{source.name} with sha256 {SOURCE_SHA256}", digest, "the download is damaged: run again"
-        )
+        raise SetupError(f"{source.name} with sha256 {SOURCE_SHA256}", digest, "the download is damaged: run again")
     info = f"detectron2-{WHEEL_VERSION}.dist-info/"
     files = {}  # name in the wheel -> bytes
     with zipfile.ZipFile(str(source)) as archive:
