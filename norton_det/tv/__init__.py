@@ -1,0 +1,17 @@
+"""torchvision adapter: R-CNN detectors with a compressed ResNet-50-FPN, built as torchvision builds its own."""
+
+from .detectors import (
+    fasterrcnn_norton_resnet50_fpn,
+    keypointrcnn_norton_resnet50_fpn,
+    maskrcnn_norton_resnet50_fpn,
+)
+from .weights import DetectorInfo, read_detector_info, save_detector
+
+__all__ = [
+    "fasterrcnn_norton_resnet50_fpn",
+    "maskrcnn_norton_resnet50_fpn",
+    "keypointrcnn_norton_resnet50_fpn",
+    "DetectorInfo",
+    "read_detector_info",
+    "save_detector",
+]

@@ -1,0 +1,107 @@
+"""A torchvision detector's file: safetensors that carries what its builder needs, so nothing has to be repeated.
+
+Metadata key ``norton_det`` describes the backbone as in ``norton_det.checkpoint`` (0 classes); the key
+``norton_det.detector`` holds one JSON object::
+
+    {"kind": "keypoint", "num_classes": 2, "num_keypoints": 17}
+
+Test-time settings (thresholds, image sizes) are not weights and are not stored.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..checkpoint import METADATA_KEY, CheckpointInfo, check_state, read_info, read_tensors
+from ..errors import InputError
+from ..files import atomic_path
+
+DETECTOR_KEY = "norton_det.detector"
+KINDS = ("faster", "mask", "keypoint")
+
+
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What a detector is, beside the settings of its test time.
+
+    Attributes:
+        kind: faster, mask or keypoint.
+        backbone: spec, preprocessing and place of the stride; its ``num_classes`` is 0.
+        num_classes: with the background, as torchvision counts.
+        num_keypoints: of a keypoint detector, else ``None``.
+    """
+
+    kind: str
+    backbone: CheckpointInfo
+    num_classes: int
+    num_keypoints: int | None = None
+
+
+def save_detector(path: str | Path, model: nn.Module) -> Path:
+    """Write a detector of this package's builders; ``weights=path`` of the same builder reads it back.
+
+    Raises:
+        InputError: another model, or the file cannot be written.
+    """
+    info = getattr(model, "norton_info", None)
+    if not isinstance(info, DetectorInfo):
+        raise InputError(f"{path}: expected a detector of norton_det.tv, got {type(model).__name__}; build it there")
+    fields = {"kind": info.kind, "num_classes": info.num_classes, "num_keypoints": info.num_keypoints}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(
+            state, str(temporary), metadata={METADATA_KEY: info.backbone.to_json(), DETECTOR_KEY: json.dumps(fields)}
+        )
+    return Path(path)
+
+
+def read_detector_info(path: str | Path) -> DetectorInfo:
+    """What a detector's file says of itself.
+
+    Raises:
+        InputError: not such a file, or damaged.
+    """
+    backbone = read_info(path)
+    with safe_open(str(path), framework="pt") as content:  # read_info has found it to be safetensors
+        text = (content.metadata() or {}).get(DETECTOR_KEY)
+    if backbone is None or text is None:
+        mend = "give a backbone as weights_backbone" if backbone else "write one with norton_det.tv.save_detector"
+        raise InputError(f"{path}: expected a detector of norton_det.tv, got other weights; {mend}")
+    try:
+        fields: Any = json.loads(text)
+        kind, classes, keypoints = (fields[name] for name in ("kind", "num_classes", "num_keypoints"))
+    except (json.JSONDecodeError, RecursionError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: metadata of the detector is damaged ({error!r}); write the file again") from None
+    if kind not in KINDS:
+        raise InputError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}; update norton_det")
+    if not _is_size(classes) or not (_is_size(keypoints) if kind == "keypoint" else keypoints is None):
+        raise InputError(
+            f"{path}: num_classes, num_keypoints: expected positive numbers for {kind}, "
+            f"got {classes!r}, {keypoints!r}; write the file again"
+        )
+    return DetectorInfo(kind, backbone, classes, keypoints)
+
+
+def load_detector_state(model: nn.Module, path: str | Path) -> None:
+    """Load a detector's tensors by name, all or none.
+
+    Raises:
+        InputError: names or shapes differ.
+    """
+    load_exactly(model, read_tensors(path), str(path))
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state by name, all or none; counters of batches, which frozen layers lack, are left aside."""
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    check_state(state, model.state_dict(), source)
+    model.load_state_dict(state)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
