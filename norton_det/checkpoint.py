@@ -7,6 +7,7 @@ Metadata key ``norton_det`` holds one JSON object::
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,18 @@ def save_checkpoint(path: str | Path, model: NortonResNet, spec: CompressionSpec
     if not spec.same_network(model.spec):
         raise InputError(f"{path}: spec: expected that of the model, {model.spec}, got {spec}; pass model.spec")
     info = CheckpointInfo(spec, model.preprocessing, model.num_classes, model.stride_in_1x1)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save_tensors(path, model.state_dict(), info)
+
+
+def save_tensors(path: str | Path, state: Mapping[str, Tensor], info: CheckpointInfo) -> Path:
+    """Write tensors, such as those of a whole detector, with the spec of the ResNet among them; whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(state, str(temporary), metadata={METADATA_KEY: info.to_json()})
+        save_file(tensors, str(temporary), metadata={METADATA_KEY: info.to_json()})
     return Path(path)
 
 

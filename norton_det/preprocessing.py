@@ -31,6 +31,15 @@ class Preprocessing:
         if any(value <= 0 for value in self.std):
             raise InputError(f"preprocessing: std: expected positive numbers, got {self.std}; use 1 for no scaling")
 
+    def close_to(self, other: "Preprocessing") -> bool:
+        """Whether both agree up to rounding (half a grey level of mean, 1 % of std)."""
+        means = all(abs(a - b) <= 0.5 for a, b in zip(self.mean, other.mean, strict=True))
+        stds = all(abs(a - b) <= 0.01 * a for a, b in zip(self.std, other.std, strict=True))
+        return self.color == other.color and means and stds
+
+    def __str__(self) -> str:
+        return f"{self.color} mean {list(self.mean)} std {list(self.std)}"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -1,0 +1,23 @@
+"""Detectron2 adapter. Importing it registers the backbones ``build_norton_resnet_backbone`` and
+``build_norton_resnet_fpn_backbone``."""
+
+from .backbone import NortonResNetBackbone, build_norton_resnet_backbone, build_norton_resnet_fpn_backbone
+from .checkpoint import NortonCheckpointer
+from .config import add_norton_config, find_config, info_from_config, spec_from_config
+from .engine import NortonTrainer, load_config, load_detector
+from .evaluation import NortonCOCOEvaluator
+
+__all__ = [
+    "NortonCOCOEvaluator",
+    "NortonCheckpointer",
+    "NortonResNetBackbone",
+    "NortonTrainer",
+    "add_norton_config",
+    "build_norton_resnet_backbone",
+    "build_norton_resnet_fpn_backbone",
+    "find_config",
+    "info_from_config",
+    "load_config",
+    "load_detector",
+    "spec_from_config",
+]

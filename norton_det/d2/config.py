@@ -1,0 +1,110 @@
+"""Configuration of the Detectron2 adapter: the keys under ``MODEL.NORTON`` and what they mean together."""
+
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..checkpoint import CheckpointInfo
+from ..errors import InputError
+from ..preprocessing import Preprocessing
+from ..spec import CompressionSpec
+from .files import read_checkpoint_info
+
+CONFIG_FOLDERS = (
+    Path(__file__).resolve().parent.parent / "configs",  # of an installed wheel
+    Path(__file__).resolve().parent.parent.parent / "configs",  # of a checkout
+)
+
+
+def add_norton_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.NORTON`` and its defaults to a Detectron2 config.
+
+    The keys describe the ResNet of ``build_norton_resnet_backbone`` and ``build_norton_resnet_fpn_backbone``.
+    They are not used when ``MODEL.WEIGHTS`` is a norton checkpoint: it carries its own spec.
+    """
+    cfg.MODEL.NORTON = CfgNode()
+    # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense.
+    cfg.MODEL.NORTON.PRESET = "norton-78"
+    # CP rank R of the filters of the 3x3 convolutions: one number (0: dense), a list or text like "[1]*8+[2]*8" with
+    # one per block; None: that of PRESET.
+    cfg.MODEL.NORTON.RANK = None
+    # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), as a list or text like
+    # "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
+    cfg.MODEL.NORTON.RATIOS = None
+
+
+def spec_from_config(cfg: CfgNode) -> CompressionSpec:
+    """The compression spec that the config asks for; see ``info_from_config`` for the one that is used."""
+    node, arch = cfg.MODEL.NORTON, f"resnet{cfg.MODEL.RESNETS.DEPTH}"
+    spec = CompressionSpec.dense(arch) if node.PRESET == "dense" else CompressionSpec.preset(node.PRESET)
+    if node.RANK is None and node.RATIOS is None:
+        if spec.arch != arch:
+            raise InputError(
+                f"MODEL.NORTON.PRESET: {node.PRESET} is for {spec.arch}, got MODEL.RESNETS.DEPTH "
+                f"{cfg.MODEL.RESNETS.DEPTH}; give MODEL.NORTON.RANK and MODEL.NORTON.RATIOS for {arch}"
+            )
+        return spec
+    rank: Any = spec.rank if node.RANK is None else node.RANK
+    ratios: Any = spec.ratios if node.RATIOS is None else node.RATIOS
+    if not isinstance(rank, int | float | str | list | tuple | None):
+        raise InputError(f"MODEL.NORTON.RANK: expected a number, list or text, got {rank!r}; write 1")
+    if not isinstance(ratios, str | list | tuple):
+        raise InputError(f"MODEL.NORTON.RATIOS: expected a list or text, got {ratios!r}; write [0.]+[0.28]*19")
+    try:
+        return CompressionSpec.parse(rank=None if rank == 0 else rank, ratios=ratios, arch=arch)
+    except InputError as error:
+        raise InputError(f"MODEL.NORTON: {error}") from None
+
+
+def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
+    """Colour order and normalisation that the config gives to a detector."""
+    return Preprocessing(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
+
+
+def info_from_config(cfg: CfgNode) -> CheckpointInfo:
+    """Spec, preprocessing and stride of the backbone to build.
+
+    The spec is that of ``MODEL.WEIGHTS`` when this is a norton checkpoint (and the config's preprocessing has to
+    agree with it), else that of ``MODEL.NORTON``.
+
+    Raises:
+        InputError: the config's INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD or STRIDE_IN_1X1 are not those of the weights.
+    """
+    wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
+    info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if info is None:
+        return CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
+    if not info.preprocessing.close_to(wanted):
+        has = info.preprocessing
+        raise InputError(
+            f"{cfg.MODEL.WEIGHTS}: wants input {has}, the config has {wanted}; set INPUT.FORMAT {has.color} "
+            f"MODEL.PIXEL_MEAN {list(has.mean)} MODEL.PIXEL_STD {list(has.std)}"
+        )
+    if info.stride_in_1x1 != stride:
+        raise InputError(
+            f"{cfg.MODEL.WEIGHTS}: wants MODEL.RESNETS.STRIDE_IN_1X1 {info.stride_in_1x1}, the config has {stride}; "
+            f"set it to {info.stride_in_1x1}"
+        )
+    return info
+
+
+def find_config(name: str) -> Path:
+    """A config file: the path itself, or that name anywhere below the project's ``configs`` folder.
+
+    Raises:
+        InputError: there is none; the message lists what there is.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    found: dict[str, Path] = {}
+    for folder in CONFIG_FOLDERS:
+        for path in sorted(folder.rglob("*.yaml")):
+            found.setdefault(path.relative_to(folder).as_posix(), path)
+    matches = [path for key, path in found.items() if key == name or Path(key).name == name]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise InputError(f"{name}: expected one config of that name, found {', '.join(map(str, matches))}; give a path")
+    names = ", ".join(sorted(key for key in found if not Path(key).name.startswith("Base")))
+    raise InputError(f"{name}: expected a config file, found no such file; the project's own are {names}")

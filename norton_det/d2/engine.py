@@ -1,0 +1,151 @@
+"""Set-up and trainer: Detectron2's own, with norton checkpoints, COCO evaluation with AR, and one-line errors."""
+
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+
+from ..checkpoint import save_checkpoint
+from ..compress import compress
+from ..errors import InputError
+from ..files import require_file
+from ..weights import load_weights
+from .checkpoint import NortonCheckpointer
+from .config import add_norton_config, find_config, info_from_config, spec_from_config
+from .evaluation import NortonCOCOEvaluator
+from .files import read_checkpoint_info
+
+logger = logging.getLogger(__name__)
+NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_backbone")
+
+
+def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output_dir: str = "") -> CfgNode:
+    """A frozen config from a file (a path or a bare name in ``configs/``) and ``KEY VALUE`` pairs.
+
+    Without a GPU, ``MODEL.DEVICE`` becomes cpu. Nothing in the file is executed.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key, or a value of another type; one line with the mend.
+    """
+    cfg = get_cfg()
+    add_norton_config(cfg)
+    path = find_config(config_file)
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (yaml.YAMLError, KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError) as error:
+        raise InputError(f"{path}: {_one_line(error)}; correct that key") from None
+    if len(opts) % 2:
+        raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, value])
+        except (KeyError, ValueError, AssertionError, AttributeError) as error:
+            raise InputError(f"option {key}: {_one_line(error)}; Detectron2's keys and MODEL.NORTON.* exist") from None
+    if output_dir:
+        cfg.OUTPUT_DIR = output_dir
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Refuse ``MODEL.WEIGHTS`` that is missing or does not fit the config, before anything is built.
+
+    Raises:
+        InputError: one line naming the file and the mend.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights:
+        require_file(weights, "the weights of MODEL.WEIGHTS")
+    if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
+        info = info_from_config(cfg)
+        logger.info("Backbone: %s", info.spec)
+
+
+def compress_weights(cfg: CfgNode) -> CfgNode:
+    """A config whose ``MODEL.WEIGHTS`` are a norton checkpoint: dense ones are compressed to ``MODEL.NORTON`` first.
+
+    The checkpoint goes to ``OUTPUT_DIR``. Weights that carry a spec, or a dense ``MODEL.NORTON``, are left alone.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES or read_checkpoint_info(weights) is not None:
+        return cfg
+    spec = spec_from_config(cfg)
+    path = Path(cfg.OUTPUT_DIR) / f"backbone_{spec.name or 'norton'}.safetensors"
+    if comm.is_main_process():
+        loaded = load_weights(weights)
+        logger.info("Weights: %s from %s", loaded.source, weights)
+        if loaded.spec.is_dense and not spec.is_dense:
+            result = compress(
+                loaded.state,
+                spec,
+                preprocessing=loaded.preprocessing,
+                stride_in_1x1=loaded.stride_in_1x1,
+                progress=True,
+            )
+            logger.info("Compressed:\n%s", result.report.table())
+            save_checkpoint(path, result.model)
+        else:
+            save_checkpoint(path, loaded.build())
+    comm.synchronize()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(path)
+    cfg.freeze()
+    return cfg
+
+
+def load_detector(cfg: CfgNode) -> torch.nn.Module:
+    """The detector of a config with ``MODEL.WEIGHTS`` loaded, in eval mode."""
+    check_weights(cfg)
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS: expected a trained detector, got none; add MODEL.WEIGHTS FILE")
+    model = build_model(cfg)
+    NortonCheckpointer(model, whole=True).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+class NortonTrainer(DefaultTrainer):
+    """Detectron2's trainer; its checkpoints carry the spec, and evaluation reports AP and AR."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        check_weights(cfg)
+        super().__init__(cfg)
+
+    def build_hooks(self) -> list[HookBase]:
+        # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here
+        self.checkpointer = NortonCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        return super().build_hooks()
+
+    def last_results(self) -> dict[str, Any]:
+        """Metrics of the evaluation at the end of training; empty without one."""
+        return getattr(self, "_last_eval_results", {})
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> NortonCOCOEvaluator:
+        return NortonCOCOEvaluator(
+            dataset_name,
+            output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS or None,
+        )
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        model = build_model(cfg)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in model.parameters())
+        logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
+        return model
+
+
+def _one_line(error: BaseException) -> str:
+    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:300] or type(error).__name__

@@ -1,0 +1,57 @@
+"""COCO evaluation with the columns of the published table: AP, AP50, AP75 and AR."""
+
+import math
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+
+COLUMNS = {
+    # task -> (name, position in COCOeval.stats)
+    "bbox": {"AR1": 6, "AR10": 7, "AR100": 8},
+    "segm": {"AR1": 6, "AR10": 7, "AR100": 8},
+    "keypoints": {"AR": 5, "AR50": 6, "AR75": 7},
+}
+
+
+class NortonCOCOEvaluator(COCOEvaluator):
+    """Detectron2's COCO evaluator (pycocotools) that also reports average recall, in %.
+
+    Boxes and masks: AR1, AR10, AR100 (at most so many detections an image). Keypoints: AR, AR50, AR75.
+    """
+
+    def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any) -> None:
+        # the fast implementation is compiled C++, which a pure Python Detectron2 lacks
+        super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **options)
+
+    def _derive_coco_results(
+        self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, float]:
+        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        for name, position in COLUMNS[iou_type].items():
+            # no predictions at all: Detectron2 gives nan for AP; -1 is COCOeval's "no such objects"
+            value = math.nan if coco_eval is None else float(coco_eval.stats[position])
+            results[name] = value * 100 if value >= 0 else math.nan
+        return results
+
+
+def published_columns(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Rows of the published table from ``trainer.test`` results: task, AP, AP50, AP75 and the task's AR columns."""
+    rows = []
+    for task, metrics in results.items():
+        if task in COLUMNS:
+            names = ["AP", "AP50", "AP75", *COLUMNS[task]]
+            rows.append({"task": task} | {name: metrics.get(name, math.nan) for name in names})
+    return rows
+
+
+def format_rows(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned text, a header line before each set of columns."""
+    lines: list[str] = []
+    header = ""
+    for row in rows:
+        names = [name for name in row if name != "task"]
+        line = f"{'task':10}" + "".join(f"{name:>8}" for name in names)
+        if line != header:
+            lines.append(header := line)
+        lines.append(f"{row['task']:10}" + "".join(f"{row[name]:8.2f}" for name in names))
+    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Detector checkpoints in Detectron2's two forms, with the spec inside: ``.pth`` (trainer) and ``.safetensors``."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoint import METADATA_KEY, CheckpointInfo, read_info, read_tensors
+from ..errors import InputError
+from ..files import require_file
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+def read_torch_file(path: str | Path) -> dict[str, Any]:
+    """A ``.pth`` file as a dict with the key ``model``; tensors stay on disk until used, and no code in it is run.
+
+    Raises:
+        InputError: missing, truncated, not such a file, or one that would need code to be run.
+    """
+    file = require_file(path, "a PyTorch checkpoint")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, ...: all mean the same here
+        reason = (str(error).splitlines() or ["no reason given"])[0][:120]
+        raise InputError(f"{file}: expected a PyTorch checkpoint of tensors, got ({reason}); get it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a dict of tensors, got {type(content).__name__}; save model.state_dict()")
+    return content if isinstance(content.get("model"), dict) else {"model": content}
+
+
+def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
+    """What a norton checkpoint, ``.safetensors`` or ``.pth``, says of itself; ``None`` for all other weights."""
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        return read_info(path)
+    if suffix not in TORCH_SUFFIXES or "://" in str(path):
+        return None
+    text = read_torch_file(path).get(METADATA_KEY)
+    if text is None:
+        return None
+    try:
+        return CheckpointInfo.from_json(str(text))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def read_detector_file(path: str | Path) -> dict[str, Any]:
+    """Checkpoint content for a Detectron2 ``Checkpointer``: the key ``model`` and what the trainer added."""
+    if Path(path).suffix == ".safetensors":
+        return {"model": read_tensors(path)}
+    return read_torch_file(path)

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Train or evaluate a Faster, Mask or Keypoint R-CNN with a NORTON-compressed backbone, with Detectron2's own flags.
+
+Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON, and kept in OUTPUT_DIR."""
+
+import argparse
+import json
+from typing import Any
+
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from norton_det.cli import parser, run
+from norton_det.d2.checkpoint import NortonCheckpointer
+from norton_det.d2.engine import NortonTrainer, compress_weights, load_config, load_detector
+from norton_det.d2.evaluation import format_rows, published_columns
+from norton_det.data.register import check_datasets, register_coco_folder
+from norton_det.errors import InputError
+from norton_det.files import atomic_path
+
+EXAMPLES = """
+  tools/train_net.py --config norton_faster_rcnn.yaml
+  tools/train_net.py --config norton_mask_rcnn.yaml --num-gpus 8 MODEL.NORTON.PRESET norton-64
+  tools/train_net.py --config norton_faster_rcnn.yaml --resume
+  tools/train_net.py --config norton_faster_rcnn.yaml --eval-only \\
+      MODEL.WEIGHTS output/norton_faster_rcnn/model_final.pth
+  tools/train_net.py --config quick_schedules/norton_faster_rcnn_instant_test.yaml   # minutes, on generated data
+  tools/train_net.py --config norton_faster_rcnn.yaml --register mine_train=ann/train.json:images \\
+      DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_val',)" MODEL.ROI_HEADS.NUM_CLASSES 3
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/")
+    own.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    own.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
+    own.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (GPUs, or on the CPU)")
+    own.add_argument("--num-machines", type=int, default=1, help="machines in all")
+    own.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
+    own.add_argument("--dist-url", default=default_argument_parser().get_default("dist_url"), help="of machine 0")
+    own.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="a data set in COCO format, to be used in DATASETS.TRAIN and DATASETS.TEST; may be repeated",
+    )
+    own.add_argument("--json", metavar="FILE", help="write the results of the evaluation there")
+    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return own
+
+
+def main(args: argparse.Namespace) -> None:
+    setup_logger(name="norton_det", distributed_rank=comm.get_rank())
+    for entry in args.register:
+        register_coco_folder(*split_register(entry))
+    cfg = load_config(args.config_file, args.opts)
+    check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    default_setup(cfg, args)
+    if args.eval_only:
+        results = NortonTrainer.test(cfg, load_detector(cfg))
+    else:
+        resumes = args.resume and NortonCheckpointer(None, cfg.OUTPUT_DIR).has_checkpoint()
+        trainer = NortonTrainer(cfg if resumes else compress_weights(cfg))
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        results = trainer.last_results()
+    if comm.is_main_process() and results:
+        report({cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results, args.json)
+
+
+def split_register(entry: str) -> tuple[str, str, str]:
+    """NAME=JSON:IMAGES -> its three parts."""
+    name, _, paths = entry.partition("=")
+    annotations, _, images = paths.rpartition(":")
+    if not (name and annotations and images):
+        raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
+    return name, annotations, images
+
+
+def report(results: dict[str, Any], path: str | None) -> None:
+    """Print the columns of the published table for each data set; ``path`` gets all metrics."""
+    for dataset, metrics in results.items():
+        print(f"{dataset}\n{format_rows(published_columns(metrics))}")
+    if path:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def launched(args: argparse.Namespace) -> None:
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    arguments = make_parser().parse_args()
+    run(lambda: launched(arguments))
