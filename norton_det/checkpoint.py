@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,7 +57,7 @@ class CheckpointInfo:
     def from_json(cls, text: str) -> "CheckpointInfo":
         try:
             fields = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
             raise InputError(f"metadata: expected JSON ({error}); write the checkpoint again") from None
         if not isinstance(fields, dict) or fields.get("version") != FORMAT_VERSION:
             version = fields.get("version") if isinstance(fields, dict) else fields
@@ -98,9 +99,12 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], info: Checkpoint
     Raises:
         InputError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}  # shared ones too
     with atomic_path(path) as temporary:
-        save_file(tensors, str(temporary), metadata={METADATA_KEY: info.to_json()})
+        try:
+            save_file(tensors, str(temporary), metadata={METADATA_KEY: info.to_json()})
+        except SafetensorError as error:  # such as a full disk
+            raise InputError(f"{path}: could not be written ({_reason(error)}); free some space") from None
     return Path(path)
 
 
@@ -122,14 +126,23 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU."""
+    """All tensors of a safetensors file, on the CPU.
+
+    Raises:
+        InputError: the file is missing, truncated, not safetensors, or holds a type that PyTorch lacks.
+    """
     file = require_file(path, "a safetensors file")
     with _open(file) as content:
-        return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        try:
+            return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
+        except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:
+            raise InputError(f"{file}: expected tensors of PyTorch's types ({_reason(error)}); convert it") from None
 
 
 def load_checkpoint(path: str | Path) -> NortonResNet:
-    """The model of a norton checkpoint, in eval mode; ranks, widths and classes come from the file.
+    """The model of a norton checkpoint, float32 in eval mode; ranks, widths and classes come from the file.
+
+    Names and shapes are compared before the network gets memory, so that a file cannot claim more than it holds.
 
     Raises:
         InputError: not a norton checkpoint, damaged, or its tensors do not fit its own spec.
@@ -137,8 +150,12 @@ def load_checkpoint(path: str | Path) -> NortonResNet:
     info = read_info(path)
     if info is None:
         raise InputError(f"{path}: expected a norton checkpoint, got other weights; run tools/compress.py on them")
-    model = build_from_info(info)
-    load_state(model, read_tensors(path), str(path))
+    state = read_tensors(path)
+    with torch.device("meta"):
+        model = build_from_info(info)
+    check_state(state, model.state_dict(), str(path))
+    model.to_empty(device="cpu")
+    load_state(model, state, str(path))
     return model.eval()
 
 
@@ -150,24 +167,26 @@ def build_from_info(info: CheckpointInfo) -> NortonResNet:
 
 
 def load_state(model: NortonResNet, state: dict[str, Tensor], source: str) -> None:
-    """Load tensors by name, all or none, converting their float type.
+    """Load tensors by name, all or none, converting their float type; ``state`` is untouched.
 
     Raises:
         InputError: names are missing or left over, or a shape differs; the first of each is named.
     """
-    check_state(state, model.state_dict(), source)
-    model.load_state_dict(state)
+    complete = {**_counters(model.state_dict()), **state}
+    check_state(complete, model.state_dict(), source)
+    model.load_state_dict(complete)
 
 
 def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], source: str) -> None:
-    """Compare names and shapes of a state with those expected, ``num_batches_tracked`` being optional.
+    """Compare names and shapes of a state with those expected.
+
+    Missing ``num_batches_tracked`` counters, which older files lack, are added to ``state`` as zeros.
 
     Raises:
         InputError: they differ; one line with counts and the first case.
     """
-    for name, tensor in expected.items():
-        if name.endswith("num_batches_tracked"):
-            state.setdefault(name, tensor)
+    for name, counter in _counters(expected).items():
+        state.setdefault(name, counter)
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
     if missing or unexpected:
@@ -185,11 +204,19 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], source: s
             )
 
 
+def _counters(expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch counters of a state dict, at zero."""
+    return {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
 def _open(file: Path) -> Any:
     try:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
         raise InputError(
-            f"{file}: expected a safetensors file, got a damaged or other one ({reason}); get it again"
+            f"{file}: expected a safetensors file, got a damaged or other one ({_reason(error)}); get it again"
         ) from None

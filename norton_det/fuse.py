@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections import Counter
 from itertools import pairwise
 
 import torch
@@ -17,8 +18,8 @@ def fuse(model: nn.Module) -> nn.Module:
     """Deploy form of any model with ``CPConv2d`` layers: a new model in eval mode, outputs equal to 1e-5.
 
     Every ``CPConv2d`` becomes a 1x1 and a grouped Kh x Kw convolution; every batch normalisation (also frozen)
-    that follows a convolution as ``convN``/``bnN``, ``conv``/``bn`` or next to it in a ``Sequential`` is
-    folded into it. The input model is untouched.
+    declared after a convolution as ``convN``/``bnN`` or ``conv``/``bn``, or next to it in a ``Sequential``, is
+    folded into it, unless the convolution is used in more than one place. The input model is untouched.
 
     Raises:
         InputError: the model is in training mode, where batch statistics cannot be folded.
@@ -32,11 +33,13 @@ def fuse(model: nn.Module) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, CPConv2d):
                 setattr(parent, name, child.fuse())
+    uses = Counter(id(child) for parent in model.modules() for child in parent._modules.values())
     for parent in list(model.modules()):
         for conv_name, norm_name in _pairs(parent):
             conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
             last = conv[-1] if isinstance(conv, nn.Sequential) and len(conv) else conv
-            if isinstance(last, nn.Conv2d) and _is_batch_norm(norm):
+            shared = uses[id(conv)] > 1 or uses[id(last)] > 1
+            if _is_plain_conv(last) and _is_batch_norm(norm) and not shared:
                 _fold(last, norm)
                 setattr(parent, norm_name, nn.Identity())
     return model.eval()
@@ -47,24 +50,32 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     names = [name for name, _ in parent.named_children()]
     if isinstance(parent, nn.Sequential):
         return list(pairwise(names))
-    return [
-        (name, name.replace("conv", "bn")) for name in names if "conv" in name and name.replace("conv", "bn") in names
-    ]
+    follows = {name: name.replace("conv", "bn") for name in names if "conv" in name}
+    # a normalisation declared before its convolution (a pre-activation network) also runs before it
+    return [(conv, norm) for conv, norm in follows.items() if norm in names[names.index(conv) + 1 :]]
+
+
+def _is_plain_conv(module: nn.Module) -> bool:
+    """A convolution that does nothing else; a subclass may apply a norm or an activation of its own."""
+    return isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
     """Batch normalisation with fixed affine statistics: PyTorch's, or a frozen one of either detection stack."""
     fields = ("weight", "bias", "running_mean", "running_var")
     has_statistics = all(isinstance(getattr(module, field, None), torch.Tensor) for field in fields)
-    return has_statistics and (isinstance(module, nn.BatchNorm2d) or type(module).__name__.startswith("Frozen"))
+    known = isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) or type(module).__name__.startswith("Frozen")
+    return has_statistics and known
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Module, norm: nn.Module) -> None:
     """Fold ``norm(conv(x))`` into ``conv`` in place."""
-    weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    assert isinstance(conv, nn.Conv2d)
+    fields = ("weight", "bias", "running_mean", "running_var")
+    weight, bias, mean, variance = (getattr(norm, field).double() for field in fields)
     with torch.no_grad():
-        scale = weight.double() / (variance.double() + norm.eps).sqrt()  # type: ignore[operator,union-attr]
-        shift = bias.double() - mean.double() * scale  # type: ignore[operator,union-attr]
+        scale = weight / (variance + norm.eps).sqrt()
+        shift = bias - mean * scale
         if conv.bias is not None:
             shift = shift + conv.bias.double() * scale
         conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))

@@ -56,14 +56,14 @@ class CPConv2d(nn.Module):
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, rank: int = 1, **options: object) -> "CPConv2d":
-        """The CP decomposition of a convolution; options go to ``cp_decompose_layers``.
+        """The CP decomposition of a convolution, a new layer; options go to ``cp_decompose_layers``.
 
         Raises:
-            InputError: the convolution is grouped, dilated or not zero-padded with numbers.
+            InputError: not a Conv2d, or a grouped, dilated or not zero-padded one.
         """
         check_supported(conv)
         factors = cp_decompose(conv.weight, rank, **options)
-        return cls.from_factors(factors, conv.stride, conv.padding, conv.bias)
+        return cls.from_factors(factors, conv.stride, conv.padding, conv.bias).train(conv.training)
 
     @classmethod
     def from_factors(
@@ -143,8 +143,10 @@ def check_supported(conv: nn.Conv2d, name: str = "conv") -> None:
     """Refuse what a CP decomposition per filter cannot stand for.
 
     Raises:
-        InputError: grouped, dilated, or padded other than with zeros; the message names the layer.
+        InputError: not a Conv2d, grouped, dilated, or padded other than with zeros; the message names the layer.
     """
+    if not isinstance(conv, nn.Conv2d):
+        raise InputError(f"{name}: expected a Conv2d, got {type(conv).__name__}; leave this layer dense")
     if conv.groups != 1:
         raise InputError(f"{name}: expected groups=1, got {conv.groups}; leave this layer dense")
     if _pair(conv.dilation) != (1, 1):

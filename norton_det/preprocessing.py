@@ -1,5 +1,6 @@
 """What a network expects at its input. It is part of the weights: a mismatch changes no shape and is silent."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ class Preprocessing:
             raise InputError(f"preprocessing: color: expected RGB or BGR, got {self.color!r}; use one of them")
         for field in ("mean", "std"):
             values = getattr(self, field)
-            numeric = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+            numeric = isinstance(values, list | tuple) and all(_is_number(value) for value in values)
             if not numeric or len(values) != 3:
                 raise InputError(f"preprocessing: {field}: expected 3 numbers, got {values!r}; give one per channel")
             object.__setattr__(self, field, tuple(float(value) for value in values))
@@ -46,8 +47,12 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Preprocessing":
         if not isinstance(fields, dict) or set(fields) != {"color", "mean", "std"}:
-            raise InputError(f"preprocessing: expected the fields color, mean, std, got {fields!r}")
+            raise InputError(f"preprocessing: expected the fields color, mean, std, got {fields!r}; write all three")
         return cls(**fields)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 TORCHVISION = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

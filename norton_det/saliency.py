@@ -21,7 +21,7 @@ from .cp import Factors
 from .errors import InputError
 
 Score = Callable[[Tensor, Factors | None, torch.Generator], Tensor]
-"""(weight (O, I, Kh, Kw), its CP factors or None, random generator) -> scores (O,), higher = keep."""
+"""(weight (O, I, Kh, Kw), its CP factors or None, random generator) -> scores (O,), higher = keep, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def get_criterion(name: str) -> Criterion:
         InputError: no such criterion; the message lists those that exist.
     """
     if name not in _CRITERIA:
-        raise InputError(f"criterion: expected one of {', '.join(criteria())}, got {name!r}")
+        raise InputError(f"criterion: expected one of {', '.join(criteria())}, got {name!r}; choose one of them")
     return _CRITERIA[name]
 
 
@@ -77,7 +77,9 @@ def orthonormal_basis(factor: Tensor) -> tuple[Tensor, Tensor]:
         bases (O, D, min(D, R)) in float64, whose columns beyond the dimension of the space are zero, and the
         dimensions (O,). Columns are scaled to norm 1 first, so the scale of a component does not count.
     """
-    factor = factor.double()
+    factor = factor.detach().cpu().double()
+    largest = factor.abs().amax(dim=1, keepdim=True)
+    factor = factor / torch.where(largest > 0, largest, 1.0)  # no underflow in the squares
     norms = factor.norm(dim=1, keepdim=True)
     factor = factor / torch.where(norms > 0, norms, 1.0)
     if factor.shape[2] == 1:
@@ -99,7 +101,7 @@ def subspace_angles(factor: Tensor) -> Tensor:
         factor: (O, D, R), one factor matrix per filter.
 
     Returns:
-        Angles (O, O) in radians, symmetric, in [0, pi/2], zero diagonal, float64.
+        Angles (O, O) in radians, symmetric, in [0, pi/2], zero diagonal, float64, on the CPU.
     """
     basis, dimension = orthonormal_basis(factor)
     count, rows, columns = basis.shape
@@ -108,6 +110,7 @@ def subspace_angles(factor: Tensor) -> Tensor:
     order = dimension.unsqueeze(1) >= dimension.unsqueeze(0)  # (i, j): j is not larger than i
     sine_squared = _residual_norm(cosines, dimension)
     sine_squared = torch.where(order, sine_squared, sine_squared.T)
+    sine_squared = torch.maximum(sine_squared, sine_squared.T)  # the two directions differ by rounding
     # pairs that are too close for the Gram form: form the residual
     full = dimension == rows
     known = full.unsqueeze(1) | full.unsqueeze(0) | (dimension == 0).unsqueeze(1) | (dimension == 0).unsqueeze(0)
@@ -115,9 +118,8 @@ def subspace_angles(factor: Tensor) -> Tensor:
     first, second = torch.nonzero(torch.triu((sine_squared < _NEAR) & ~known, 1), as_tuple=True)
     swap = dimension[first] < dimension[second]
     first, second = torch.where(swap, second, first), torch.where(swap, first, second)
-    for i, j in zip(
-        first.split(max(1, _CHUNK // (rows * columns))), second.split(max(1, _CHUNK // (rows * columns))), strict=True
-    ):
+    size = max(1, _CHUNK // (rows * columns))
+    for i, j in zip(first.split(size), second.split(size), strict=True):
         residual = basis[j] - basis[i] @ (basis[i].transpose(1, 2) @ basis[j])  # (pairs, D, M)
         exact = _largest_eigenvalue(residual.transpose(1, 2) @ residual)
         sine_squared[i, j] = exact
@@ -164,8 +166,15 @@ def elimination_order(distance: Tensor) -> Tensor:
 
     Args:
         distance: symmetric (O, O).
+
+    Raises:
+        InputError: not a square matrix, or NaN in it.
     """
-    left = distance.double().clone()
+    if distance.ndim != 2 or distance.shape[0] != distance.shape[1] or torch.isnan(distance).any():
+        raise InputError(
+            f"distance: expected a square matrix without NaN, got {tuple(distance.shape)}; use pabs_distance"
+        )
+    left = distance.detach().cpu().to(torch.double, copy=True)
     count = len(left)
     sums = left.sum(dim=1)
     left.fill_diagonal_(torch.inf)
@@ -213,7 +222,7 @@ def pabs_sum(weight: Tensor, factors: Factors | None, generator: torch.Generator
 @register_criterion("norm")
 def norm(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
     """Euclidean norm of each filter's weights."""
-    return weight.double().flatten(1).norm(dim=1)
+    return weight.detach().cpu().double().flatten(1).norm(dim=1)
 
 
 @register_criterion("random")

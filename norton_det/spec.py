@@ -42,8 +42,8 @@ PRESETS: dict[str, tuple[int | None, str]] = {
     "norton-78": (1, "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"),
 }
 
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-_TERM = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*\](?:\s*\*\s*(\d+))?")
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"  # one way to match each: no exponential backtracking
+_TERM = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*\](?:\s*\*\s*(\d{1, 9}))?")
 _PLAIN = re.compile(rf"{_NUMBER}(?:[\s,]+{_NUMBER})*")
 _MAX_LENGTH = 1000  # no network has more blocks; a typing slip must not fill the memory
 
@@ -139,8 +139,9 @@ class CompressionSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.arch not in ARCHITECTURES:
-            raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {_short(self.arch)}")
+        _check_arch(self.arch)
+        if isinstance(self.ratios, str) or not isinstance(self.ratios, Iterable):
+            raise InputError(f"ratios: expected numbers, got {_short(self.ratios)}; use CompressionSpec.parse for text")
         object.__setattr__(self, "ratios", tuple(_as_float(ratio, "ratios") for ratio in self.ratios))
         expected = 4 + self.num_blocks
         if len(self.ratios) != expected:
@@ -172,7 +173,7 @@ class CompressionSpec:
         for rank in ranks:
             if not 1 <= rank <= largest:
                 raise InputError(
-                    f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {rank}; "
+                    f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {_short(rank)}; "
                     f"use 1 to {largest}, or None for dense"
                 )
 
@@ -195,21 +196,20 @@ class CompressionSpec:
         elif rank is not None and not isinstance(rank, int | float):
             rank = tuple(rank)
         numbers_of = parse_list(ratios) if isinstance(ratios, str) else ratios
-        return cls(ratios=tuple(numbers_of), rank=rank, arch=arch, name=name)  # type: ignore[arg-type]
+        return cls(ratios=numbers_of, rank=rank, arch=arch, name=name)  # type: ignore[arg-type]
 
     @classmethod
     def preset(cls, name: str) -> "CompressionSpec":
         """A published row of the paper for ResNet-50 by its name, such as ``norton-78``."""
-        if name not in PRESETS:
-            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {_short(name)}")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {_short(name)}; choose one of them")
         rank, ratios = PRESETS[name]
         return cls.parse(rank=rank, ratios=ratios, name=name)
 
     @classmethod
     def dense(cls, arch: str = "resnet50") -> "CompressionSpec":
         """The uncompressed network."""
-        if arch not in ARCHITECTURES:
-            raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {_short(arch)}")
+        _check_arch(arch)
         return cls(ratios=(0.0,) * (4 + sum(ARCHITECTURES[arch])), rank=None, arch=arch, name="dense")
 
     @property
@@ -285,13 +285,18 @@ class CompressionSpec:
     def from_json(cls, text: str) -> "CompressionSpec":
         try:
             fields = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
             raise InputError(f"spec: expected JSON, got {_short(text)} ({error}); write it with to_json()") from None
         return cls.from_dict(fields)
 
     def __str__(self) -> str:
         rank = format_list(self.rank) if isinstance(self.rank, tuple) else self.rank
         return f"{self.name or self.arch} (rank {rank}, ratios {format_list(self.ratios)})"
+
+
+def _check_arch(arch: object) -> None:
+    if not isinstance(arch, str) or arch not in ARCHITECTURES:
+        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {_short(arch)}; choose one of them")
 
 
 def _pruned(width: int, ratios: Sequence[float], index: int) -> int:
@@ -304,12 +309,16 @@ def _pruned(width: int, ratios: Sequence[float], index: int) -> int:
 
 
 def _as_int(value: object, field: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # not infinity, not NaN
+    if isinstance(value, bool) or not whole:
         raise InputError(f"{field}: expected a whole number, got {_short(value)}; write 1, 2, ...")
-    return int(value)
+    return int(value)  # type: ignore[call-overload]
 
 
 def _as_float(value: object, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"{field}: expected numbers, got {_short(value)}; write 0.1, 0.2, ...")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InputError(f"{field}: expected numbers, got {_short(value)}; write 0.1, 0.2, ...") from None
