@@ -111,7 +111,8 @@ def read_coco(annotations: str | Path, image_root: str | Path) -> dict[str, Any]
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if instance[key] not in known:
                 raise InputError(f"{file}: annotations[{index}].{key}: {instance[key]!r} is not listed; add or drop it")
-        if not isinstance(instance["bbox"], list) or len(instance["bbox"]) != 4:
+        box = instance["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
             raise InputError(f"{file}: annotations[{index}].bbox: expected [x, y, width, height]; give four numbers")
     missing = [image["file_name"] for image in images if not (folder / str(image["file_name"])).is_file()]
     if missing:

@@ -1,6 +1,6 @@
 """Drawn figures of the generated data set: a person with 17 keypoints, and four plain shapes.
 
-A figure is drawn on its own small canvas at four times its size and scaled down, which gives true coverage at the
+A figure is drawn on its own small canvas at three times its size and scaled down, which gives true coverage at the
 edges. The person faces the viewer: its left side is on the right of the picture, as in a photograph. Left and right
 therefore follow from the body alone, and a horizontal flip with swapped left and right names, the usual augmentation,
 yields another correct picture. A colour of its own for the left arm would contradict that augmentation. Instead every
@@ -18,7 +18,7 @@ from .coco import KEYPOINT_NAMES
 
 SHAPES = ("disc", "square", "triangle", "star")
 
-_OVERSAMPLING = 4
+_OVERSAMPLING = 3
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _SKIN = ((150, 185, 235), (120, 160, 215), (90, 130, 190), (60, 95, 150), (170, 205, 245))  # BGR
 
@@ -114,9 +114,9 @@ def draw_person(rng: np.random.Generator, size: float) -> Figure:
         dot(name, (30, 30, 30), max(0.019 * size, 0.6))
     dot("nose", (50, 50, 200), max(0.022 * size, 0.6))
 
-    color = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    shrunk = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     alpha = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    return Figure(color, alpha, np.array([points[name] for name in KEYPOINT_NAMES]))
+    return Figure(shrunk, alpha, np.array([points[name] for name in KEYPOINT_NAMES]))
 
 
 def _pose(rng: np.random.Generator) -> dict[str, tuple[float, float]]:
@@ -161,9 +161,9 @@ def _hair(canvas: np.ndarray, points: dict[str, np.ndarray], color: tuple[int, i
     up = points["head"] - points["neck"]
     degrees = float(np.degrees(np.arctan2(up[1], up[0])))
     radius = round(0.12 * size * _OVERSAMPLING)
-    centre = tuple(round(value * _OVERSAMPLING) for value in points["head"])
-    arc = cv2.ellipse2Poly(centre, (radius, radius), round(degrees), -60, 60, 6)
-    cv2.fillConvexPoly(canvas, arc, color, cv2.LINE_8)
+    x, y = (round(value * _OVERSAMPLING) for value in points["head"].tolist())
+    arc = cv2.ellipse2Poly((x, y), (radius, radius), round(degrees), -60, 60, 6)
+    cv2.fillConvexPoly(canvas, np.array(arc), color, cv2.LINE_8)
 
 
 def _outline(rng: np.random.Generator, name: str) -> np.ndarray:
@@ -178,18 +178,17 @@ def _outline(rng: np.random.Generator, name: str) -> np.ndarray:
         turns, radii = np.arange(10) / 10, np.where(np.arange(10) % 2, 0.45, 1.0)
     else:
         raise AssertionError(f"no shape {name!r}")
-    angles = 2 * np.pi * (turns + rng.uniform())
     squeeze = np.array([1.0, rng.uniform(0.82, 1.0)])
     corners = np.stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)], axis=1) * radii[:, None] * squeeze
-    turn = angles[0] - 2 * np.pi * turns[0]
-    cosine, sine = np.cos(turn), np.sin(turn)
+    angle = rng.uniform(0, 2 * np.pi)
+    cosine, sine = np.cos(angle), np.sin(angle)
     return corners @ np.array([[cosine, sine], [-sine, cosine]])
 
 
 def _coverage(outline: np.ndarray, side: int) -> np.ndarray:
     """(side, side) share of each pixel inside the polygon ``outline`` (N, 2)."""
     cover = np.zeros((side * _OVERSAMPLING, side * _OVERSAMPLING), np.uint8)
-    corners = np.array([_fixed(point) for point in outline], np.int32)
+    corners = np.rint((outline * _OVERSAMPLING - 0.5) * (1 << _SHIFT)).astype(np.int32)
     cv2.fillPoly(cover, [corners], 255, cv2.LINE_8, _SHIFT)
     return cv2.resize(cover, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 

@@ -18,6 +18,7 @@ CLASSES = ("person", *SHAPES)
 _REFERENCE_SIDE = 192  # figure sizes below are for a picture whose shorter side is this long
 _SHAPE_SIZES = (18, 90)
 _PERSON_SIZES = (38, 120)
+_SMALLEST = (14, 28)  # pixels, a shape and a person, whatever the scale: below that nothing can be told apart
 _MIN_VISIBLE = 0.6  # share of a figure that stays visible; otherwise the next one is laid elsewhere
 _MIN_PIXELS = 40
 _CROWD_SHARE = 0.12  # of the pictures
@@ -41,7 +42,7 @@ class Instance:
 
 
 def render_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, list[Instance]]:
-    """A picture with two to six instances.
+    """A picture with up to six instances, two at least unless there is no room for them.
 
     Args:
         rng: the only source of randomness.
@@ -56,43 +57,42 @@ def render_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.
     image = image.astype(np.float32)
     wanted = int(rng.integers(2, 7))
     instances: list[Instance] = []
-    full: list[int] = []  # pixels of each instance when nothing hides it
+    whole: list[int] = []  # pixels of each instance when nothing hides it
     for name, figure, is_crowd in _figures(rng, wanted, scale):
+        covered = figure.alpha >= 0.5
+        pixels = int(np.count_nonzero(covered))
         for _ in range(25):
-            left, top = _position(rng, figure, height, width)
-            whole = np.zeros((height, width), bool)
-            target, source = _overlap(figure.alpha.shape, left, top, height, width)
-            whole[target] = figure.alpha[source] >= 0.5
-            pixels = int(np.count_nonzero(figure.alpha >= 0.5))
-            seen = int(np.count_nonzero(whole))
-            if seen < max(_MIN_PIXELS, _MIN_VISIBLE * pixels):
-                continue
-            if any(
-                np.count_nonzero(instance.mask & ~whole) < max(_MIN_PIXELS, _MIN_VISIBLE * size)
-                for instance, size in zip(instances, full, strict=True)
-            ):
-                continue
-            _lay(image, figure, whole, target, source, instances, name, is_crowd, (left, top))
-            full.append(pixels)
-            break
-    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 6))
-    return image.clip(0, 255).round().astype(np.uint8), instances
+            corner = _position(rng, figure, height, width)
+            target, source = _overlap(covered.shape, corner, height, width)
+            cover = covered[source]
+            left_over: list[int] = [_visible(instance.mask, target, cover) for instance in instances]
+            counts = zip([int(np.count_nonzero(cover)), *left_over], [pixels, *whole], strict=True)
+            if all(seen >= max(_MIN_PIXELS, _MIN_VISIBLE * size) for seen, size in counts):
+                image[target] = image[target] * (1 - figure.alpha[source][..., None]) + figure.color[source]
+                _lay(instances, name, figure, is_crowd, corner, (height, width))
+                whole.append(pixels)
+                break
+    image += rng.standard_normal((height, width, 1), np.float32) * np.float32(rng.uniform(2, 6))
+    return np.rint(image.clip(0, 255, out=image)).astype(np.uint8), instances
 
 
 def _figures(rng: np.random.Generator, count: int, scale: float) -> list[tuple[str, Figure, bool]]:
     """Name, drawing and crowd flag of ``count`` figures, the large ones first so that they lie behind."""
-    figures: list[tuple[float, str, Figure, bool]] = []
+    figures: list[tuple[str, Figure, bool]] = []
+    sizes: list[float] = []
     if rng.uniform() < _CROWD_SHARE:
         name = CLASSES[rng.integers(len(CLASSES))]
-        figures.append((np.inf, name, _crowd(rng, name, scale), True))
+        figures.append((name, _crowd(rng, name, scale), True))
+        sizes.append(np.inf)
     while len(figures) < count:
         name = "person" if rng.uniform() < 0.4 else SHAPES[rng.integers(len(SHAPES))]
         low, high = _PERSON_SIZES if name == "person" else _SHAPE_SIZES
-        size = float(np.exp(rng.uniform(np.log(low), np.log(high)))) * scale
+        smallest = max(low * scale, _SMALLEST[name == "person"])
+        size = float(np.exp(rng.uniform(np.log(smallest), np.log(high * scale))))
         figure = draw_person(rng, size) if name == "person" else draw_shape(rng, name, size)
-        figures.append((size, name, figure, False))
-    figures.sort(key=lambda entry: -entry[0])
-    return [entry[1:] for entry in figures]
+        figures.append((name, figure, False))
+        sizes.append(size)
+    return [figures[index] for index in np.argsort(sizes)[::-1]]
 
 
 def _crowd(rng: np.random.Generator, name: str, scale: float) -> Figure:
@@ -105,7 +105,7 @@ def _crowd(rng: np.random.Generator, name: str, scale: float) -> Figure:
         figure = draw_person(rng, size) if name == "person" else draw_shape(rng, name, size)
         left = round(index / (count - 1) * (width - figure.alpha.shape[1]))
         top = round(rng.uniform(0, max(0, height - figure.alpha.shape[0])))
-        target, source = _overlap(figure.alpha.shape, left, top, height, width)
+        target, source = _overlap(figure.alpha.shape, (left, top), height, width)
         cover = figure.alpha[source]
         color[target] = color[target] * (1 - cover[..., None]) + figure.color[source]
         alpha[target] = alpha[target] * (1 - cover) + cover
@@ -122,40 +122,44 @@ def _position(rng: np.random.Generator, figure: Figure, height: int, width: int)
 
 
 def _overlap(
-    shape: tuple[int, ...], left: int, top: int, height: int, width: int
+    shape: tuple[int, ...], corner: tuple[int, int], height: int, width: int
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where a canvas of ``shape`` at (left, top) meets a picture: the area in the picture and on the canvas."""
+    """Where a canvas of ``shape`` with its (left, top) ``corner`` meets a picture: area in it, area on the canvas."""
+    left, top = corner
     x0, x1 = max(left, 0), max(min(left + shape[1], width), 0)
     y0, y1 = max(top, 0), max(min(top + shape[0], height), 0)
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
+def _visible(mask: np.ndarray, target: tuple[slice, slice], cover: np.ndarray) -> int:
+    """Pixels of ``mask`` (H, W) that stay visible when ``cover`` is laid over its area ``target``."""
+    return int(np.count_nonzero(mask)) - int(np.count_nonzero(mask[target] & cover))
+
+
 def _lay(
-    image: np.ndarray,
-    figure: Figure,
-    whole: np.ndarray,
-    target: tuple[slice, slice],
-    source: tuple[slice, slice],
     instances: list[Instance],
     name: str,
+    figure: Figure,
     is_crowd: bool,
     corner: tuple[int, int],
+    size: tuple[int, int],
 ) -> None:
-    """Put a figure in front of everything: into the image, and out of the masks and keypoints behind it."""
-    image[target] = image[target] * (1 - figure.alpha[source][..., None]) + figure.color[source]
-    height, width = whole.shape
+    """Add a figure in front of ``instances``, and take it out of their masks and visible keypoints."""
+    mask = np.zeros(size, bool)
+    target, source = _overlap(figure.alpha.shape, corner, *size)
+    mask[target] = figure.alpha[source] >= 0.5
     for instance in instances:
-        instance.mask &= ~whole
+        instance.mask &= ~mask
         if instance.keypoints is not None:
             x, y, visibility = instance.keypoints.T
-            visibility[(visibility == 2) & whole[y, x]] = 1
+            visibility[(visibility == 2) & mask[y, x]] = 1
     keypoints = None
     if figure.keypoints is not None:
         keypoints = np.full((len(figure.keypoints), 3), 2, np.int64)
         keypoints[:, :2] = np.floor(figure.keypoints + corner)
-        outside = ((keypoints[:, :2] < 0) | (keypoints[:, :2] >= (width, height))).any(axis=1)
+        outside = ((keypoints[:, :2] < 0) | (keypoints[:, :2] >= size[::-1])).any(axis=1)
         keypoints[outside] = 0
-    instances.append(Instance(name, whole, keypoints, is_crowd))
+    instances.append(Instance(name, mask, keypoints, is_crowd))
 
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -1,0 +1,184 @@
+"""Detectron2 data sets: folders in COCO's format, the generated shapes, BCCD; and a check before a run starts.
+
+Detectron2 finds its own ``coco_2017_*`` below the folder that the environment variable DETECTRON2_DATASETS named when
+Detectron2 was imported (``datasets`` by default); this module looks for ``norton_shapes`` and ``bccd`` there, too.
+Detectron2 is imported by the functions, not with the module.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .coco import read_coco
+from .generate import annotation_file, is_complete
+
+GENERATED_DATASETS = {
+    "norton_shapes_train": ("instances", "train2017"),
+    "norton_shapes_val": ("instances", "val2017"),
+    "norton_shapes_keypoints_train": ("person_keypoints", "train2017"),
+    "norton_shapes_keypoints_val": ("person_keypoints", "val2017"),
+}
+BCCD_DATASETS = {f"bccd_{split}": split for split in ("train", "val", "test")}
+
+# Where a data set of Detectron2 keeps its files: COCO, LVIS and panoptic, Pascal VOC, Cityscapes.
+_PATHS = ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname", "image_dir", "gt_dir")
+_LIMB_COLORS = ((0, 114, 189), (217, 83, 25), (237, 177, 32), (126, 47, 142), (119, 172, 48), (77, 190, 238))
+
+
+def resolve_datasets_root() -> Path:
+    """The folder that DETECTRON2_DATASETS names, ``datasets`` by default."""
+    return Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
+
+
+def resolve_coco_root() -> Path:
+    """Where COCO 2017 belongs: the folder with ``train2017``, ``val2017`` and ``annotations``."""
+    return resolve_datasets_root() / "coco"
+
+
+def register_coco_folder(name: str, annotations: str | Path, image_root: str | Path) -> None:
+    """Register a data set in COCO's format with Detectron2, to be trained on and evaluated by COCO's AP.
+
+    A category with keypoints gives the data set its keypoint names, limbs, and the pairs ``left_*``/``right_*`` that a
+    horizontal flip swaps. Registering the same files again does nothing.
+
+    Args:
+        name: for ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
+        annotations: the JSON file.
+        image_root: the folder of its images.
+
+    Raises:
+        InputError: a file is missing or not COCO's, the categories disagree on keypoints, or the name is taken.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import load_coco_json
+
+    if not isinstance(name, str) or not name:
+        raise InputError(f"name: expected the data set's name, got {name!r}; give one such as my_data_train")
+    json_file, folder = Path(annotations).resolve(), Path(image_root).resolve()
+    if name in DatasetCatalog:
+        metadata = MetadataCatalog.get(name)
+        known = [metadata.get("json_file"), metadata.get("image_root")]
+        if [path and Path(path).resolve() for path in known] == [json_file, folder]:
+            return
+        raise InputError(f"{name}: expected a new name, it is registered with {known[0]}; choose another name")
+    content = read_coco(json_file, folder)
+    categories = sorted(content["categories"], key=lambda category: category["id"])
+    fields: dict[str, Any] = {
+        "thing_classes": [category["name"] for category in categories],
+        "thing_dataset_id_to_contiguous_id": {category["id"]: i for i, category in enumerate(categories)},
+        **_keypoint_fields(json_file, categories),
+    }
+    MetadataCatalog.pop(name, None)  # left by a data set of this name that was removed
+    MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(folder), evaluator_type="coco", **fields)
+    DatasetCatalog.register(name, lambda: load_coco_json(str(json_file), str(folder), name))
+
+
+def _keypoint_fields(file: Path, categories: list[dict[str, Any]]) -> dict[str, Any]:
+    """Detectron2's keypoint metadata from COCO's categories; empty when none has keypoints."""
+    with_keypoints = [category for category in categories if category.get("keypoints")]
+    if not with_keypoints:
+        return {}
+    # Tuples, as Detectron2 has them for COCO: it compares the metadata of data sets that are used together.
+    names = tuple(map(str, with_keypoints[0]["keypoints"]))
+    for category in with_keypoints:
+        if tuple(map(str, category["keypoints"])) != names:
+            raise InputError(
+                f"{file}: expected the same keypoints in every category, {category['name']} has others; "
+                "Detectron2 takes one list"
+            )
+    flip = []
+    for name in names:
+        for side, other in (("left_", "right_"), ("right_", "left_")):
+            if name.startswith(side):
+                mirrored = other + name.removeprefix(side)
+                if mirrored not in names:
+                    raise InputError(f"{file}: keypoint {name}: expected {mirrored} beside it, found none; add it")
+                if side == "left_":
+                    flip.append((name, mirrored))
+    limbs = []
+    for index, pair in enumerate(with_keypoints[0].get("skeleton") or []):
+        in_range = isinstance(pair, list) and all(isinstance(end, int) and 1 <= end <= len(names) for end in pair)
+        if not in_range or len(pair) != 2:
+            raise InputError(f"{file}: skeleton[{index}]: expected two of 1 to {len(names)}, got {pair!r}; mend it")
+        limbs.append((names[pair[0] - 1], names[pair[1] - 1], _LIMB_COLORS[index % len(_LIMB_COLORS)]))
+    return {"keypoint_names": names, "keypoint_flip_map": tuple(flip), "keypoint_connection_rules": limbs}
+
+
+def register_generated(root: str | Path) -> list[str]:
+    """Register the data set that ``generate_dataset`` wrote, under the names of ``GENERATED_DATASETS``.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: the folder holds no complete generated data set, or the names stand for another folder.
+    """
+    if not is_complete(root):
+        raise InputError(
+            f"{root}: expected a complete generated data set, found none; "
+            f"run: python datasets/prepare_generated.py {root}"
+        )
+    for name, (kind, split) in GENERATED_DATASETS.items():
+        register_coco_folder(name, annotation_file(root, kind, split), Path(root) / split)
+    return list(GENERATED_DATASETS)
+
+
+def register_bccd(root: str | Path) -> list[str]:
+    """Register the blood cells of BCCD, under the names of ``BCCD_DATASETS``.
+
+    Args:
+        root: the folder with ``annotations/{train,val,test}.json`` and the folders ``train``, ``val``, ``test``.
+
+    Returns:
+        The names.
+
+    Raises:
+        InputError: a file is missing or not COCO's, or the names stand for another folder.
+    """
+    for name, split in BCCD_DATASETS.items():
+        register_coco_folder(name, Path(root) / "annotations" / f"{split}.json", Path(root) / split)
+    return list(BCCD_DATASETS)
+
+
+def check_datasets(names: Iterable[str]) -> None:
+    """Refuse, before a model is built, data sets that are unknown to Detectron2 or whose files are not there.
+
+    The generated shapes and BCCD are registered on the way, from below ``resolve_datasets_root()``.
+
+    Args:
+        names: of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; one name alone will do.
+
+    Raises:
+        InputError: names the data set, the path that was looked at, and the mend.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    for name in [names] if isinstance(names, str) else names:
+        if name not in DatasetCatalog and name in GENERATED_DATASETS:
+            register_generated(resolve_datasets_root() / "norton_shapes")
+        if name not in DatasetCatalog and name in BCCD_DATASETS:
+            register_bccd(resolve_datasets_root() / "bccd")
+        if name not in DatasetCatalog:
+            known = [*DatasetCatalog, *GENERATED_DATASETS, *BCCD_DATASETS]
+            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(close)}?" if close else "register it with register_coco_folder"
+            raise InputError(f"data set {name!r}: expected a registered name; {hint}")
+        metadata = MetadataCatalog.get(name)
+        for field in _PATHS:
+            path = metadata.get(field)
+            if path and "://" not in path and not Path(path).exists():
+                raise InputError(f"data set {name}: expected {path}, found none; {_mend(name)}")
+
+
+def _mend(name: str) -> str:
+    if name in GENERATED_DATASETS:
+        return "run: python datasets/prepare_generated.py"
+    if "coco_" in name:
+        return (
+            f"put COCO at {resolve_coco_root()} or set DETECTRON2_DATASETS to the folder that holds coco "
+            "(datasets/README.md says how)"
+        )
+    return "check the path, or set DETECTRON2_DATASETS (datasets/README.md says how)"
