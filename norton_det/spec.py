@@ -43,7 +43,7 @@ PRESETS: dict[str, tuple[int | None, str]] = {
 }
 
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"  # one way to match each: no exponential backtracking
-_TERM = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*\](?:\s*\*\s*(\d{1, 9}))?")
+_TERM = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*\](?:\s*\*\s*(\d{{1,9}}))?")
 _PLAIN = re.compile(rf"{_NUMBER}(?:[\s,]+{_NUMBER})*")
 _MAX_LENGTH = 1000  # no network has more blocks; a typing slip must not fill the memory
 
