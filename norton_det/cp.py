@@ -81,7 +81,7 @@ def cp_decompose_layers(
     *,
     starts: int = 6,
     iterations: int = 200,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-7,
     seed: int = 0,
     names: Sequence[str] = (),
     progress: Callable[[int], object] | None = None,
@@ -175,14 +175,16 @@ def _reduce(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _balance(factors: Factors, scale: Tensor) -> Factors:
     """Equal column norms in the three modes, strongest component first, signs fixed; ``scale`` (O,) restored."""
     signs = [_sign(factors.b), _sign(factors.c)]
-    a = factors.a * signs[0] * signs[1] * scale[:, None, None]
+    a = factors.a * signs[0] * signs[1]
     b, c = factors.b * signs[0], factors.c * signs[1]  # unit columns
     norms = a.norm(dim=1)  # (O, R)
     order = norms.argsort(dim=1, descending=True, stable=True).unsqueeze(1)  # (O, 1, R)
     a, b, c = (part.gather(2, order.expand_as(part)) for part in (a, b, c))
+    # the scale comes in last, by its cube root: no underflow in the squares of tiny weights
+    root = scale.pow(1 / 3)[:, None, None]
     share = a.norm(dim=1, keepdim=True).pow(1 / 3)  # (O, 1, R)
     divisor = torch.where(share > 0, share.square(), 1.0)
-    return Factors(a / divisor, b * share, c * share)
+    return Factors(a / divisor * root, b * share * root, c * share * root)
 
 
 def _sign(columns: Tensor) -> Tensor:

@@ -162,7 +162,7 @@ def elimination_order(distance: Tensor) -> Tensor:
     """The order in which filters are dropped, redundant ones first; (O,) indices, a permutation.
 
     Repeats on the filters left: take the closest pair; of the two, drop the one whose summed distance to the
-    others left is smaller (the first one on a tie).
+    others left is smaller (the lower index on a tie).
 
     Args:
         distance: symmetric (O, O).
@@ -177,6 +177,9 @@ def elimination_order(distance: Tensor) -> Tensor:
     left = distance.detach().cpu().to(torch.double, copy=True)
     count = len(left)
     sums = left.sum(dim=1)
+    rounding = (
+        1e-12 * float(sums.max()) if count else 0.0
+    )  # sums are updated, not formed anew: what differs by less ties
     left.fill_diagonal_(torch.inf)
     nearest, partner = left.min(dim=1)
     order = []
@@ -184,7 +187,7 @@ def elimination_order(distance: Tensor) -> Tensor:
         i = int(nearest.argmin())
         j = int(partner[i])
         i, j = min(i, j), max(i, j)
-        drop = j if sums[j] < sums[i] else i
+        drop = j if sums[j] < sums[i] - rounding else i
         order.append(drop)
         sums -= torch.where(torch.isinf(left[drop]), 0.0, left[drop])
         left[drop] = torch.inf
