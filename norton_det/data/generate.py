@@ -11,8 +11,6 @@ same whatever the sizes of the splits.
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,10 @@ import numpy as np
 
 from ..errors import InputError
 from .coco import KEYPOINT_NAMES, SKELETON, mask_to_box, mask_to_polygons, mask_to_runs
+from .folders import atomic_folder, is_free
 
 SPLITS = ("train2017", "val2017")
+KINDS = ("instances", "person_keypoints")
 STAMP = "norton_shapes.json"
 VERSION = 1  # raise it when the same seed would give other pictures
 _MAX_IMAGES = 400_000  # per split, so that the ids of the splits cannot meet
@@ -64,34 +64,20 @@ def generate_dataset(
             raise InputError(f"{field}: expected a whole number from {low} to {high}, got {value!r}; choose within it")
     root = Path(root)
     stamp = {"version": VERSION, "train": train, "val": val, "height": height, "width": width, "seed": seed}
-    if root.is_symlink() or root.exists():
-        if root.is_dir() and not any(root.iterdir()):
-            pass  # an empty folder may be filled
-        else:
-            _require_same(root, stamp)
-            return root
+    if not is_free(root):
+        _require_same(root, stamp)
+        return root
     try:
         import cv2  # noqa: F401
     except ImportError:
         raise InputError(
             "generated data: expected OpenCV (cv2), found none; pip install opencv-python-headless"
         ) from None
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}.", suffix=".part", dir=root.parent))
-    except OSError as error:
-        raise InputError(f"{root}: cannot write here ({error.strerror}); choose another folder") from None
-    try:
-        temporary.chmod(0o755)
+    with atomic_folder(root) as temporary:
         (temporary / "annotations").mkdir()
         for index, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
             _write_split(temporary, index, split, count, (height, width), seed, progress)
         (temporary / STAMP).write_text(json.dumps(stamp) + "\n")
-        temporary.replace(root)
-    except OSError as error:
-        raise InputError(f"{root}: could not be written ({error.strerror or error}); free some space") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return root
 
 
@@ -125,9 +111,6 @@ def is_complete(root: str | Path) -> bool:
         return annotated and counts == [stamp["train"], stamp["val"]]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-KINDS = ("instances", "person_keypoints")
 
 
 def annotation_file(root: str | Path, kind: str, split: str) -> Path:
