@@ -163,7 +163,7 @@ class _Counter:
             module.register_forward_hook(self._leave(starts))
 
     def total(self) -> int:
-        counts = self.flops.get_flop_counts().get("Global", {})
+        counts = self.flops.flop_counts["Global"]  # get_flop_counts() would copy every module's on each call
         return sum(flops for op, flops in counts.items() if op.__name__ in COUNTED) // 2
 
     def _enter(self, starts: list[int]) -> Callable[..., None]:

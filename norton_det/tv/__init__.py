@@ -5,13 +5,14 @@ from .detectors import (
     keypointrcnn_norton_resnet50_fpn,
     maskrcnn_norton_resnet50_fpn,
 )
-from .weights import DetectorInfo, read_detector_info, save_detector
+from .weights import DetectorInfo, is_detector_file, read_detector_info, save_detector
 
 __all__ = [
     "fasterrcnn_norton_resnet50_fpn",
     "maskrcnn_norton_resnet50_fpn",
     "keypointrcnn_norton_resnet50_fpn",
     "DetectorInfo",
+    "is_detector_file",
     "read_detector_info",
     "save_detector",
 ]

@@ -13,7 +13,7 @@ from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
 from ..checkpoint import CheckpointInfo
 from ..errors import InputError
-from ..preprocessing import Preprocessing
+from ..preprocessing import TORCHVISION, Preprocessing
 from ..resnet import NortonResNet
 from ..spec import CompressionSpec
 from .backbone import backbone_weights, choose_spec, resnet_fpn
@@ -113,9 +113,9 @@ def _build(
         backbone, state, source = backbone_weights(weights_backbone)
         choose_spec(spec, backbone.spec, DEFAULT_SPEC)
     else:
-        backbone = CheckpointInfo(choose_spec(spec, None, DEFAULT_SPEC), num_classes=0)
+        backbone = CheckpointInfo(choose_spec(spec, None, DEFAULT_SPEC), _chosen_preprocessing(kwargs), 0)
     num_classes = default_classes if num_classes is None else num_classes
-    options = _normalisation(backbone.preprocessing, kwargs)
+    options = kwargs | _normalisation(backbone.preprocessing, kwargs)
     if kind == "keypoint":
         num_keypoints = 17 if num_keypoints is None else num_keypoints
         options["num_keypoints"] = num_keypoints
@@ -153,19 +153,28 @@ def _check_names(kind: str, kwargs: dict[str, Any]) -> None:
     """torchvision's classes swallow unknown keyword arguments; a slip would go unseen."""
     classes = (DETECTORS[kind], FasterRCNN)
     known = {name for cls in classes for name in inspect.signature(cls.__init__).parameters}
-    known -= {"self", "backbone", "kwargs", "num_classes"}
+    known -= {"self", "backbone", "kwargs", "num_classes", "num_keypoints"}
     for name in kwargs:
         if name not in known:
             raise InputError(f"{name}: no such argument of {kind} R-CNN; the arguments are {', '.join(sorted(known))}")
 
 
 def _normalisation(preprocessing: Preprocessing, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments with ``image_mean`` and ``image_std`` of the weights, in torchvision's 0..1 units."""
-    options = dict(kwargs)
+    """``image_mean`` and ``image_std`` of the weights, in torchvision's 0..1 units; others may not be given."""
+    options = {}
     for name, pixels in (("image_mean", preprocessing.mean), ("image_std", preprocessing.std)):
-        values = [value / 255 for value in pixels]
+        values = [round(value / 255, 12) for value in pixels]
         given = kwargs.get(name)
-        if given is not None and not all(map(math.isclose, given, values, [1e-3] * 3)):
+        if given is not None and not (len(given) == 3 and all(map(math.isclose, given, values))):
             raise InputError(f"{name}: expected {values}, that of the weights, got {given}; leave {name} out")
         options[name] = values
     return options
+
+
+def _chosen_preprocessing(kwargs: dict[str, Any]) -> Preprocessing:
+    """What a fresh detector expects: the given ``image_mean`` and ``image_std``, else torchvision's."""
+    fields: dict[str, Any] = {"color": "RGB", "mean": TORCHVISION.mean, "std": TORCHVISION.std}
+    for name in ("mean", "std"):
+        if (given := kwargs.get(f"image_{name}")) is not None:
+            fields[name] = [value * 255 for value in given]
+    return Preprocessing(**fields)

@@ -60,6 +60,20 @@ def save_detector(path: str | Path, model: nn.Module) -> Path:
     return Path(path)
 
 
+def is_detector_file(path: str | Path) -> bool:
+    """Whether a safetensors file is of ``save_detector``.
+
+    Raises:
+        InputError: missing, or no safetensors file.
+    """
+    return read_info(path) is not None and _detector_text(path) is not None
+
+
+def _detector_text(path: str | Path) -> str | None:
+    with safe_open(str(path), framework="pt") as content:  # read_info has found it to be safetensors
+        return (content.metadata() or {}).get(DETECTOR_KEY)
+
+
 def read_detector_info(path: str | Path) -> DetectorInfo:
     """What a detector's file says of itself.
 
@@ -67,8 +81,7 @@ def read_detector_info(path: str | Path) -> DetectorInfo:
         InputError: not such a file, or damaged.
     """
     backbone = read_info(path)
-    with safe_open(str(path), framework="pt") as content:  # read_info has found it to be safetensors
-        text = (content.metadata() or {}).get(DETECTOR_KEY)
+    text = _detector_text(path)
     if backbone is None or text is None:
         mend = "give a backbone as weights_backbone" if backbone else "write one with norton_det.tv.save_detector"
         raise InputError(f"{path}: expected a detector of norton_det.tv, got other weights; {mend}")
