@@ -17,14 +17,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         InputError: the folder cannot be made or written.
     """
     target = Path(path)
-    if target.is_dir():
+    if _is_folder(target):
         raise InputError(f"{target}: expected a file to write, got a folder; give a file name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
-    except OSError as error:
-        raise InputError(f"{target}: cannot write here ({error.strerror}); choose another folder") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(target)!r}: cannot write here ({reason}); choose another place") from None
     temporary = Path(name)
     try:
         yield temporary
@@ -47,10 +48,15 @@ def require_file(path: str | Path, what: str) -> Path:
         InputError: it is missing, a folder, or empty.
     """
     file = Path(path)
-    if file.is_dir():
+    if _is_folder(file):
         raise InputError(f"{file}: expected {what}, got a folder; name the file in it")
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike Path.is_file, False for a name that the system refuses
         raise InputError(f"{file}: expected {what}, found no such file; check the path")
     if file.stat().st_size == 0:
         raise InputError(f"{file}: expected {what}, got an empty file; download or write it again")
     return file
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder; unlike ``Path.is_dir``, False for a name that the system refuses (too long)."""
+    return os.path.isdir(path)

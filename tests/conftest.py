@@ -3,8 +3,13 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# the same examples each time, and no time limit each: a busy machine must not fail a test
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
