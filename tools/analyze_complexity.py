@@ -59,7 +59,6 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--ratios", metavar="LIST", help='20 pruning ratios, such as "[0.]+[0.28]*19"')
     own.add_argument("--rank", default="1", metavar="R", help="CP rank with --ratios; none for dense")
     own.add_argument("--detector", choices=BUILDERS, help="count this R-CNN on the network instead of a classifier")
-    own.add_argument("--num-classes", type=int, metavar="N", help="of the detector, with the background")
     own.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="by default 224 224, detectors 800 800"
     )
@@ -72,12 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
     return own
 
 
-def build(spec: CompressionSpec, kind: str, num_classes: int | None = None) -> nn.Module:
+def build(spec: CompressionSpec, kind: str) -> nn.Module:
     """A classifier or detector without values."""
     with torch.device("meta"):
-        if kind == "classifier":
-            return NortonResNet(spec)
-        return BUILDERS[kind](spec=spec, num_classes=num_classes)
+        return NortonResNet(spec) if kind == "classifier" else BUILDERS[kind](spec=spec)
 
 
 def chosen(args: argparse.Namespace) -> nn.Module:
@@ -88,15 +85,13 @@ def chosen(args: argparse.Namespace) -> nn.Module:
             raise InputError(
                 f"--detector: expected {info.kind}, that of {args.weights}, got {args.detector}; leave it out"
             )
-        return BUILDERS[info.kind](weights=args.weights, num_classes=args.num_classes)
+        return BUILDERS[info.kind](weights=args.weights)
     if args.weights and args.detector:
-        return BUILDERS[args.detector](weights_backbone=args.weights, num_classes=args.num_classes)
-    if args.num_classes is not None and not args.detector:
-        raise InputError(f"--num-classes: expected with --detector, got {args.num_classes} alone; name the detector")
+        return BUILDERS[args.detector](weights_backbone=args.weights)
     if args.weights:
         return load_checkpoint(args.weights)
     spec = CompressionSpec.parse(args.rank, args.ratios) if args.ratios else CompressionSpec.preset(args.preset)
-    return build(spec, args.detector or "classifier", args.num_classes)
+    return build(spec, args.detector or "classifier")
 
 
 def compare(kind: str, name: str, detections: int) -> dict[str, Any]:
@@ -138,15 +133,16 @@ def published(args: argparse.Namespace) -> str:
         lines.append((f"{row['network']} {row['preset']}", *texts, *["-"] * (8 - len(texts))))
     if args.markdown:
         lines.insert(1, ("---", *["---:"] * 8))
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + NOTES.format(**vars(args))
-    texts = [f"{line[0]:<19}" + "".join(f"{cell:>10}" for cell in line[1:]) for line in lines]
+        texts = [*(f"| {' | '.join(line)} |" for line in lines), ""]
+    else:
+        texts = [f"{line[0]:<19}" + "".join(f"{cell:>10}" for cell in line[1:]) for line in lines]
     return "\n".join([*texts, NOTES.format(**vars(args))])
 
 
 def main() -> None:
     args = make_parser().parse_args()
     if not (args.weights or args.preset or args.ratios):
-        if args.detector or args.input_size or args.num_classes is not None:
+        if args.detector or args.input_size:
             raise InputError("network: expected --weights, --preset or --ratios, got none; add --preset dense")
         print(published(args))
         return
