@@ -2,7 +2,7 @@
 
 Nobody has to repeat rank and ratios on a command line: the number of filters of each layer tells the widths, and the
 rows of ``conv2.pointwise`` the CP rank. A ratio is not unique then; the shortest decimal that gives the stored width
-by ``int(width * (1 - ratio))`` is taken.
+by ``int(width * (1 - ratio))`` is taken, or the ratios of a preset that gives the same network.
 """
 
 import re
@@ -63,9 +63,12 @@ def spec_from_state(
     if rank is not None and set(found.ranks) != {rank}:
         told = ", ".join(sorted({str(number) for number in found.ranks}))
         raise InputError(f"rank: the file says {rank}, its tensors have {told}; get the file again or remove its rank")
+    preset = next((spec for spec in map(CompressionSpec.preset, PRESETS) if spec.same_network(found)), None)
     if ratios is not None:
-        found = _declared(found, ratios, layers)
-    return _named(found)
+        return _declared(found, ratios, layers).named(preset.name if preset else "")
+    if preset is not None:
+        return preset
+    return CompressionSpec.dense(arch) if found.is_dense else found
 
 
 def _architecture(state: Mapping[str, Tensor]) -> str:
@@ -138,11 +141,3 @@ def _declared(found: CompressionSpec, ratios: str | Sequence[float], layers: Seq
 
 def _flat(widths: Widths) -> list[int]:
     return [widths.stem, *widths.stages[:3], *(width for stage in widths.blocks for width in stage)]
-
-
-def _named(spec: CompressionSpec) -> CompressionSpec:
-    """The spec with the name of the preset that it equals, if any."""
-    for name in PRESETS:
-        if spec.arch == "resnet50" and CompressionSpec.preset(name).same_network(spec):
-            return spec.named(name)
-    return spec.named("dense") if spec.is_dense else spec

@@ -191,7 +191,7 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
             continue
         if inner.endswith(("total_ops", "total_params")):  # left behind by a FLOP counter
             continue
-        if layout == "caffe2" and re.fullmatch(r"(conv1|res\d_\d+_branch\w+)_b", inner):
+        if layout == "caffe2" and re.fullmatch(r".*_momentum|(conv1|res\d_\d+_branch(1|2[abc]))_b", inner):
             continue  # Detectron and Detectron2 give these convolutions no bias and leave these blobs out too
         target = _RENAME[layout](inner)
         released |= inner != target and ".feature." in inner

@@ -34,7 +34,7 @@ _DTYPES = {
     "b1": torch.bool,
 }
 _MAX_DIMS = 8
-_MAX_OPCODES = 2_000_000  # a detector's weights take about 20,000
+_MAX_OPCODES = 500_000  # a detector's weights take about 20,000
 _REFUSED_OPCODES = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
 
 
@@ -190,6 +190,15 @@ class _Encode(_Callable):
         return text.encode("latin1")
 
 
+class _NoBytes(_Callable):
+    """``bytes()``, which protocols 0 to 2 use for the content of an array without elements."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bytes:
+        return b""
+
+
 class Ignored:
     """Stand-in for an object whose fields are of no interest, such as the options of a training run."""
 
@@ -210,6 +219,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): "numpy.ndarray",  # only ever an argument of _reconstruct
     ("numpy", "dtype"): _MakeDType(),
     ("_codecs", "encode"): _Encode(),
+    ("__builtin__", "bytes"): _NoBytes(),
     ("collections", "OrderedDict"): OrderedDict,
 }
 for _core in ("numpy.core", "numpy._core"):  # before and since numpy 2
@@ -228,8 +238,9 @@ TORCH_STAND_INS: list[Any] = [  # the same for torch.serialization.safe_globals;
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
+            asked = f"{module[:60]}.{name[:60]}".encode("unicode_escape").decode()  # it may hold line breaks
             raise InputError(
-                f"expected only numpy arrays, got a pickle that asks for {module[:60]}.{name[:60]}; "
+                f"expected only numpy arrays, got a pickle that asks for {asked}; "
                 "nothing was run, do not trust the file"
             )
         return _ALLOWED[module, name]

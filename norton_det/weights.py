@@ -92,6 +92,13 @@ def load_weights(
         InputError: no such file, no weights, weights of another network, wrong shapes, values that are not finite, or
             anything that would have to run; one line with the file, what was expected, what came and the mend.
     """
+    try:
+        return _load(source, preprocessing, stride_in_1x1)
+    except InputError as error:
+        raise InputError(" ".join(str(error).splitlines())) from None  # names in a file may hold line breaks
+
+
+def _load(source: str | Path, preprocessing: Preprocessing | None, stride_in_1x1: bool | None) -> LoadedWeights:
     name = str(source)
     if is_download(source):
         name, state = download(source)

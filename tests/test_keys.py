@@ -1,0 +1,93 @@
+"""Name maps are bijections; the ResNet is found in the states of either detection stack."""
+
+import pytest
+import torch
+from torchvision.models import resnet50
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+from norton_det import keys
+from norton_det.errors import InputError
+from norton_det.resnet import NortonResNet
+from norton_det.spec import CompressionSpec
+
+
+@pytest.fixture(scope="module")
+def names() -> list[str]:
+    with torch.device("meta"):
+        return list(resnet50().state_dict())
+
+
+@pytest.fixture(scope="module")
+def d2_names() -> set[str]:
+    """Of Detectron2's own ResNet-50 with batch normalisation and a classifier."""
+    resnet = pytest.importorskip("detectron2.modeling.backbone.resnet", reason="needs Detectron2")
+    with torch.device("meta"):
+        stem = resnet.BasicStem(norm="BN")
+        model = resnet.ResNet(stem, resnet.ResNet.make_default_stages(50, norm="BN"), num_classes=1000)
+    return set(model.state_dict())
+
+
+def test_torchvision_to_d2_is_a_bijection(names, d2_names):
+    mapped = [keys.torchvision_to_d2(name) for name in names]
+    assert set(mapped) == d2_names and len(mapped) == len(d2_names)
+    assert [keys.d2_to_torchvision(name) for name in mapped] == names
+
+
+def test_cp_layers_map_both_ways():
+    with torch.device("meta"):
+        names = list(NortonResNet(CompressionSpec.preset("norton-78")).state_dict())
+    mapped = [keys.torchvision_to_d2(name) for name in names]
+    assert "res5.2.conv2.vertical.weight" in mapped and len(set(mapped)) == len(names)
+    assert [keys.d2_to_torchvision(name) for name in mapped] == names
+
+
+def test_caffe2_names_agree_with_detectron2(names):
+    loading = pytest.importorskip("detectron2.checkpoint.c2_model_loading", reason="needs Detectron2")
+    blobs = ["conv1_w", "res_conv1_bn_s", "res_conv1_bn_b", "res_conv1_bn_running_var", "res5_2_branch2c_bn_riv"]
+    blobs += [f"res{stage}_0_branch{branch}" for stage in (2, 4) for branch in ("1_w", "2a_w", "2b_bn_s", "2c_bn_rm")]
+    blobs += ["res3_3_branch2b_bn_gamma", "res3_3_branch2b_bn_beta", "res2_0_branch1_bn_b"]
+    for blob, expected in zip(blobs, loading.convert_basic_c2_names(blobs), strict=True):
+        assert keys.torchvision_to_d2(keys.caffe2_to_torchvision(blob)) == expected
+        assert keys.caffe2_to_torchvision(blob) in names
+
+
+@pytest.mark.parametrize(
+    "convert", [keys.torchvision_to_d2, keys.d2_to_torchvision, keys.caffe2_to_torchvision], ids=lambda f: f.__name__
+)
+@pytest.mark.parametrize("name", ["", "layer5.0.conv1.weight", "layer1.0.se.weight", "res2_0_branch2a_gn_s", "res1.x"])
+def test_unknown_names_are_refused(convert, name):
+    with pytest.raises(InputError, match=r"expected a (name|blob) of"):
+        convert(name)
+
+
+def test_split_torchvision_detector(names):
+    with torch.device("meta"):
+        state = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
+    before = list(state)
+    prefix, resnet, rest = keys.split_detector_state(state)
+    assert prefix == "backbone.body." and list(state) == before
+    trained = {name for name in names if not name.startswith("fc.")}
+    assert set(resnet) | {name for name in trained if name.endswith("num_batches_tracked")} == trained
+    assert {f"{prefix}{name}" for name in resnet} | set(rest) == set(state)
+    assert "backbone.fpn.inner_blocks.0.0.weight" in rest
+
+
+@pytest.mark.parametrize("scheme", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("prefix", ["backbone.bottom_up.", "module.backbone.bottom_up.", "backbone.", ""])
+def test_split_reads_both_schemes_under_each_prefix(names, scheme, prefix):
+    inner = names if scheme == "torchvision" else [keys.torchvision_to_d2(name) for name in names]
+    state = {f"{prefix}{name}": torch.tensor(float(index)) for index, name in enumerate(inner)}
+    others = {"backbone.fpn_lateral2.weight": torch.zeros(1), "proposal_generator.rpn_head.conv.weight": torch.zeros(1)}
+    found, resnet, rest = keys.split_detector_state(others | state)
+    assert found == prefix and rest == others
+    assert {name: int(value) for name, value in resnet.items()} == {name: i for i, name in enumerate(names)}
+
+
+def test_split_refuses_what_holds_no_such_resnet(names):
+    with pytest.raises(InputError, match=r"expected ResNet-50, -101 or -152 weights, got no tensors"):
+        keys.split_detector_state({})
+    state = {name: torch.zeros(1) for name in names}
+    with pytest.raises(InputError, match=r"^layer1\.0\.se\.fc1\.weight: expected only layers"):
+        keys.split_detector_state(state | {"layer1.0.se.fc1.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match="fused"):
+        keys.split_detector_state(state | {"layer1.0.conv2.1.bias": torch.zeros(1)})
