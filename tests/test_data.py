@@ -169,6 +169,7 @@ def test_masks_survive_polygons_and_runs(seed, height, width, density):
     mask = np.random.default_rng(seed).uniform(size=(height, width)) < density
     polygons = mask_to_polygons(mask)
     if mask.any():
+        assert mask_utils.area(mask_utils.frPyObjects(polygons, height, width)).sum() == mask.sum()  # no overlap
         merged = mask_utils.merge(mask_utils.frPyObjects(polygons, height, width))
         assert np.array_equal(mask_utils.decode(merged), mask)
     else:
@@ -178,11 +179,15 @@ def test_masks_survive_polygons_and_runs(seed, height, width, density):
     assert np.array_equal(mask_utils.decode(mask_utils.frPyObjects(runs, height, width)), mask)
 
 
-def test_mask_with_a_hole_keeps_it():
-    mask = np.ones((9, 11), bool)
+def test_polygons_of_a_pixel_and_of_a_mask_with_a_hole():
+    mask = np.zeros((9, 11), bool)
+    mask[2, 3] = True
+    (polygon,) = mask_to_polygons(mask)  # a quarter of a pixel inside the pixel's edges
+    assert sorted(zip(polygon[::2], polygon[1::2], strict=True)) == [(x, y) for x in (3.25, 3.75) for y in (2.25, 2.75)]
+    mask[:] = True
     mask[3:6, 4:7] = False
-    merged = mask_utils.merge(mask_utils.frPyObjects(mask_to_polygons(mask), 9, 11))
-    assert np.array_equal(mask_utils.decode(merged), mask)
+    polygons = mask_utils.frPyObjects(mask_to_polygons(mask), 9, 11)
+    assert len(polygons) == 2 and np.array_equal(mask_utils.decode(mask_utils.merge(polygons)), mask)
 
 
 def test_person_faces_the_viewer_with_keypoints_on_its_body():
