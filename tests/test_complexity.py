@@ -325,9 +325,8 @@ def test_tool_recounts_the_published_tables(tool):
 
 
 def test_tool_on_one_network(tool):
-    ran = tool(
-        repository, "--rank", "2", "--ratios", "[0.]+[0.3]*19", "--detector", "faster", "--input-size", "64", "96"
-    )
+    network = ("--rank", "2", "--ratios", "[0.]+[0.3]*19", "--detector", "faster")
+    status, out, err = tool(*network, "--input-size", "64", "96")
     assert status == 0, err
     assert "1 image of 64 x 96; box head x 1000 proposals" in out.splitlines()[-1]
     status, out, err = tool("--preset", "norton-99")
