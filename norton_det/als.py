@@ -3,7 +3,7 @@
 Minimises ``||T - A khatri_rao(B, C)^T||`` over A, B, C for F tensors T (K', Kh, Kw) in one batch. A is eliminated:
 for given B and C the best A is a linear least-squares solution, so only B and C are searched for, and only the
 Gram matrix ``T^T T`` of the kernel mode is needed. Every start takes a few sweeps of alternating least squares
-(Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 2009, section 3.4); the better half then
+(Kolda and Bader, "Tensor Decompositions and Applications", SIAM Review 2009, section 3.4); the best third then
 goes on with damped Gauss-Newton steps on the same eliminated problem (variable projection, Kaufman's form;
 Golub and Pereyra, Inverse Problems 2003), which do not crawl where plain ALS needs thousands of sweeps. For R = 1
 the two coincide and ALS, being cheaper, goes on.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 MAX_COMPONENT_NORM = 30.0  # largest norm of one component, relative to the filter's norm
-_ALS_SWEEPS = 8  # before the worse half of the starts is given up
+_ALS_SWEEPS = 8  # before all but the best third of the starts are given up
 _EXACT = 1e-15  # squared error that counts as none: rounding of the Gram matrix
 _MAX_DAMPING = 1e6
 _CHUNK = 1 << 21  # numbers per array: 16 MB, so that a batch stays near the caches
@@ -131,7 +131,7 @@ def _fit_chunk(
         going = point.error > _EXACT
         if iteration == _ALS_SWEEPS and starts > 2:
             place = errors.view(starts, count).argsort(dim=0, stable=True).argsort(dim=0).flatten()
-            going &= place[active] < (starts + 1) // 2
+            going &= place[active] < (starts + 2) // 3
         if not going.all():
             active, damping, point = active[going], damping[going], point.pick(going)
         if progress:
