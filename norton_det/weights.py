@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import CheckpointInfo, build_from_info, check_state, load_state, read_info, read_tensors
+from .checkpoint import METADATA_KEY, CheckpointInfo, build_from_info, check_state, load_state, read_info, read_tensors
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import ResNetPart, find_resnet
@@ -112,6 +112,19 @@ def _load(source: str | Path, preprocessing: Preprocessing | None, stride_in_1x1
     return _understand(name, read_content(source), preprocessing, stride_in_1x1)
 
 
+def load_detector_state(source: str | Path) -> dict[str, Tensor] | None:
+    """All tensors of a detector's file by their own names, neck and heads included; ``None`` for a bare ResNet.
+
+    Raises:
+        InputError: as ``load_weights``.
+    """
+    if is_download(source):
+        return None
+    with _naming(str(source)):
+        raw = read_tensors(source) if is_safetensors(source) else _unwrap(read_content(source))[0]
+        return raw if "backbone." in find_resnet(raw).prefix else None
+
+
 def _understand(
     name: str,
     content: dict[Any, Any],
@@ -135,6 +148,9 @@ def _understand(
             ratios if isinstance(ratios, str | list | tuple) else None,
         )
         stored, standard_stride = _conventions(part, str(fields.get("__author__", "")))
+        if isinstance(fields.get(METADATA_KEY), str):  # a trainer's file of norton_det says so itself
+            own = CheckpointInfo.from_json(fields[METADATA_KEY])
+            spec, stored, standard_stride = own.spec, own.preprocessing, own.stride_in_1x1
         info = CheckpointInfo(
             spec,
             preprocessing or stored,
@@ -158,8 +174,12 @@ def _from_norton(
         preprocessing=preprocessing or info.preprocessing,
         stride_in_1x1=info.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1,
     )
+    with _naming(name):
+        part = find_resnet(tensors)
+    kind = "backbone of a norton detector" if "backbone." in part.prefix else "norton checkpoint"
+    tensors = tensors if not part.prefix else part.state
     first = tensors.get("conv1.weight", torch.zeros(0))
-    phrase = f"norton checkpoint ({_DTYPE_NAMES.get(first.dtype, 'other type')})"
+    phrase = f"{kind} ({_DTYPE_NAMES.get(first.dtype, 'other type')})"
     return _finish(name, _with_statistics(tensors, False), info, phrase)
 
 

@@ -93,9 +93,6 @@ def test_torchvision_state_dict(dense, image, big_file):
     assert not model.training and model.preprocessing == TORCHVISION
     with torch.no_grad():
         assert outputs_equal(dense(image), model(image))
-    shutil.rmtree(big_file)  # nothing of the state may hang on the file
-    big_file.mkdir()
-    assert torch.equal(loaded.state["fc.weight"], dense.fc.weight.detach())
 
 
 def test_real_weights(real_weights_path, real_weights, image):
@@ -138,9 +135,11 @@ def test_safetensors_of_every_float_type(tiny, tmp_path, dtype):
     assert loaded.build()(torch.zeros(1, 3, 32, 32)).shape == (1, 2048, 1, 1)
 
 
-def test_loaded_state_and_model_are_separate(tiny, tmp_path):
+def test_loaded_state_model_and_file_are_separate(tiny, tmp_path):
     torch.save(tiny, tmp_path / "w.pth")
     loaded = load_weights(tmp_path / "w.pth")
+    with (tmp_path / "w.pth").open("r+b") as file:  # torch maps the file into memory
+        file.write(bytes((tmp_path / "w.pth").stat().st_size))
     loaded.build().conv1.weight.data.zero_()
     assert torch.equal(loaded.state["conv1.weight"], tiny["conv1.weight"])
 
@@ -470,7 +469,7 @@ def test_other_architectures(tmp_path, build, told):
         ({"bn1.bias": torch.zeros(32, dtype=torch.complex64)}, "expected a dense tensor of real numbers"),
         ({"bn1.bias": torch.zeros(32, device="meta")}, "expected a dense tensor of real numbers"),
         ({"bn1.bias": torch.zeros(32).to_sparse()}, "expected a dense tensor of real numbers"),
-        ({"fc.weight": torch.zeros(1, 1).expand(900_000, 2048), "fc.bias": torch.zeros(900_000)}, "got fewer"),
+        ({"fc.weight": torch.zeros(1, 1).expand(20_000, 2048), "fc.bias": torch.zeros(20_000)}, "got fewer"),
         ({"fc.weight": torch.zeros(1, 1).expand(10**9, 2048)}, "expected shape (classes, 2048)"),
     ],
 )
