@@ -38,7 +38,7 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "model_state
 _MAX_CLASSES = 1_000_000
 _DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
 _NORM = re.compile(r"(?:bn1|layer\d\.\d+\.(?:bn[123]|downsample\.1))\.weight")
-_HARMLESS = {"n_averaged", "pixel_mean", "pixel_std"}  # of weight averaging, of Detectron2
+_HARMLESS = ("n_averaged", "pixel_mean", "pixel_std", "total_ops", "total_params")  # of averaging, Detectron2, thop
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def _understand(
     with _naming(name):
         raw, fields = _unwrap(content)
         part = find_resnet(raw)
-        if not part.prefix and part.layout != "caffe2" and (strays := sorted(filter(_is_stray, part.rest))):
+        strays = sorted(name for name in part.rest if not name.endswith(_HARMLESS))
+        if strays and not part.prefix and part.layout != "caffe2":
             raise InputError(
                 f"expected only layers of a ResNet, got {len(strays)} others (first: {strays[0][:60]}); "
                 "use weights of a plain ResNet-50, -101 or -152"
@@ -275,10 +276,6 @@ def _phrase(part: ResNetPart) -> str:
     if detector:
         return "backbone of a torchvision detector"
     return "Detectron2 state dict" if part.layout == "detectron2" else "torchvision state dict"
-
-
-def _is_stray(name: str) -> bool:
-    return name not in _HARMLESS and not name.endswith(("total_ops", "total_params"))
 
 
 def _unwrap(content: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
