@@ -1,0 +1,46 @@
+"""norton_det: small, fast R-CNN detectors by NORTON, filter-wise CP decomposition and pruning in the decomposed space.
+
+    import norton_det as nd
+    spec = nd.CompressionSpec.preset("norton-64")
+    result = nd.compress(resnet50, spec)
+    nd.save_checkpoint("resnet50_norton-64.safetensors", result.model)
+
+Reference: V. T. Pham, Y. Zniyed, T. P. Nguyen, "Enhanced Network Compression Through Tensor Decompositions and
+Pruning", IEEE TNNLS 36(3), 2025. The core needs PyTorch only; ``norton_det.d2`` is the Detectron2 adapter,
+``norton_det.tv`` the torchvision one.
+"""
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .complexity import count_complexity
+from .compress import CompressionReport, CompressionResult, compress, compress_detector_state
+from .cp import Factors, cp_decompose
+from .errors import InputError
+from .fuse import fuse
+from .layers import CPConv2d
+from .preprocessing import Preprocessing
+from .resnet import NortonResNet
+from .saliency import criteria, register_criterion
+from .spec import CompressionSpec
+from .weights import load_weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "CPConv2d",
+    "CompressionReport",
+    "CompressionResult",
+    "CompressionSpec",
+    "Factors",
+    "InputError",
+    "NortonResNet",
+    "Preprocessing",
+    "compress",
+    "compress_detector_state",
+    "count_complexity",
+    "cp_decompose",
+    "criteria",
+    "fuse",
+    "load_checkpoint",
+    "load_weights",
+    "register_criterion",
+    "save_checkpoint",
+]

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""Compress a ResNet, or the ResNet inside a trained detector, with NORTON and write a norton checkpoint.
+
+Reads torchvision's, Detectron2's and the NORTON release's files (nothing in them is run), or torchvision://resnet50.
+The checkpoint carries its ranks, ratios and preprocessing: nothing has to be repeated when it is used."""
+
+import argparse
+import json
+from pathlib import Path
+
+from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from norton_det.cli import parser, run
+from norton_det.compress import compress, compress_detector_state
+from norton_det.errors import InputError
+from norton_det.files import atomic_path
+from norton_det.saliency import criteria
+from norton_det.spec import PRESETS, CompressionSpec
+from norton_det.weights import load_detector_state, load_weights
+
+EXAMPLES = """
+  tools/compress.py --weights torchvision://resnet50 --preset norton-78 --output output/resnet50_norton-78.safetensors
+  tools/compress.py --weights resnet50.pth --rank 2 --ratios "[0.]+[0.28]*19" --output small.safetensors
+  tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --preset norton-64 --output detector.safetensors
+  tools/compress.py --weights released_norton.pt --output converted.safetensors   # already compressed: converted
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--weights", required=True, metavar="FILE", help="a file, or torchvision://resnet50 (101, 152)")
+    own.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
+    own.add_argument("--preset", metavar="NAME", help=f"a published row: {', '.join(PRESETS)}")
+    own.add_argument("--rank", help="CP rank of the 3x3 filters: 1 to 9, or one per block such as [1]*8+[2]*8")
+    own.add_argument("--ratios", help='pruning ratios such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"')
+    own.add_argument("--arch", default="resnet50", help="resnet50, resnet101 or resnet152, with --rank and --ratios")
+    own.add_argument("--criterion", default="pabs", metavar="NAME", help=f"of pruning: {', '.join(criteria())}")
+    own.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
+    own.add_argument("--json", metavar="FILE", help="write the report there")
+    own.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
+    return own
+
+
+def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
+    """The spec that the flags ask for; ``None`` without any."""
+    if args.preset and (args.rank or args.ratios):
+        raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
+    if args.preset:
+        return CompressionSpec.preset(args.preset)
+    if args.rank or args.ratios:
+        dense = CompressionSpec.dense(args.arch)
+        return CompressionSpec.parse(args.rank or 1, args.ratios or dense.ratios, args.arch)
+    return None
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if not args.output.endswith(".safetensors"):
+        raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
+    spec = spec_from(args)
+    loaded = load_weights(args.weights)
+    print(f"{args.weights}: {loaded.source}")
+    if not loaded.spec.is_dense or spec is None:
+        if spec is not None:
+            raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop --preset, --rank, --ratios")
+        if loaded.spec.is_dense:
+            raise InputError("expected what to compress to; give --preset norton-78, or --rank and --ratios")
+        save_checkpoint(args.output, loaded.build())
+        print(f"{args.output}: converted, {loaded.spec}")
+        return
+    options = {
+        "criterion": args.criterion,
+        "seed": args.seed,
+        "preprocessing": loaded.preprocessing,
+        "stride_in_1x1": loaded.stride_in_1x1,
+        "progress": not args.quiet,
+    }
+    detector = load_detector_state(args.weights)
+    if detector is None:
+        result = compress(loaded.state, spec, **options)
+        report = result.report
+        save_checkpoint(args.output, result.model)
+    else:
+        state, report = compress_detector_state(detector, spec, **options)
+        save_tensors(args.output, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+    print(report.summary() if args.quiet else report.table())
+    if args.json:
+        with atomic_path(Path(args.json)) as temporary:
+            temporary.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")
+
+
+if __name__ == "__main__":
+    run(main)
