@@ -122,7 +122,7 @@ def compress(
     *,
     criterion: str = "pabs",
     seed: int = 0,
-    starts: int = 4,
+    starts: int | None = None,
     preprocessing: Preprocessing | None = None,
     stride_in_1x1: bool | None = None,
     input_size: tuple[int, int, int] = (3, 224, 224),
@@ -136,7 +136,7 @@ def compress(
         spec: ranks and ratios.
         criterion: how filters are scored, one of ``criteria()``.
         seed: of the random starts of the decomposition and of random criteria.
-        starts: initial guesses per filter of the decomposition.
+        starts: initial guesses per filter of the decomposition; by default more for higher ranks.
         preprocessing, stride_in_1x1: what the weights expect; by default as the model says, else torchvision's.
         input_size: (3, H, W) at which MACs are counted.
         progress: show progress bars.
@@ -321,7 +321,7 @@ def _read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tens
 
 
 def _decompose(
-    state: Mapping[str, Tensor], spec: CompressionSpec, seed: int, starts: int, progress: bool
+    state: Mapping[str, Tensor], spec: CompressionSpec, seed: int, starts: int | None, progress: bool
 ) -> dict[str, Factors]:
     """CP factors of every 3x3 convolution that has a rank, by layer name."""
     ranks = {
