@@ -13,6 +13,7 @@ decomposed one computes with the dropped channels set to zero.
 Surgery is on state dicts and gives new tensors; the input is never changed.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,14 +33,11 @@ from .layers import factors_to_state
 from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .saliency import get_criterion, keep_indices
-from .spec import CompressionSpec
+from .spec import STAGE_WIDTHS, CompressionSpec
 
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
-LATERALS = (
-    # input projection of a neck for the output of stage S: Detectron2's FPN, torchvision's
-    "backbone.fpn_lateral{d2}.weight",
-    "backbone.fpn.inner_blocks.{tv}.0.weight",
-)
+# input projection of a neck for the output of a stage: Detectron2's FPN, torchvision's (with .0 since 0.13)
+LATERAL = re.compile(r"(?:.*\.)?backbone\.(?:fpn_lateral\d+|fpn\.inner_blocks\.\d+(?:\.0)?)\.weight")
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,10 @@ def compress(
     get_criterion(criterion)
     state, found_preprocessing, found_stride = _read_model(model)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
     with torch.device("meta"):
-        dense = NortonResNet(CompressionSpec.dense(spec.arch), classes)
-        small = NortonResNet(spec, classes, found_stride if stride_in_1x1 is None else stride_in_1x1)
+        dense = NortonResNet(CompressionSpec.dense(spec.arch), classes, stride_in_1x1)
+        small = NortonResNet(spec, classes, stride_in_1x1)
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
     with _timed(seconds, "decompose"):
@@ -285,12 +284,15 @@ def cut_laterals(rest: Mapping[str, Tensor], kept: Mapping[str, Tensor | tuple[i
         kept: of the report; ``layer1`` to ``layer4`` are used.
     """
     out = dict(rest)
-    for stage in range(1, 5):
-        index = torch.as_tensor(kept[f"layer{stage}"])
-        for pattern in LATERALS:
-            name = pattern.format(d2=stage + 1, tv=stage - 1)
-            if name in out:
-                out[name] = out[name][:, index]
+    for name, tensor in rest.items():
+        if LATERAL.fullmatch(name):
+            if tensor.ndim != 4 or tensor.shape[1] not in STAGE_WIDTHS:
+                raise InputError(
+                    f"{name}: expected (channels, {' or '.join(map(str, STAGE_WIDTHS))}, 1, 1), got "
+                    f"{tuple(tensor.shape)}; use a detector with a dense ResNet"
+                )
+            stage = STAGE_WIDTHS.index(tensor.shape[1]) + 1  # a neck may leave stages out
+            out[name] = tensor[:, torch.as_tensor(kept[f"layer{stage}"])]
     return out
 
 

@@ -12,8 +12,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from norton_det.cli import parser, run
-from norton_det.d2.checkpoint import NortonCheckpointer
-from norton_det.d2.engine import NortonTrainer, compress_weights, load_config, load_detector
+from norton_det.d2.config import find_config
+from norton_det.d2.engine import NortonTrainer, compress_weights, load_config, load_detector, resume_weights
 from norton_det.d2.evaluation import format_rows, published_columns
 from norton_det.data.register import check_datasets, register_coco_folder
 from norton_det.errors import InputError
@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/")
     own.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     own.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
-    own.add_argument("--num-gpus", type=int, default=1, help="processes on this machine (GPUs, or on the CPU)")
+    own.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, one GPU each")
     own.add_argument("--num-machines", type=int, default=1, help="machines in all")
     own.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
     own.add_argument("--dist-url", default=default_argument_parser().get_default("dist_url"), help="of machine 0")
@@ -56,14 +56,15 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(name="norton_det", distributed_rank=comm.get_rank())
     for entry in args.register:
         register_coco_folder(*split_register(entry))
+    args.config_file = str(find_config(args.config_file))  # default_setup opens it
     cfg = load_config(args.config_file, args.opts)
     check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     default_setup(cfg, args)
     if args.eval_only:
         results = NortonTrainer.test(cfg, load_detector(cfg))
     else:
-        resumes = args.resume and NortonCheckpointer(None, cfg.OUTPUT_DIR).has_checkpoint()
-        trainer = NortonTrainer(cfg if resumes else compress_weights(cfg))
+        last = resume_weights(cfg) if args.resume else None
+        trainer = NortonTrainer(last or compress_weights(cfg))
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         results = trainer.last_results()

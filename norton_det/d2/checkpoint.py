@@ -1,6 +1,7 @@
 """Loading and saving of detectors with Detectron2's checkpointer, norton checkpoints included."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..weights import load_weights
 from .files import read_detector_file, read_torch_file
 
 logger = logging.getLogger(__name__)
+_OWN_NAMES = re.compile(r"(module\.)?backbone\.(bottom_up\.)?layer1\.")  # not those of another stack's detector
 CLASSIFIER = ("fc.weight", "fc.bias")
 
 
@@ -54,7 +56,7 @@ class NortonCheckpointer(DetectionCheckpointer):
         content = read_detector_file(filename) if suffix == ".safetensors" else {}
         if suffix not in (".safetensors", ".pkl"):
             content = read_torch_file(filename)
-        if content and any(name.startswith(("backbone.", "module.backbone.")) for name in content["model"]):
+        if content and any(_OWN_NAMES.match(str(name)) for name in content["model"]):
             return content
         loaded = load_weights(filename)  # a classifier, or another stack's detector: its ResNet
         return {"model": {f"backbone.bottom_up.{name}": tensor for name, tensor in loaded.state.items()}}

@@ -12,11 +12,12 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
-from ..checkpoint import save_checkpoint
-from ..compress import compress
+from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from ..compress import compress, compress_detector_state
 from ..errors import InputError
 from ..files import require_file
-from ..weights import load_weights
+from ..spec import CompressionSpec
+from ..weights import LoadedWeights, load_detector_state, load_weights
 from .checkpoint import NortonCheckpointer
 from .config import add_norton_config, find_config, info_from_config, spec_from_config
 from .evaluation import NortonCOCOEvaluator
@@ -73,29 +74,53 @@ def check_weights(cfg: CfgNode) -> None:
 def compress_weights(cfg: CfgNode) -> CfgNode:
     """A config whose ``MODEL.WEIGHTS`` are a norton checkpoint: dense ones are compressed to ``MODEL.NORTON`` first.
 
-    The checkpoint goes to ``OUTPUT_DIR``. Weights that carry a spec, or a dense ``MODEL.NORTON``, are left alone.
+    The checkpoint goes to ``OUTPUT_DIR``; that of a detector keeps its neck and heads. Norton checkpoints that are
+    compressed already, or dense as ``MODEL.NORTON`` is, are left alone.
     """
     weights = cfg.MODEL.WEIGHTS
-    if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES or read_checkpoint_info(weights) is not None:
+    if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
         return cfg
-    spec = spec_from_config(cfg)
-    path = Path(cfg.OUTPUT_DIR) / f"backbone_{spec.name or 'norton'}.safetensors"
+    spec, info = spec_from_config(cfg), read_checkpoint_info(weights)
+    if info is not None and (spec.is_dense or not info.spec.is_dense):
+        return cfg
+    path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
     if comm.is_main_process():
         loaded = load_weights(weights)
         logger.info("Weights: %s from %s", loaded.source, weights)
         if loaded.spec.is_dense and not spec.is_dense:
-            result = compress(
-                loaded.state,
-                spec,
-                preprocessing=loaded.preprocessing,
-                stride_in_1x1=loaded.stride_in_1x1,
-                progress=True,
-            )
-            logger.info("Compressed:\n%s", result.report.table())
-            save_checkpoint(path, result.model)
+            _compress_to(path, loaded, load_detector_state(weights), spec)
         else:
             save_checkpoint(path, loaded.build())
     comm.synchronize()
+    return _with_weights(cfg, path)
+
+
+def resume_weights(cfg: CfgNode) -> CfgNode | None:
+    """A config whose ``MODEL.WEIGHTS`` are the last checkpoint in ``OUTPUT_DIR``, so that the network of that one
+    is built; ``None`` when there is no checkpoint.
+    """
+    checkpointer = NortonCheckpointer(None, cfg.OUTPUT_DIR)
+    return _with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
+
+
+def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | None, spec: CompressionSpec) -> None:
+    """Compress dense weights, alone or in a detector, into a norton checkpoint."""
+    options: dict[str, Any] = {
+        "preprocessing": loaded.preprocessing,
+        "stride_in_1x1": loaded.stride_in_1x1,
+        "progress": True,
+    }
+    if detector is None:
+        result = compress(loaded.state, spec, **options)
+        report = result.report
+        save_checkpoint(path, result.model)
+    else:
+        state, report = compress_detector_state(detector, spec, **options)
+        save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+    logger.info("Compressed:\n%s", report.table())
+
+
+def _with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(path)

@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..checkpoint import METADATA_KEY, CheckpointInfo, read_info, read_tensors
 from ..errors import InputError
-from ..files import require_file
+from ..sources import read_content
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
@@ -18,14 +16,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: missing, truncated, not such a file, or one that would need code to be run.
     """
-    file = require_file(path, "a PyTorch checkpoint")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises RuntimeError, UnpicklingError, KeyError, ...: all mean the same here
-        reason = (str(error).splitlines() or ["no reason given"])[0][:120]
-        raise InputError(f"{file}: expected a PyTorch checkpoint of tensors, got ({reason}); get it again") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a dict of tensors, got {type(content).__name__}; save model.state_dict()")
+    content = read_content(path)
     return content if isinstance(content.get("model"), dict) else {"model": content}
 
 
