@@ -1,7 +1,6 @@
 """Loading and saving of detectors with Detectron2's checkpointer, norton checkpoints included."""
 
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,15 @@ from torch import nn
 from ..checkpoint import METADATA_KEY, CheckpointInfo
 from ..errors import InputError
 from ..files import atomic_path
+from ..keys import find_resnet as find_resnet_part
+from ..keys import torchvision_to_d2
+from ..preprocessing import MSRA
 from ..resnet import NortonResNet
 from ..weights import load_weights
-from .files import read_detector_file, read_torch_file
+from .files import read_detector_file
 
 logger = logging.getLogger(__name__)
-_OWN_NAMES = re.compile(r"(module\.)?backbone\.(bottom_up\.)?layer1\.")  # not those of another stack's detector
+BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
 CLASSIFIER = ("fc.weight", "fc.bias")
 
 
@@ -26,7 +28,8 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     - ``.safetensors``: a compressed classifier (its tensors go to ``backbone.bottom_up``) or a whole detector;
     - ``.pth`` of a trainer: read without running code; written whole or not at all, with the model's spec;
-    - everything else, also a classifier's ``.pth`` or ``.pkl``: by ``norton_det.weights``.
+    - detectors with Detectron2's own ResNet, also from the model zoo, and classifiers of every origin that
+      ``norton_det.weights`` knows; no code in a file is run.
 
     A tensor of the backbone that does not fit is an error here, not a warning: a network with a part that is
     left at random trains and scores quietly badly. Heads of another number of classes start anew, with a warning;
@@ -52,25 +55,42 @@ class NortonCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file.name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        suffix = Path(filename).suffix
-        content = read_detector_file(filename) if suffix == ".safetensors" else {}
-        if suffix not in (".safetensors", ".pkl"):
-            content = read_torch_file(filename)
-        if content and any(_OWN_NAMES.match(str(name)) for name in content["model"]):
+        content = read_detector_file(filename)
+        try:
+            part = find_resnet_part(content["model"])
+        except InputError:
+            if find_resnet(self.model)[0] is None:
+                return content  # another backbone: Detectron2 matches the names
+            raise
+        if "backbone." in part.prefix and part.layout != "caffe2":
+            if part.layout == "detectron2" and find_resnet(self.model)[0] is not None:
+                logger.warning(
+                    "%s does not say what input it wants. Detectors of Detectron2's zoo: INPUT.FORMAT BGR, "
+                    "MODEL.PIXEL_MEAN %s, PIXEL_STD [1, 1, 1], MODEL.RESNETS.STRIDE_IN_1X1 True",
+                    filename,
+                    list(MSRA.mean),
+                )
+            rest = {name.removeprefix("module."): tensor for name, tensor in part.rest.items()}
+            content["model"] = {BACKBONE + name: tensor for name, tensor in part.state.items()} | rest
             return content
-        loaded = load_weights(filename)  # a classifier, or another stack's detector: its ResNet
-        return {"model": {f"backbone.bottom_up.{name}": tensor for name, tensor in loaded.state.items()}}
+        loaded = load_weights(filename)  # a classifier
+        return {"model": {BACKBONE + name: tensor for name, tensor in loaded.state.items()}}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        state = checkpoint["model"]
         resnet, prefix = find_resnet(self.model)
-        if resnet is not None:
-            if prefix != "backbone.bottom_up.":  # a backbone without FPN
-                for name in [name for name in state if name.startswith("backbone.bottom_up.")]:
-                    state[prefix + name.removeprefix("backbone.bottom_up.")] = state.pop(name)
-            for name in [name for name in state if name.startswith(prefix)]:
-                if name.endswith("num_batches_tracked") or name.removeprefix(prefix) in CLASSIFIER:
-                    del state[name]
+        wanted = self.model.state_dict()
+        state = {}
+        for name, tensor in checkpoint["model"].items():
+            inner = name.removeprefix(BACKBONE)
+            if name.startswith(BACKBONE) and inner in CLASSIFIER:
+                continue
+            if name.startswith(BACKBONE) and resnet is not None:
+                name = prefix + inner
+            elif name.startswith(BACKBONE) and inner.startswith(("conv1.", "bn1.", "layer")):
+                name = BACKBONE + torchvision_to_d2(inner)
+            if name in wanted or not name.endswith("num_batches_tracked"):  # frozen normalisation does not count
+                state[name] = tensor
+        checkpoint["model"] = state
         incompatible = super()._load_model(checkpoint)
         if resnet is not None:
             self._refuse_misfits(incompatible, prefix)
