@@ -61,7 +61,9 @@ def main() -> None:
     print(f"{args.weights}: {loaded.source}")
     if not loaded.spec.is_dense or spec is None:
         if spec is not None:
-            raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop --preset, --rank, --ratios")
+            raise InputError(
+                f"{args.weights}: expected dense weights, got {loaded.spec}; drop --preset, --rank, --ratios"
+            )
         if loaded.spec.is_dense:
             raise InputError("expected what to compress to; give --preset norton-78, or --rank and --ratios")
         save_checkpoint(args.output, loaded.build())

@@ -48,13 +48,22 @@ def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     own.add_argument("--output", default="output/demo", metavar="DIR", help="folder for all that it makes")
     own.add_argument("--preset", default="norton-78", help="how far to compress")
-    own.add_argument("--iterations", type=int, default=350, help="of the dense training")
-    own.add_argument("--finetune", type=int, default=150, help="iterations after the compression")
+    own.add_argument("--iterations", type=int, default=600, help="of the dense training")
+    own.add_argument("--finetune", type=int, default=250, help="iterations after the compression")
     own.add_argument("--train-images", type=int, default=1200)
     own.add_argument("--val-images", type=int, default=80)
     own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the timed frame")
     own.add_argument("--rounds", type=int, default=8, help="timed frames of each form")
     return own
+
+
+class DemoTrainer(NortonTrainer):
+    """AdamW: from random weights and in minutes it gets much further than SGD, the optimiser of the real recipes."""
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return torch.optim.AdamW(trained, lr=cfg.SOLVER.BASE_LR, weight_decay=0.01)
 
 
 class Progress(HookBase):
@@ -76,13 +85,11 @@ class Progress(HookBase):
 
 
 def configure(args: argparse.Namespace, name: str, preset: str, weights: str, iterations: int) -> CfgNode:
-    steps = (int(iterations * 0.75), int(iterations * 0.92))
     values = {
         "MODEL.NORTON.PRESET": preset,
         "MODEL.WEIGHTS": weights,
         "SOLVER.MAX_ITER": iterations,
-        "SOLVER.STEPS": steps,
-        "SOLVER.WARMUP_ITERS": min(100, iterations // 4),
+        "SOLVER.WARMUP_ITERS": min(50, iterations // 4),
     }
     opts = [part for key, value in values.items() for part in (key, value)]
     return load_config(CONFIG, opts, output_dir=str(Path(args.output) / name))
@@ -90,7 +97,8 @@ def configure(args: argparse.Namespace, name: str, preset: str, weights: str, it
 
 def train(cfg: CfgNode, name: str) -> tuple[dict[str, float], str]:
     """Train and evaluate; AP columns and the checkpoint's path."""
-    trainer = NortonTrainer(cfg)
+    trainer = DemoTrainer(cfg)
+    trainer.model.to(memory_format=torch.channels_last)
     trainer.register_hooks([Progress(name)])
     trainer.resume_or_load(resume=False)
     trainer.train()
