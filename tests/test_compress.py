@@ -234,6 +234,13 @@ def test_same_seed_same_network(dense):
     state = torch.get_rng_state()
     compress(dense, PRUNED_ONLY, criterion="random")
     assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with pytest.raises(InputError):
+        compress(dense, MIXED, starts=0)
+    compress(dense, PRUNED_ONLY)
+    assert torch.get_num_threads() == 2  # and so is the number of threads
+    torch.set_num_threads(threads)
 
 
 def test_residual_streams_share_one_index_set(dense, norton_78):
