@@ -114,6 +114,20 @@ class CompressionResult:
     report: CompressionReport
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """All matrices here are small: more threads save little, and waiting for each other on a busy machine they can
+    take a hundred times longer.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def compress(
     model: nn.Module | Mapping[str, Tensor],
     spec: CompressionSpec,
@@ -151,9 +165,9 @@ def compress(
         small = NortonResNet(spec, classes, stride_in_1x1)
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
-    with _one_thread(), _timed(seconds, "decompose"):
+    with _timed(seconds, "decompose"):
         factors = _decompose(state, spec, seed, starts, progress)
-    with _one_thread(), _timed(seconds, "prune"):
+    with _timed(seconds, "prune"):
         kept = select_channels(state, factors, spec, criterion, seed, progress)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")
@@ -370,16 +384,3 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - started
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """All matrices here are small: more threads save little, and waiting for each other on a busy machine they can
-    take a hundred times longer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

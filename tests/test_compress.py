@@ -48,6 +48,15 @@ def resnet50(classes: int = 10) -> nn.Module:
     return model.eval()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Small networks: on a busy machine threads that wait for each other take many times longer."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def dense() -> nn.Module:
     return resnet50()

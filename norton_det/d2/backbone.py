@@ -86,8 +86,14 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
 @BACKBONE_REGISTRY.register()
 def build_norton_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The compressed ResNet with Detectron2's FPN (keys MODEL.FPN.*), levels p2 to p6."""
+    bottom_up = build_norton_resnet_backbone(cfg, input_shape)
+    if not set(cfg.MODEL.FPN.IN_FEATURES) <= set(bottom_up.out_features):
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES: expected some of OUT_FEATURES {list(bottom_up.out_features)}, got "
+            f"{list(cfg.MODEL.FPN.IN_FEATURES)}; add them to MODEL.RESNETS.OUT_FEATURES"
+        )
     return FPN(
-        bottom_up=build_norton_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

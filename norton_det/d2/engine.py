@@ -47,7 +47,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         try:
             cfg.merge_from_list([key, value])
-        except (KeyError, ValueError, AssertionError, AttributeError) as error:
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
             raise InputError(f"option {key}: {_one_line(error)}; Detectron2's keys and MODEL.NORTON.* exist") from None
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
