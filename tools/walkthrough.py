@@ -26,6 +26,7 @@ from norton_det.checkpoint import CheckpointInfo, save_tensors
 from norton_det.cli import parser, run
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress_detector_state
+from norton_det.d2.config import spec_from_config
 from norton_det.d2.engine import NortonTrainer, load_config, load_detector
 from norton_det.d2.evaluation import published_columns
 from norton_det.d2.pictures import draw_detections, side_by_side
@@ -181,7 +182,7 @@ def main() -> None:
     dense = load_detector(configure(args, "dense", "dense", dense_file, args.iterations))
     resnet = dense.backbone.bottom_up
     cfg = configure(args, "norton", args.preset, "", args.finetune)
-    spec = NortonTrainer.build_model(cfg).backbone.bottom_up.spec
+    spec = spec_from_config(cfg)
     state, report = compress_detector_state(dense.state_dict(), spec, progress=True)
     compressed_file = save_tensors(
         output / "compressed.safetensors", state, CheckpointInfo(spec, resnet.preprocessing, 0, resnet.stride_in_1x1)
@@ -204,7 +205,7 @@ def main() -> None:
         "dense": count_complexity(dense, (3, *args.size)),
         args.preset: count_complexity(norton, (3, *args.size)),
     }
-    sizes = {"dense": float_megabytes(dense), args.preset: float_megabytes(norton)}
+    sizes = {"dense": megabytes(dense), args.preset: megabytes(norton)}
     rows: list[dict[str, Any]] = []
     for name, timing in timings.items():
         base = name.removesuffix(" fused")
@@ -232,7 +233,7 @@ def main() -> None:
         )
 
 
-def float_megabytes(model: torch.nn.Module) -> float:
+def megabytes(model: torch.nn.Module) -> float:
     """What the tensors take in a file, in 10^6 bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()) / 1e6
 

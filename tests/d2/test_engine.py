@@ -1,0 +1,277 @@
+"""Training, evaluation and resuming for real, on a few generated pictures; weights that are compressed on the way."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
+from norton_det.compress import compress
+from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
+from norton_det.d2.engine import check_weights, compress_weights, resume_weights
+from norton_det.d2.evaluation import NortonCOCOEvaluator, format_rows, published_columns
+from norton_det.d2.files import read_checkpoint_info
+from norton_det.data import generate_dataset, register_generated
+from norton_det.errors import InputError
+from norton_det.preprocessing import MSRA
+from norton_det.spec import CompressionSpec
+from norton_det.weights import load_weights
+
+from .conftest import classifier
+
+QUICK = {
+    "INPUT.MIN_SIZE_TRAIN": (96,),
+    "INPUT.MIN_SIZE_TEST": 96,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.STEPS": (),
+    "DATALOADER.NUM_WORKERS": 0,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+    "SEED": 1,
+}
+BOX_COLUMNS = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "norton_shapes"
+    return generate_dataset(folder, train=8, val=3, height=96, width=128, seed=3)
+
+
+def quick(config, kind: str, **keys):
+    return config(f"quick_schedules/norton_{kind}_rcnn_instant_test.yaml", **QUICK | keys)
+
+
+def test_train_evaluate_resume(config, root, tmp_path, dense_file):
+    register_generated(root)
+    keys = {
+        "OUTPUT_DIR": tmp_path / "run",
+        "MODEL.WEIGHTS": dense_file,
+        "MODEL.RESNETS.NORM": "FrozenBN",
+        "SOLVER.CHECKPOINT_PERIOD": 1,
+    }
+    cfg = quick(config, "faster", **keys, **{"SOLVER.MAX_ITER": 2})
+    trainer = NortonTrainer(compress_weights(cfg))
+    trainer.resume_or_load(resume=False)
+    start = load_checkpoint(tmp_path / "run" / "start_norton-78.safetensors")
+    trained = trainer.model.backbone.bottom_up
+    assert torch.equal(trained.conv1.weight, start.conv1.weight)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert {"backbone.bottom_up.conv1.weight", "backbone.bottom_up.layer4.2.conv2.vertical.weight"} <= changed
+    assert {"backbone.fpn_lateral2.weight", "proposal_generator.rpn_head.conv.weight"} <= changed
+
+    results = trainer.last_results()
+    assert results["bbox"].keys() >= {*BOX_COLUMNS, "APs", "AP-person"}
+    assert all(0 <= results["bbox"][name] <= 100 for name in BOX_COLUMNS)
+    last = tmp_path / "run" / "model_final.pth"
+    assert read_checkpoint_info(last).spec == CompressionSpec.preset("norton-78")
+    files = {"model_0000000.pth", "model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"}
+    assert files <= {path.name for path in last.parent.iterdir()}
+
+    # the same numbers from the file, and AP and AR are pycocotools' own
+    again = NortonTrainer.test(cfg, load_detector(config_with(cfg, last)))
+    assert again["bbox"] == pytest.approx(results["bbox"], nan_ok=True)
+    truth = COCO(root / "annotations" / "instances_val2017.json")
+    detections = truth.loadRes(str(tmp_path / "run" / "inference" / "coco_instances_results.json"))
+    own = COCOeval(truth, detections, "bbox")
+    own.evaluate()
+    own.accumulate()
+    own.summarize()
+    expected = dict(zip(BOX_COLUMNS, 100 * own.stats[[0, 1, 2, 6, 7, 8]], strict=True))
+    assert {name: again["bbox"][name] for name in BOX_COLUMNS} == pytest.approx(expected)
+    assert expected["AR100"] > 0
+
+    # resuming: the next iteration, the network of the last checkpoint whatever the config's preset says
+    further = quick(config, "faster", **keys, **{"SOLVER.MAX_ITER": 3, "MODEL.NORTON.PRESET": "norton-43"})
+    resumed = NortonTrainer(resume_weights(further))
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    assert resumed.model.backbone.bottom_up.spec.name == "norton-78"
+    assert torch.equal(resumed.model.backbone.fpn_lateral2.weight, trainer.model.backbone.fpn_lateral2.weight)
+    assert len(resumed.optimizer.state) == len(trainer.optimizer.state) > 0  # momentum goes on
+    resumed.train()
+    assert resumed.iter == 2 and (tmp_path / "run" / "model_0000002.pth").is_file()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    assert any(line["iteration"] == 2 for line in lines)
+
+
+def config_with(cfg, weights):
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(weights)
+    return cfg
+
+
+@pytest.mark.parametrize(("kind", "loss"), [("mask", "loss_mask"), ("keypoint", "loss_keypoint")])
+def test_one_step_reaches_every_parameter(config, root, tmp_path, kind, loss):
+    register_generated(root)
+    cfg = quick(config, kind, OUTPUT_DIR=tmp_path, **{"MODEL.BACKBONE.FREEZE_AT": 1})
+    torch.manual_seed(0)
+    trainer = NortonTrainer(cfg)
+    losses = trainer.model(next(iter(trainer.data_loader)))
+    assert losses.keys() == {"loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_loc", loss}
+    assert all(torch.isfinite(value) and value > 0 for value in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in trainer.model.named_parameters():
+        if name.startswith(("backbone.bottom_up.conv1", "backbone.bottom_up.bn1")):
+            assert not parameter.requires_grad and parameter.grad is None, name
+        else:
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+    for name in ("conv1", "conv2.pointwise", "conv2.vertical", "conv2.horizontal", "conv3"):
+        assert trainer.model.backbone.bottom_up.layer1[0].get_submodule(name).weight.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "columns"),
+    [
+        ("mask", "norton_shapes_val", {"bbox": BOX_COLUMNS, "segm": BOX_COLUMNS}),
+        (
+            "keypoint",
+            "norton_shapes_keypoints_val",
+            {"bbox": BOX_COLUMNS, "keypoints": ["AP", "AP50", "AP75", "AR", "AR50", "AR75"]},
+        ),
+    ],
+)
+def test_evaluation_of_masks_and_keypoints(config, root, tmp_path, kind, names, columns):
+    """Untrained networks find nothing, but in every column; the truth itself scores 100 in tests/test_register.py."""
+    register_generated(root)
+    cfg = quick(config, kind, OUTPUT_DIR=tmp_path, **{"TEST.DETECTIONS_PER_IMAGE": 2})
+    results = NortonTrainer.test(cfg, build_model(cfg).eval())
+    rows = published_columns(results)
+    assert {row["task"]: list(row)[1:] for row in rows} == columns
+    assert all(0 <= row[name] <= 100 for row in rows for name in columns[row["task"]])
+    assert len(format_rows(rows).splitlines()) == (3 if kind == "mask" else 4)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
+def test_average_recall_is_that_of_pycocotools(root, tmp_path, task):
+    """Detections that are right for some objects, shifted for others: all of COCOeval's numbers in their places."""
+    register_generated(root)
+    kind = "person_keypoints" if task == "keypoints" else "instances"
+    name = "norton_shapes_keypoints_val" if task == "keypoints" else "norton_shapes_val"
+    truth = COCO(root / "annotations" / f"{kind}_val2017.json")
+    detections, first = [], truth.getAnnIds(iscrowd=False)[0]
+    for number, annotation in enumerate(truth.loadAnns(truth.getAnnIds(iscrowd=False))):
+        shift = 3 * (number % 4)
+        x, y, width, height = annotation["bbox"]
+        found = {name: annotation[name] for name in ("image_id", "category_id")}
+        found |= {"score": 1 / (1 + number), "bbox": [x + shift, y, width, height]}
+        if task == "segm":
+            found["segmentation"] = truth.annToRLE(annotation if number % 2 else truth.anns[first])
+        if task == "keypoints":
+            points = np.array(annotation["keypoints"], float).reshape(-1, 3) + [shift, 0, 0]
+            found["keypoints"] = points.flatten().tolist()
+        detections.append(found)
+    own = COCOeval(truth, truth.loadRes(detections), task)
+    own.evaluate()
+    own.accumulate()
+    own.summarize()
+    evaluator = NortonCOCOEvaluator(name, output_dir=str(tmp_path), tasks=(task,))
+    results = evaluator._derive_coco_results(own, task, ["a"] if task == "keypoints" else None)
+    expected = dict(zip(["AP", "AP50", "AP75"], own.stats[:3], strict=True))
+    if task == "keypoints":
+        expected |= dict(zip(["AR", "AR50", "AR75"], own.stats[5:8], strict=True))
+    else:
+        expected |= dict(zip(["AR1", "AR10", "AR100"], own.stats[6:9], strict=True))
+    (row,) = published_columns({task: results})
+    assert row.pop("task") == task
+    assert row == pytest.approx({name: 100 * value for name, value in expected.items()})
+    assert len(set(row.values())) >= 4 and 0 < row["AP"] < 100  # a mistaken column would show
+
+
+def test_no_detections_at_all(root, tmp_path):
+    register_generated(root)
+    evaluator = NortonCOCOEvaluator("norton_shapes_val", output_dir=str(tmp_path))
+    results = evaluator._derive_coco_results(None, "bbox", None)
+    assert all(math.isnan(results[name]) for name in BOX_COLUMNS)
+
+
+def test_rows_as_text():
+    box = {name: 10.0 + place for place, name in enumerate(BOX_COLUMNS)}
+    results = {"bbox": box, "segm": box | {"AP": 9.0}, "keypoints": {"AP": 65.0, "AR": 71.25}, "panoptic": {"PQ": 1.0}}
+    rows = published_columns(results)
+    assert [row["task"] for row in rows] == ["bbox", "segm", "keypoints"]
+    text = format_rows(rows).splitlines()
+    assert text[0].split() == ["task", *BOX_COLUMNS]
+    assert text[1].split() == ["bbox", "10.00", "11.00", "12.00", "13.00", "14.00", "15.00"]
+    assert text[2].split()[:2] == ["segm", "9.00"]
+    assert text[3].split() == ["task", "AP", "AP50", "AP75", "AR", "AR50", "AR75"]
+    assert text[4].split() == ["keypoints", "65.00", "nan", "nan", "71.25", "nan", "nan"]
+    assert len({len(line) for line in text}) == 1
+    assert format_rows([]) == ""
+
+
+# --- weights that are compressed on the way --------------------------------------------------------------------------
+
+
+def test_dense_weights_are_compressed(config, dense_file, tmp_path):
+    cfg = config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": dense_file})
+    given = compress_weights(cfg)
+    assert cfg.MODEL.WEIGHTS == str(dense_file)  # untouched
+    assert given.is_frozen() and given.MODEL.WEIGHTS == str(tmp_path / "start_norton-78.safetensors")
+    expected = compress(load_weights(dense_file).state, CompressionSpec.preset("norton-78")).model.state_dict()
+    found = read_tensors(given.MODEL.WEIGHTS)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    assert read_info(given.MODEL.WEIGHTS).num_classes == 10
+    assert compress_weights(given) is given  # nothing left to do
+    assert [path.name for path in tmp_path.iterdir()] == ["start_norton-78.safetensors"]
+
+
+def test_what_is_left_alone(config, norton_64, dense_file, tmp_path):
+    own = "build_resnet_fpn_backbone"
+    for keys in (
+        {},
+        {"MODEL.WEIGHTS": norton_64},
+        {"MODEL.WEIGHTS": dense_file, "MODEL.BACKBONE.NAME": own},
+    ):
+        cfg = config(OUTPUT_DIR=tmp_path, **keys)
+        assert compress_weights(cfg) is cfg
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_dense_baseline_gets_a_norton_checkpoint_too(config, dense_file, tmp_path):
+    cfg = config("dense_faster_rcnn.yaml", OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": dense_file})
+    given = compress_weights(cfg)
+    assert read_info(given.MODEL.WEIGHTS).spec.is_dense and compress_weights(given) is given
+    state = load_weights(dense_file).state
+    found = read_tensors(given.MODEL.WEIGHTS)
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    # and it can be compressed later, though it carries a (dense) spec
+    later = config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": given.MODEL.WEIGHTS})
+    assert read_info(compress_weights(later).MODEL.WEIGHTS).spec.name == "norton-78"
+
+
+def test_a_dense_detector_keeps_neck_and_heads(config, tmp_path):
+    dense = build_model(config("dense_faster_rcnn.yaml"))
+    NortonCheckpointer(dense, str(tmp_path)).save("trained")
+    keys = {"MODEL.WEIGHTS": tmp_path / "trained.pth", "MODEL.NORTON.PRESET": "dense", "OUTPUT_DIR": tmp_path / "out"}
+    cfg = config(**keys, **{"MODEL.NORTON.RATIOS": "[0.]+[0.5]*19"})
+    model = load_detector(compress_weights(cfg))  # whole: nothing is missing
+    for part in ("roi_heads", "proposal_generator", "backbone.fpn_output2"):
+        for name, tensor in dense.get_submodule(part).state_dict().items():
+            assert torch.equal(model.get_submodule(part).state_dict()[name], tensor), name
+    assert model.backbone.fpn_lateral2.weight.shape[1] == 128
+
+
+def test_the_config_has_to_agree_before_anything_is_built(config, tmp_path):
+    msra = classifier("dense", 0, stride_in_1x1=True)
+    msra.preprocessing = MSRA
+    file = save_checkpoint(tmp_path / "msra.safetensors", msra)
+    cfg = compress_weights(config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": file}))
+    assert read_info(cfg.MODEL.WEIGHTS).preprocessing == MSRA and read_info(cfg.MODEL.WEIGHTS).stride_in_1x1
+    with pytest.raises(InputError, match="wants input BGR"):
+        NortonTrainer(cfg)
+    with pytest.raises(InputError, match="expected the weights of MODEL.WEIGHTS, found no such file"):
+        check_weights(config(**{"MODEL.WEIGHTS": tmp_path / "none.pth"}))
+    check_weights(config(**{"MODEL.WEIGHTS": "torchvision://resnet50"}))
+
+
+def test_nothing_to_resume(config, tmp_path):
+    assert resume_weights(config(OUTPUT_DIR=tmp_path)) is None
