@@ -28,6 +28,7 @@ def main() -> None:
     args_parser.add_argument("--height", type=int, default=192, help="pixels")
     args_parser.add_argument("--width", type=int, default=256, help="pixels")
     args_parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same data")
+    args_parser.add_argument("--smallest", type=int, default=0, help="least size of a shape in pixels: an easier set")
     args_parser.add_argument("--json", action="store_true", help="print the result as JSON")
     args = args_parser.parse_args()
     drawn = 0
@@ -45,6 +46,7 @@ def main() -> None:
             height=args.height,
             width=args.width,
             seed=args.seed,
+            smallest=args.smallest,
             progress=advance,
         )
         bar.leave = drawn > 0

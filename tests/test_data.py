@@ -305,3 +305,13 @@ def test_tool_writes_reuses_and_refuses(tmp_path):
     assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in refused.stderr
     assert "examples:" in call("--help").stdout
+
+
+def test_smallest_gives_an_easier_set_and_leaves_the_usual_one_alone() -> None:
+    usual, easy = [], []
+    for seed in range(12):
+        usual += render_scene(np.random.default_rng([9, seed]), 128, 160)[1]
+        easy += render_scene(np.random.default_rng([9, seed]), 128, 160, smallest=30)[1]
+    assert min(instance.mask.any(0).sum() for instance in easy) > min(instance.mask.any(0).sum() for instance in usual)
+    assert not any(instance.is_crowd for instance in easy) and any(instance.is_crowd for instance in usual)
+    assert np.median([instance.mask.sum() for instance in easy]) > 1.5 * np.median([i.mask.sum() for i in usual])

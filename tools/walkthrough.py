@@ -170,7 +170,13 @@ def main() -> None:
 
     with tqdm(total=args.train_images + args.val_images, desc="generate", unit="image") as bar:
         shapes = generate_dataset(
-            output / "shapes", train=args.train_images, val=args.val_images, height=128, width=160, progress=bar.update
+            output / "shapes",
+            train=args.train_images,
+            val=args.val_images,
+            height=128,
+            width=160,
+            smallest=30,
+            progress=bar.update,
         )
     register_generated(shapes)
 

@@ -41,12 +41,15 @@ class Instance:
     is_crowd: bool = False
 
 
-def render_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, list[Instance]]:
+def render_scene(
+    rng: np.random.Generator, height: int, width: int, smallest: int = 0
+) -> tuple[np.ndarray, list[Instance]]:
     """A picture with up to six instances, two at least unless there is no room for them.
 
     Args:
         rng: the only source of randomness.
         height, width: in pixels, 96 or more.
+        smallest: least size of a shape in pixels, half of that of a person; crowds are left out when it is given.
 
     Returns:
         The picture (H, W, 3) uint8 BGR, and its instances from back to front.
@@ -58,7 +61,7 @@ def render_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.
     wanted = int(rng.integers(2, 7))
     instances: list[Instance] = []
     whole: list[int] = []  # pixels of each instance when nothing hides it
-    for name, figure, is_crowd in _figures(rng, wanted, scale):
+    for name, figure, is_crowd in _figures(rng, wanted, scale, smallest):
         covered = figure.alpha >= 0.5
         pixels = int(np.count_nonzero(covered))
         for _ in range(25):
@@ -76,19 +79,19 @@ def render_scene(rng: np.random.Generator, height: int, width: int) -> tuple[np.
     return np.rint(image.clip(0, 255, out=image)).astype(np.uint8), instances
 
 
-def _figures(rng: np.random.Generator, count: int, scale: float) -> list[tuple[str, Figure, bool]]:
+def _figures(rng: np.random.Generator, count: int, scale: float, least: int) -> list[tuple[str, Figure, bool]]:
     """Name, drawing and crowd flag of ``count`` figures, the large ones first so that they lie behind."""
     figures: list[tuple[str, Figure, bool]] = []
     sizes: list[float] = []
-    if rng.uniform() < _CROWD_SHARE:
+    if rng.uniform() < _CROWD_SHARE and not least:
         name = CLASSES[rng.integers(len(CLASSES))]
         figures.append((name, _crowd(rng, name, scale), True))
         sizes.append(np.inf)
     while len(figures) < count:
         name = "person" if rng.uniform() < 0.4 else SHAPES[rng.integers(len(SHAPES))]
         low, high = _PERSON_SIZES if name == "person" else _SHAPE_SIZES
-        smallest = max(low * scale, _SMALLEST[name == "person"])
-        size = float(np.exp(rng.uniform(np.log(smallest), np.log(high * scale))))
+        smallest = max(low * scale, _SMALLEST[name == "person"], least * (2 if name == "person" else 1))
+        size = float(np.exp(rng.uniform(np.log(smallest), np.log(max(high * scale, smallest)))))
         figure = draw_person(rng, size) if name == "person" else draw_shape(rng, name, size)
         figures.append((name, figure, False))
         sizes.append(size)
