@@ -59,6 +59,8 @@ def frame(path: str | None, height: int, width: int) -> torch.Tensor:
 
 def main() -> None:
     args = make_parser().parse_args()
+    if min(*args.size, args.rounds, args.threads or 1) < 1 or args.threads == 0:
+        raise InputError("--size, --rounds, --threads: expected 1 or more, got less; choose such numbers")
     if args.threads:
         torch.set_num_threads(args.threads)
     dense_opts = [] if args.baseline else ["MODEL.NORTON.PRESET", "dense"]

@@ -5,8 +5,10 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 
 import argparse
 import json
+import math
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -52,13 +54,19 @@ def make_parser() -> argparse.ArgumentParser:
     return own
 
 
-def main(args: argparse.Namespace) -> None:
-    setup_logger(name="norton_det", distributed_rank=comm.get_rank())
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The config, once the data sets are registered and found."""
     for entry in args.register:
         register_coco_folder(*split_register(entry))
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
     cfg = load_config(args.config_file, args.opts)
     check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    return cfg
+
+
+def main(args: argparse.Namespace) -> None:
+    setup_logger(name="norton_det", distributed_rank=comm.get_rank())
+    cfg = configure(args)
     default_setup(cfg, args)
     if args.eval_only:
         results = NortonTrainer.test(cfg, load_detector(cfg))
@@ -87,10 +95,19 @@ def report(results: dict[str, Any], path: str | None) -> None:
         print(f"{dataset}\n{format_rows(published_columns(metrics))}")
     if path:
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(results, indent=2) + "\n")
+            temporary.write_text(json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """NaN, a metric that has no objects to measure, as ``None``: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def launched(args: argparse.Namespace) -> None:
+    if args.num_gpus * args.num_machines > 1:
+        configure(args)  # bad input is met here, in one line, and not by every process
     launch(
         main,
         args.num_gpus,
