@@ -1,7 +1,9 @@
-"""The commands as a user types them: help, real input, bad input."""
+"""The commands as a user runs them: help with examples, real runs end to end, bad input in one line and nothing left."""
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,191 +12,415 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
+
+from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
+from norton_det.compress import compress
+from norton_det.spec import CompressionSpec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TOOLS = sorted([*REPOSITORY.glob("tools/*.py"), *REPOSITORY.glob("datasets/*.py")])
-SMALL = (  # a real run, small enough to wait for
-    "INPUT.MIN_SIZE_TRAIN (128,) INPUT.MAX_SIZE_TRAIN 200 INPUT.MIN_SIZE_TEST 128 INPUT.MAX_SIZE_TEST 200 "
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN 50 MODEL.RPN.POST_NMS_TOPK_TEST 30 MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE 16 "
-    "TEST.DETECTIONS_PER_IMAGE 10 SOLVER.IMS_PER_BATCH 1 SOLVER.STEPS () SOLVER.WARMUP_ITERS 1 "
-    "SOLVER.CHECKPOINT_PERIOD 1 DATALOADER.NUM_WORKERS 0"
-).split()
+COMMANDS = sorted(
+    path.relative_to(REPOSITORY).as_posix()
+    for folder in ("tools", "datasets")
+    for path in (REPOSITORY / folder).glob("*.py")
+    if "argparse" in path.read_text() or "cli import" in path.read_text()  # set-up takes no arguments
+)
+LIGHT = "[0.]+[0.3]*19"
 
 
-def command(tool: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | environment
-    words = [sys.executable, str(REPOSITORY / tool), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, cwd=REPOSITORY, env=env, timeout=600)
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """``call(command, *arguments)`` -> (status, stdout, stderr), in this process, as ``python command arguments``."""
+    pytest.importorskip("detectron2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks: more threads only wait for each other on a busy machine
+
+    def make(command: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / command), run_name="__main__")
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield make
+    torch.set_num_threads(threads)
 
 
-def error_line(ran: subprocess.CompletedProcess) -> str:
-    """The one line that bad input gets."""
-    lines = [line for line in ran.stderr.splitlines() if line.startswith("error: ")]
-    assert ran.returncode == 2, ran.stderr[-2000:]
-    assert len(lines) == 1 and "Traceback" not in ran.stderr, ran.stderr[-2000:]
-    return lines[0]
+def command(name: str, *arguments: object, datasets: Path | None = None) -> subprocess.CompletedProcess:
+    """The same in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"DETECTRON2_DATASETS": str(datasets)} if datasets else {})
+    words = [sys.executable, str(REPOSITORY / name), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment, check=False)
 
 
-@pytest.mark.parametrize("tool", [path for path in TOOLS if path.name != "setup_env.py"], ids=lambda path: path.name)
-def test_help_shows_examples(tool: Path) -> None:
-    ran = command(str(tool.relative_to(REPOSITORY)), "--help")
-    assert ran.returncode == 0 and "examples:" in ran.stdout and tool.name in ran.stdout.split("examples:")[1]
-    assert os.access(tool, os.X_OK)
+def one_error(status: int, err: str, pattern: str) -> None:
+    """Status 2 and one line ``error: ...``."""
+    assert status == 2 and re.fullmatch(r"error: [^\n]+\n", err) and re.search(pattern, err), err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(call, name):
+    status, out, _ = call(name, "--help")
+    assert status == 0 and "examples:" in out
+    examples = out.split("examples:")[1]
+    assert f"{name} " in examples or f"{name}\n" in examples
+    assert os.access(REPOSITORY / name, os.X_OK) or name.startswith("datasets/")
+
+
+def test_all_commands_are_there():
+    assert {"tools/compress.py", "tools/train_net.py", "tools/benchmark.py"} <= set(COMMANDS)
+
+
+# --- compress --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random ResNet-50 in half precision, 10 classes."""
-    torch.manual_seed(0)
-    state = torchvision.models.resnet50(weights=None, num_classes=10).half().state_dict()
-    file = tmp_path_factory.mktemp("weights") / "resnet50.safetensors"
-    save_file(state, str(file))
-    return file
+def half(tmp_path_factory) -> Path:
+    """torchvision's ResNet-50 in half precision, random."""
+    state = torchvision.models.resnet50(num_classes=10).state_dict()
+    path = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    torch.save({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, path)
+    return path
 
 
-def test_compress_writes_a_checkpoint_and_a_report(weights: Path, tmp_path: Path) -> None:
-    from norton_det import load_checkpoint
-
-    out, report = tmp_path / "new" / "small.safetensors", tmp_path / "report.json"
-    ran = command("tools/compress.py", "--weights", weights, "--preset", "norton-78", "--output", out, "--json", report)
-    assert ran.returncode == 0, ran.stderr
-    assert "layer4.2.conv2" in ran.stdout and "params 23.53 -> 3.86 M" in ran.stdout
-    assert "decompose" in ran.stderr  # the progress bar
-    fields = json.loads(report.read_text())
-    assert fields["macs"] == [4087136256, 897571808]  # the published 899,619,808 with 10 classes instead of 1000
-    model = load_checkpoint(out)
-    assert model.spec.name == "norton-78" and model.num_classes == 10
-    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
-    assert "expected dense weights" in error_line(
-        command("tools/compress.py", "--weights", out, "--preset", "norton-64", "--output", tmp_path / "x.safetensors")
+def test_compress_end_to_end(half, tmp_path):
+    """In a process of its own; the tool gives what the library gives."""
+    output, report = tmp_path / "new" / "small.safetensors", tmp_path / "report.json"
+    done = command(
+        "tools/compress.py", "--weights", half, "--preset", "norton-78", "--output", output, "--json", report
     )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "decompose" in done.stderr  # the progress bar
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{half}: torchvision state dict (fp16)"
+    assert re.fullmatch(rf"{output}: \d+\.\d MB", lines[-1])
+    assert "layer4.2.conv2" in done.stdout and "params 23.53 -> 3.86 M" in done.stdout
+    model = load_checkpoint(output)
+    expected = compress(torch.load(half, weights_only=True), CompressionSpec.preset("norton-78"))
+    for name, tensor in expected.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    written = json.loads(report.read_text())
+    assert written["kept"] == json.loads(json.dumps(expected.report.to_dict()))["kept"]
+    assert written["params"] == list(expected.report.params) and written["spec"]["name"] == "norton-78"
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["report.json", "small.safetensors"]
+
+
+def test_compress_quiet_by_rank_and_ratios(call, half, tmp_path):
+    output = tmp_path / "small.safetensors"
+    words = (
+        "--weights",
+        half,
+        "--output",
+        output,
+        "--rank",
+        "none",
+        "--ratios",
+        LIGHT,
+        "--criterion",
+        "norm",
+        "--quiet",
+    )
+    status, out, err = call("tools/compress.py", *words)
+    assert (status, err) == (0, "") and len(out.splitlines()) == 4
+    assert read_info(output).spec == CompressionSpec.parse(None, LIGHT)
+    # once compressed it is only converted, and not compressed again
+    again = tmp_path / "again.safetensors"
+    status, out, err = call("tools/compress.py", "--weights", output, "--output", again)
+    assert (status, err) == (0, "") and "converted" in out
+    found, expected = read_tensors(again), read_tensors(output)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    words = ("--weights", output, "--output", tmp_path / "x.safetensors", "--preset", "norton-78")
+    status, _, err = call("tools/compress.py", *words)
+    one_error(status, err, "expected dense weights, got resnet50 .*; drop --preset")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_compress_a_whole_detector(call, tmp_path):
+    model = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    torch.save({"model": model.state_dict(), "epoch": 25}, tmp_path / "model_25.pth")
+    output = tmp_path / "detector.safetensors"
+    words = ("--weights", tmp_path / "model_25.pth", "--output", output, "--rank", "none", "--ratios", LIGHT, "--quiet")
+    status, out, _ = call("tools/compress.py", *words)
+    assert status == 0 and out.splitlines()[-1].endswith("MB (whole detector)")
+    found = read_tensors(output)
+    assert found.keys() == model.state_dict().keys()
+    assert (
+        found["backbone.fpn.inner_blocks.0.0.weight"].shape[1] == found["backbone.body.layer1.0.conv3.weight"].shape[0]
+    )
+    assert torch.equal(found["roi_heads.box_head.fc6.weight"], model.state_dict()["roi_heads.box_head.fc6.weight"])
+    assert read_info(output).spec == CompressionSpec.parse(None, LIGHT)
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("words", "pattern"),
     [
-        (["--preset", "norton-79"], ["preset", "norton-78", "norton-79"]),
-        (["--rank", "10"], ["rank", "1 to 9", "10"]),
-        (["--rank", "0"], ["rank", "1 to 9", "0"]),
-        (["--ratios", "[0.]*100"], ["expected 20", "100", "ratios[:20]"]),
-        (["--ratios", "[0.]+[1.]*19"], ["ratios[1]", "< 1"]),
-        (["--ratios", "[0.]+[0.999]*19"], ["leaves none"]),
-        (["--ratios", "__import__('os')"], ["ratios", "expected a list"]),
-        (["--preset", "norton-78", "--criterion", "magic"], ["criterion", "pabs", "magic"]),
-        ([], ["--preset norton-78"]),
+        (["--weights", "none.pth", "--preset", "norton-78"], "none.pth: expected weights .*found no such file"),
+        (
+            ["--weights", "cut.pth", "--preset", "norton-78"],
+            "cut.pth: expected a torch file, got a truncated or damaged",
+        ),
+        (["--weights", "cut.safetensors", "--preset", "norton-78"], "cut.safetensors: expected a safetensors file"),
+        (["--weights", "resnet18.pth", "--preset", "norton-78"], "expected bottleneck blocks .*use a ResNet-50"),
+        (
+            ["--weights", "vgg.pth", "--preset", "norton-78"],
+            "expected ResNet-50, -101 or -152 weights, got those of VGG",
+        ),
+        (["--weights", "nan.pth", "--preset", "norton-78"], "bn1.bias: expected finite values"),
+        (["--weights", "HALF", "--preset", "norton-87"], "preset: expected one of .*norton-78, got 'norton-87'"),
+        (["--weights", "HALF", "--rank", "10"], "rank: expected 1 to 9 .*got 10"),
+        (["--weights", "HALF", "--rank", "one"], "rank: expected a list"),
+        (["--weights", "HALF", "--ratios", "[0.]*100"], r"ratios: expected 20 .*got 100; use ratios\[:20\]"),
+        (["--weights", "HALF", "--ratios", "[0.]+[1.0]*19"], r"ratios\[1\]: expected 0 <= ratio < 1, got 1"),
+        (["--weights", "HALF", "--ratios", "__import__('os')"], "ratios: expected a list"),
+        (["--weights", "HALF", "--rank", "1", "--arch", "resnet18"], "expected one of resnet50, resnet101, resnet152"),
+        (["--weights", "HALF", "--rank", "1", "--arch", "resnet101"], r"tensors: \d+ missing"),
+        (["--weights", "HALF", "--preset", "norton-78", "--criterion", "l2"], "criterion: expected one of .*pabs"),
+        (["--weights", "HALF", "--preset", "norton-78", "--rank", "1"], "drop --preset norton-78"),
+        (["--weights", "HALF"], "expected what to compress to; give --preset norton-78"),
+        (["--weights", "HALF", "--preset", "norton-78", "--output", "out/x.pth"], "a name ending in .safetensors, got"),
+        (["--weights", "torchvision://resnet18", "--preset", "norton-78"], "torchvision://resnet18: expected"),
     ],
 )
-def test_compress_refuses_bad_flags(weights: Path, tmp_path: Path, flags: list[str], words: list[str]) -> None:
-    out = tmp_path / "out" / "x.safetensors"
-    line = error_line(command("tools/compress.py", "--weights", weights, "--output", out, *flags))
-    assert all(word in line for word in words), line
-    assert not out.parent.exists()
+def test_compress_refuses(call, half, tmp_path, monkeypatch, words, pattern):
+    monkeypatch.chdir(tmp_path)
+    file = words[1]
+    if file.startswith("cut"):
+        if file.endswith("safetensors"):
+            state = {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}
+            save_file(state, file)
+        else:
+            torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, file)
+        Path(file).write_bytes(Path(file).read_bytes()[:-700])
+    elif file == "resnet18.pth":
+        torch.save(torchvision.models.resnet18().state_dict(), file)
+    elif file == "vgg.pth":
+        torch.save({"features.0.weight": torch.zeros(2), "classifier.0.weight": torch.zeros(2)}, file)
+    elif file == "nan.pth":
+        state = torch.load(half, weights_only=True)
+        state["bn1.bias"] = state["bn1.bias"] * torch.nan
+        torch.save(state, file)
+    before = sorted(tmp_path.iterdir())
+    words = [str(half) if word == "HALF" else word for word in words]
+    output = [] if "--output" in words else ["--output", "out/small.safetensors"]
+    status, _, err = call("tools/compress.py", *words, *output, "--quiet", "--json", "out/report.json")
+    one_error(status, err, pattern)
+    assert sorted(tmp_path.iterdir()) == before
 
 
-def test_compress_refuses_bad_files(weights: Path, tmp_path: Path) -> None:
-    truncated, other = tmp_path / "truncated.safetensors", tmp_path / "resnet18.pth"
-    truncated.write_bytes(weights.read_bytes()[:1_000_000])
-    torch.save(torchvision.models.resnet18(weights=None).state_dict(), other)
-    for file, word in ((tmp_path / "none.pth", "no such file"), (truncated, "damaged"), (other, "ResNet-50")):
-        line = error_line(
-            command(
-                "tools/compress.py", "--weights", file, "--preset", "norton-78", "--output", tmp_path / "o.safetensors"
-            )
-        )
-        assert str(file) in line and word in line, line
-    assert not (tmp_path / "o.safetensors").exists()
+# --- benchmark -------------------------------------------------------------------------------------------------------
+
+QUICK_TEST = ["MODEL.RPN.PRE_NMS_TOPK_TEST", 50, "MODEL.RPN.POST_NMS_TOPK_TEST", 20]
 
 
-def test_train_net_says_where_it_looked_for_coco(tmp_path: Path) -> None:
-    ran = command("tools/train_net.py", "--config", "norton_faster_rcnn.yaml", DETECTRON2_DATASETS=str(tmp_path))
-    assert str(tmp_path / "coco") in error_line(ran)
+def test_benchmark(call, tmp_path):
+    import cv2
+    import numpy as np
+
+    picture = tmp_path / "street.png"
+    cv2.imwrite(str(picture), np.zeros((40, 50, 3), np.uint8))
+    words = ["--config", "norton_faster_rcnn.yaml", "--size", 64, 64, "--rounds", 1, "--threads", 1]
+    words += ["--image", picture, "--json", tmp_path / "speed.json", *QUICK_TEST]
+    status, out, err = call("tools/benchmark.py", *words, "MODEL.WEIGHTS", "")
+    assert status == 0, err
+    written = json.loads((tmp_path / "speed.json").read_text())
+    rows = {row["model"]: row for row in written["rows"]}
+    assert list(rows) == ["dense", "norton", "dense, fused", "norton, fused"] and written["size"] == [64, 64]
+    assert rows["dense"]["ratio"] == 1 and all(row["fps"] == pytest.approx(1e3 / row["ms"]) for row in rows.values())
+    assert rows["norton"]["macs"] < rows["dense"]["macs"] and rows["norton"]["params"] < 0.6 * rows["dense"]["params"]
+    assert "1 threads" in written["environment"]
+    assert len(out.splitlines()) == 6 and "64x64, batch 1, median of 1 interleaved frames" in out
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("words", "pattern"),
     [
-        (["MODEL.NORTON.PRESETS", "norton-64"], ["MODEL.NORTON.PRESETS"]),
-        (["MODEL.NORTON.PRESET"], ["pairs"]),
-        (["SOLVER.MAX_ITER", "many"], ["SOLVER.MAX_ITER"]),
+        (["--config", "none.yaml"], "none.yaml: expected a config file"),
+        (["--config", "norton_faster_rcnn.yaml", "--weights", "none.pth"], "none.pth: expected the weights of"),
+        (["--config", "norton_faster_rcnn.yaml", "--rounds", "0"], "--rounds, --threads: expected 1 or more"),
+        (["--config", "norton_faster_rcnn.yaml", "--size", "0", "64"], "--size, "),
+        (["--config", "norton_faster_rcnn.yaml", "--threads", "0"], "--threads: "),
+        (["--config", "norton_faster_rcnn.yaml", "MODEL.NORTON.PRESET", "norton-1"], "preset: expected one of"),
+        (
+            ["--config", "norton_faster_rcnn.yaml", "--image", str(Path(__file__))],
+            "expected a picture, got a file that",
+        ),
     ],
 )
-def test_train_net_refuses_bad_options(options: list[str], words: list[str]) -> None:
-    line = error_line(command("tools/train_net.py", "--config", "norton_faster_rcnn.yaml", *options))
-    assert all(word in line for word in words), line
+def test_benchmark_refuses(call, tmp_path, monkeypatch, words, pattern):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call("tools/benchmark.py", "--json", "speed.json", *words)
+    one_error(status, err[err.rfind("error: ") :], pattern)
+    assert not list(tmp_path.iterdir())
 
 
-def test_benchmark_prints_the_ratio(tmp_path: Path) -> None:
-    report = tmp_path / "speed.json"
-    ran = command(
-        "tools/benchmark.py", "--config", "norton_faster_rcnn.yaml", "--size", 64, 64, "--rounds", 2, "--json", report
-    )
-    assert ran.returncode == 0, ran.stderr
-    rows = {row["model"]: row for row in json.loads(report.read_text())["rows"]}
-    assert rows["dense"]["ratio"] == 1 and rows["norton, fused"]["ms"] > 0
-    assert rows["norton"]["params"] < rows["dense"]["params"]
+# --- train_net -------------------------------------------------------------------------------------------------------
+
+SMALL_RUN = [
+    *("SOLVER.IMS_PER_BATCH", 1, "SOLVER.STEPS", "()", "DATALOADER.NUM_WORKERS", 0, "SEED", 1),
+    *("INPUT.MIN_SIZE_TRAIN", "(128,)", "INPUT.MIN_SIZE_TEST", 128, "TEST.DETECTIONS_PER_IMAGE", 10),
+    *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 100, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 30),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 16, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+    *QUICK_TEST,
+]
+BOXES = ["AP", "AP50", "AP75", "AR1", "AR10", "AR100"]
+COLUMNS = {
+    "faster": {"bbox": BOXES},
+    "mask": {"bbox": BOXES, "segm": BOXES},
+    "keypoint": {"bbox": BOXES, "keypoints": ["AP", "AP50", "AP75", "AR", "AR50", "AR75"]},
+}
+
+
+def subset(source: Path, target: Path, count: int) -> Path:
+    """The first ``count`` images of a COCO file that have objects."""
+    content = json.loads(source.read_text())
+    used = [annotation["image_id"] for annotation in content["annotations"] if annotation.get("num_keypoints", 1)]
+    content["images"] = [image for image in content["images"] if image["id"] in used][:count]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
+    target.write_text(json.dumps(content))
+    return target
+
+
+def table(stdout: str) -> list[list[str]]:
+    """The last lines of the tool, from the data set's name on."""
+    lines = stdout.splitlines()
+    return [line.split() for line in lines[max(i for i, line in enumerate(lines) if line == "few") :]]
 
 
 @pytest.fixture(scope="module")
-def folder(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DETECTRON2_DATASETS with the real COCO and BCCD pictures, validation cut to a few."""
-    root = tmp_path_factory.mktemp("datasets")
-    for name, source, splits in (
-        (
-            "coco",
-            "coco-mini",
-            {"annotations/instances_val2017.json": 6, "annotations/person_keypoints_val2017.json": 6},
-        ),
-        ("bccd", "bccd", {"annotations/test.json": 6}),
-    ):
-        (root / name / "annotations").mkdir(parents=True)
-        for path in (shared / "data" / source).iterdir():
-            if path.is_dir() and path.name != "annotations":
-                (root / name / path.name).symlink_to(path)
-        for path in (shared / "data" / source / "annotations").glob("*.json"):
-            content = json.loads(path.read_text())
-            if count := splits.get(f"annotations/{path.name}"):
-                with_people = {a["image_id"] for a in content["annotations"] if a.get("num_keypoints", 1)}
-                content["images"] = [image for image in content["images"] if image["id"] in with_people][:count]
-                kept = {image["id"] for image in content["images"]}
-                content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-            (root / name / "annotations" / path.name).write_text(json.dumps(content))
-    return root
+def datasets(tmp_path_factory, shared) -> Path:
+    """A folder for DETECTRON2_DATASETS with links to the real data."""
+    folder = tmp_path_factory.mktemp("datasets")
+    (folder / "coco").symlink_to(shared / "data" / "coco-mini")
+    (folder / "bccd").symlink_to(shared / "data" / "bccd")
+    return folder
+
+
+@pytest.mark.parametrize("task", COLUMNS)
+def test_train_on_real_pictures(datasets, real_weights_path, tmp_path, task):
+    """Real weights, compressed on the way, trained and evaluated on COCO; then evaluated from the file alone."""
+    pytest.importorskip("detectron2")
+    kind = "person_keypoints" if task == "keypoint" else "instances"
+    few = subset(datasets / "coco" / "annotations" / f"{kind}_val2017.json", tmp_path / "few.json", 3)
+    config = ["--config", f"norton_{task}_rcnn.yaml", "--register", f"few={few}:{datasets / 'coco' / 'val2017'}"]
+    common = [*SMALL_RUN, "DATASETS.TEST", "('few',)", "OUTPUT_DIR", tmp_path / "out"]
+    start = ["MODEL.WEIGHTS", real_weights_path, "SOLVER.MAX_ITER"]
+    results, last = tmp_path / "results.json", tmp_path / "out" / "model_final.pth"
+
+    done = command("tools/train_net.py", *config, "--json", results, *common, *start, 1, datasets=datasets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compressed = load_checkpoint(tmp_path / "out" / "start_norton-78.safetensors")
+    assert compressed.spec == CompressionSpec.preset("norton-78") and compressed.num_classes == 10
+    metrics = json.loads(results.read_text())["few"]
+    rows = table(done.stdout)
+    assert rows[0] == ["few"]
+    for name, columns in COLUMNS[task].items():
+        assert all(0 <= metrics[name][column] <= 100 for column in columns)
+        assert [name, *(f"{metrics[name][column]:.2f}" for column in columns)] in rows
+        assert ["task", *columns] in rows
+    first = torch.load(last, weights_only=True)
+
+    if task == "faster":  # go on, without repeating how far
+        words = ["--resume", "--json", results, *common, *start, 2, "SOLVER.CHECKPOINT_PERIOD", 1]
+        done = command("tools/train_net.py", *config, *words, datasets=datasets)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Starting training from iteration 1" in done.stdout
+        metrics, second = json.loads(results.read_text())["few"], torch.load(last, weights_only=True)
+        assert (first["iteration"], second["iteration"]) == (0, 1)
+        frozen, trained = "backbone.bottom_up.layer1.0.conv1.weight", "backbone.bottom_up.layer4.0.conv3.weight"
+        assert torch.equal(first["model"][frozen], second["model"][frozen])
+        assert not torch.equal(first["model"][trained], second["model"][trained])
+
+    again = tmp_path / "again.json"
+    done = command(
+        "tools/train_net.py", *config, "--eval-only", "--json", again, *common, "MODEL.WEIGHTS", last, datasets=datasets
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    evaluated = json.loads(again.read_text())["few"]
+    for name, columns in COLUMNS[task].items():
+        assert [evaluated[name][c] for c in columns] == pytest.approx([metrics[name][c] for c in columns])
+
+
+def test_train_on_bccd(datasets, real_weights_path, tmp_path):
+    """Three classes of one's own; a compressed classifier as the start."""
+    pytest.importorskip("detectron2")
+    state = {
+        name: t.float() if t.is_floating_point() else t for name, t in read_tensors(real_weights_path).items()
+    }  # fmt: skip
+    start = save_checkpoint(tmp_path / "small.safetensors", compress(state, CompressionSpec.parse(None, LIGHT)).model)
+    few = subset(datasets / "bccd" / "annotations" / "val.json", tmp_path / "few.json", 3)
+    words = ["--config", "norton_faster_rcnn.yaml", "--register", f"few={few}:{datasets / 'bccd' / 'val'}"]
+    words += [*SMALL_RUN, "DATASETS.TRAIN", "('bccd_train',)", "DATASETS.TEST", "('few',)", "SOLVER.MAX_ITER", 2]
+    words += ["MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.WEIGHTS", start, "OUTPUT_DIR", tmp_path / "out"]
+    done = command("tools/train_net.py", *words, datasets=datasets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert table(done.stdout)[1] == ["task", *BOXES] and "Platelets" in done.stdout
+    from norton_det.d2.files import read_checkpoint_info
+
+    assert read_checkpoint_info(tmp_path / "out" / "model_final.pth").spec == CompressionSpec.parse(None, LIGHT)
 
 
 @pytest.mark.parametrize(
-    ("config", "task", "columns", "extra"),
+    ("words", "pattern"),
     [
-        ("norton_faster_rcnn.yaml", "bbox", "AR1 AR10 AR100", ""),
-        ("norton_mask_rcnn.yaml", "segm", "AR1 AR10 AR100", ""),
-        ("norton_keypoint_rcnn.yaml", "keypoints", "AR AR50 AR75", ""),
+        ([], r"data set coco_2017_train: expected \S+coco\S+, found none; put COCO at \S+ or set DETECTRON2_DATASETS"),
+        (["--num-gpus", "2"], r"data set coco_2017_train: expected \S+coco\S+, found none"),
         (
-            "norton-43_faster_rcnn.yaml",
-            "bbox",
-            "AR1 AR10 AR100",
-            "DATASETS.TRAIN ('bccd_train',) DATASETS.TEST ('bccd_test',) MODEL.ROI_HEADS.NUM_CLASSES 3",
+            ["DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "MODEL.WEIGHTS", "none.pth"],
+            "none.pth: expected weights .*, found no such file",
+        ),
+        (
+            ["--eval-only", "DATASETS.TEST", "()", "MODEL.WEIGHTS", ""],
+            "MODEL.WEIGHTS: expected a trained detector, got",
         ),
     ],
-    ids=["faster", "mask", "keypoint", "bccd"],
+    ids=["no data", "no data for two", "no weights", "nothing to evaluate"],
 )
-def test_compress_train_resume_evaluate_on_photographs(
-    folder: Path, real_weights_path: Path, tmp_path: Path, config: str, task: str, columns: str, extra: str
-) -> None:
-    options = [*SMALL, *extra.split(), "OUTPUT_DIR", tmp_path]
+def test_train_net_refuses(tmp_path, monkeypatch, words, pattern):
+    pytest.importorskip("detectron2")
+    monkeypatch.chdir(tmp_path)
+    done = command("tools/train_net.py", "--config", "norton_faster_rcnn.yaml", *words, datasets=tmp_path / "nowhere")
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.splitlines()[-1]
+    assert re.search("^error: .*" + pattern, last), last
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.pth")) and not list(tmp_path.rglob("*.safetensors"))
 
-    def train_net(*words: object) -> subprocess.CompletedProcess:
-        return command("tools/train_net.py", "--config", config, *words, DETECTRON2_DATASETS=str(folder))
 
-    ran = train_net(*options, "MODEL.WEIGHTS", real_weights_path, "SOLVER.MAX_ITER", 1)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "Starting training from iteration 0" in ran.stdout
-    ran = train_net("--resume", *options, "MODEL.WEIGHTS", real_weights_path, "SOLVER.MAX_ITER", 2)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    assert "Starting training from iteration 1" in ran.stdout
-    results = tmp_path / "results.json"
-    trained = tmp_path / "model_final.pth"
-    ran = train_net("--eval-only", "--json", results, *options, "MODEL.WEIGHTS", trained)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    header = next(line for line in ran.stdout.splitlines() if line.startswith("task") and columns.split()[1] in line)
-    assert header.split() == ["task", "AP", "AP50", "AP75", *columns.split()]
-    metrics = next(iter(json.loads(results.read_text()).values()))[task]
-    assert {"AP", "AP50", "AP75", *columns.split()} <= set(metrics)
+@pytest.mark.parametrize(
+    ("words", "pattern"),
+    [
+        (["--config", "none.yaml"], "none.yaml: expected a config file"),
+        (["--config", "norton_faster_rcnn.yaml", "SOLVER.MAX_ITER"], "expected pairs of KEY VALUE, got 1"),
+        (["--config", "norton_faster_rcnn.yaml", "--register", "mine"], "--register: expected NAME=JSON:IMAGES, got"),
+        (["--config", "norton_faster_rcnn.yaml", "--register", "a=b.json:c"], "b.json: expected COCO annotations"),
+        (["--config", "norton_faster_rcnn.yaml", "DATASETS.TRAIN", "('mine',)"], "data set 'mine': expected a regist"),
+    ],
+)
+def test_train_net_checks_first(words, pattern):
+    pytest.importorskip("detectron2")
+    from norton_det.errors import InputError
+
+    tool = runpy.run_path(str(REPOSITORY / "tools" / "train_net.py"), run_name="train_net")
+    with pytest.raises(InputError, match=pattern) as caught:
+        tool["configure"](tool["make_parser"]().parse_args(words))
+    assert "\n" not in str(caught.value)
+
+
+def test_results_as_json(tmp_path, capsys):
+    pytest.importorskip("detectron2")
+    tool = runpy.run_path(str(REPOSITORY / "tools" / "train_net.py"), run_name="train_net")
+    tool["report"]({"few": {"bbox": {"AP": float("nan"), "AR1": 3.0}}}, tmp_path / "results.json")
+    assert json.loads((tmp_path / "results.json").read_text()) == {"few": {"bbox": {"AP": None, "AR1": 3.0}}}
+    assert "nan" in capsys.readouterr().out
+
+
+def test_a_model_is_not_what_compress_takes(tmp_path, call):
+    """torch.save(model) needs code to be run when it is read; it is refused by name."""
+    torch.save(nn.Linear(2, 2), tmp_path / "model.pth")
+    words = ("--weights", tmp_path / "model.pth", "--output", tmp_path / "x.safetensors", "--preset", "norton-78")
+    status, _, err = call("tools/compress.py", *words)
+    one_error(
+        status, err, "expected tensors only, got a file that asks for torch.nn.modules.linear.Linear; nothing was"
+    )
