@@ -66,6 +66,15 @@ class DemoTrainer(NortonTrainer):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(trained, lr=cfg.SOLVER.BASE_LR, weight_decay=0.01)
 
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        model = super().build_model(cfg)
+        if not cfg.MODEL.WEIGHTS:  # residual branches start at zero: quicker from random weights
+            for name, module in model.backbone.bottom_up.named_modules():
+                if name.endswith("bn3"):
+                    torch.nn.init.zeros_(module.weight)
+        return model.to(memory_format=torch.channels_last)
+
 
 class Progress(HookBase):
     """A bar over the iterations, with the loss."""
@@ -99,7 +108,6 @@ def configure(args: argparse.Namespace, name: str, preset: str, weights: str, it
 def train(cfg: CfgNode, name: str) -> tuple[dict[str, float], str]:
     """Train and evaluate; AP columns and the checkpoint's path."""
     trainer = DemoTrainer(cfg)
-    trainer.model.to(memory_format=torch.channels_last)
     trainer.register_hooks([Progress(name)])
     trainer.resume_or_load(resume=False)
     trainer.train()
@@ -205,6 +213,7 @@ def main() -> None:
     noise = torch.randint(0, 256, (3, *args.size), generator=torch.Generator().manual_seed(0)).float()
     frame = [{"image": noise}]
     forms = {"dense": dense, args.preset: norton, "dense fused": fuse(dense), f"{args.preset} fused": fuse(norton)}
+    forms = {name: model.to(memory_format=torch.channels_last) for name, model in forms.items()}
     calls = {name: (lambda model=model: model(frame)) for name, model in forms.items()}
     timings = measure(calls, rounds=args.rounds, warmup=2, device=device, progress=True)
     figures = {

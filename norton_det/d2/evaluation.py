@@ -27,9 +27,10 @@ class NortonCOCOEvaluator(COCOEvaluator):
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
     ) -> dict[str, float]:
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)
+        if coco_eval is None:  # no predictions at all: nothing is found, whatever Detectron2 calls it (nan)
+            return dict.fromkeys([*results, *COLUMNS[iou_type]], 0.0)
         for name, position in COLUMNS[iou_type].items():
-            # no predictions at all: Detectron2 gives nan for AP; -1 is COCOeval's "no such objects"
-            value = math.nan if coco_eval is None else float(coco_eval.stats[position])
+            value = float(coco_eval.stats[position])  # -1: there are no such objects
             results[name] = value * 100 if value >= 0 else math.nan
         return results
 
