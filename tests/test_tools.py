@@ -1,4 +1,4 @@
-"""The commands as a user runs them: help with examples, real runs end to end, bad input in one line and nothing left."""
+"""The commands as a user runs them: help with examples, real runs end to end, bad input in one line."""
 
 import json
 import os
