@@ -6,6 +6,9 @@
 PYTHON ?= python3
 PY := $(or $(NORTON_DET_PYTHON),.venv/bin/python)
 
+# Threads that wait by spinning slow a busy machine down tenfold; these sleep.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup lint test demo clean
 
