@@ -1,62 +1,106 @@
-"""Every config builds its detector, with the widths that it names."""
+"""Every config of the project builds its model; a baseline is the same recipe with nothing compressed."""
+
+from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 pytest.importorskip("detectron2")
 
-from detectron2.modeling import build_model
+from detectron2.config import CfgNode
+from detectron2.modeling import FPN, build_model
 
 from norton_det.d2 import find_config, load_config
-from norton_det.d2.config import CONFIG_FOLDERS
 from norton_det.errors import InputError
 from norton_det.spec import CompressionSpec
 
-FOLDER = next(folder for folder in CONFIG_FOLDERS if folder.is_dir())
-NAMES = sorted(
-    path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.yaml") if not path.name.startswith("Base")
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+LEAVES = sorted(
+    path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base")
 )
+TASKS = ("faster", "mask", "keypoint")
+PRESETS = {"norton": "norton-78", "demo": "norton-78"} | {
+    name: name for name in ("dense", "norton-43", "norton-50", "norton-64", "norton-77")
+}
 
 
-def test_there_are_configs() -> None:
-    assert {"norton_faster_rcnn.yaml", "norton_mask_rcnn.yaml", "norton_keypoint_rcnn.yaml"} <= set(NAMES)
-    assert len(NAMES) >= 18
+def parts(leaf: str) -> tuple[str, str]:
+    """Preset and task that a config's name promises."""
+    level, task, _ = Path(leaf).stem.removesuffix("_instant_test").split("_", 2)
+    return PRESETS[level], task
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_builds(name: str) -> None:
-    cfg = load_config(name, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"])
-    with torch.device("meta"):
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    out: dict[str, object] = {}
+    for key, value in node.items():
+        out |= flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return out
+
+
+def test_there_is_one_per_level_and_task():
+    top = {parts(leaf) for leaf in LEAVES if "/" not in leaf}
+    assert top == {(preset, task) for preset in PRESETS.values() for task in TASKS}
+    assert {leaf.split("/")[0] for leaf in LEAVES if "/" in leaf} == {"quick_schedules"}
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_config_builds_its_model(leaf):
+    preset, task = parts(leaf)
+    cfg = load_config(leaf, ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "meta"])
+    assert cfg.MODEL.NORTON.PRESET == preset
+    with torch.device("meta"):  # shapes without values
         model = build_model(cfg)
-    level = "dense" if "dense" in name else next((p for p in (43, 50, 64, 77) if f"norton-{p}" in name), 78)
-    preset = level if isinstance(level, str) else f"norton-{level}"
-    assert model.backbone.bottom_up.spec.same_network(CompressionSpec.preset(preset))
-    assert model.backbone.output_shape()["p2"].stride == 4
-    assert hasattr(model.roi_heads, "mask_head") == ("mask" in name)
-    assert hasattr(model.roi_heads, "keypoint_head") == ("keypoint" in name)
-    assert cfg.INPUT.FORMAT == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
-    assert max(cfg.SOLVER.STEPS, default=0) < cfg.SOLVER.MAX_ITER
+    assert isinstance(model.backbone, FPN) and list(model.backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    spec = CompressionSpec.preset(preset)
+    assert model.backbone.bottom_up.spec == spec
+    laterals = [model.backbone.get_submodule(f"fpn_lateral{level}").in_channels for level in (2, 3, 4, 5)]
+    assert laterals == list(spec.widths().stages)
+    heads = model.roi_heads
+    assert (heads.mask_on, heads.keypoint_on) == (task == "mask", task == "keypoint")
+    classes = {"keypoint": 1}.get(task, 5 if "/" in leaf else 80)
+    assert heads.box_predictor.cls_score.out_features == classes + 1
+    if task == "keypoint":
+        assert heads.keypoint_head.score_lowres.out_channels == 17
+    assert model.input_format == "RGB" and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    train, test = cfg.DATASETS.TRAIN[0], cfg.DATASETS.TEST[0]
+    assert ("keypoints" in train, "keypoints" in test) == (task == "keypoint",) * 2
+    assert train.startswith("norton_shapes" if "/" in leaf else ("coco", "keypoints_coco"))
+    assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS)
 
 
-@pytest.mark.parametrize("task", ["faster", "mask", "keypoint"])
-def test_baseline_differs_in_nothing_but_the_compression(task: str) -> None:
-    dense, norton = (yaml.safe_load(load_config(f"{kind}_{task}_rcnn.yaml").dump()) for kind in ("dense", "norton"))
-    assert dense["MODEL"]["NORTON"].pop("PRESET") == "dense"
-    assert norton["MODEL"]["NORTON"].pop("PRESET") == "norton-78"
-    assert dense.pop("OUTPUT_DIR") != norton.pop("OUTPUT_DIR")
-    assert dense == norton
+@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if not Path(leaf).name.startswith(("norton_", "demo_"))])
+def test_levels_differ_in_nothing_else(leaf):
+    name = Path(leaf).name
+    other = leaf.replace(name, "norton_" + name.split("_", 1)[1])
+    ours, theirs = flat(load_config(leaf)), flat(load_config(other))
+    assert ours.keys() == theirs.keys()
+    assert {key for key in ours if ours[key] != theirs[key]} == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
 
 
-def test_the_published_schedule() -> None:
-    cfg = load_config("norton_faster_rcnn.yaml")
-    epoch = 117_266 // cfg.SOLVER.IMS_PER_BATCH  # images of COCO 2017 train that have an annotation
-    assert cfg.SOLVER.BASE_LR == 0.02 and cfg.SOLVER.MAX_ITER == 26 * epoch
-    assert cfg.SOLVER.STEPS == (16 * epoch, 22 * epoch)
+def test_output_folders_do_not_meet():
+    folders = [load_config(leaf).OUTPUT_DIR for leaf in LEAVES]
+    assert len(set(folders)) == len(folders)
 
 
-def test_bare_names_are_found_and_unknown_ones_list_the_choices() -> None:
-    assert find_config("norton_faster_rcnn.yaml") == FOLDER / "norton_faster_rcnn.yaml"
-    assert find_config("norton_mask_rcnn_instant_test.yaml").parent.name == "quick_schedules"
-    with pytest.raises(InputError, match=r"norton-43_faster_rcnn\.yaml"):
-        find_config("norton_fastest_rcnn.yaml")
+@pytest.mark.parametrize(
+    ("task", "epochs", "steps", "images"),
+    [("faster", 26, (16, 22), 117_266), ("mask", 26, (16, 22), 117_266), ("keypoint", 46, (36, 43), 56_599)],
+)
+def test_schedule_of_the_paper(task, epochs, steps, images):
+    cfg = load_config(f"norton_{task}_rcnn.yaml")
+    per_epoch = images // cfg.SOLVER.IMS_PER_BATCH
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY) == (16, 0.02, 1e-4)
+    assert cfg.SOLVER.MAX_ITER == epochs * per_epoch
+    assert tuple(cfg.SOLVER.STEPS) == tuple(step * per_epoch for step in steps)
+
+
+def test_names_that_are_not_there(tmp_path, monkeypatch):
+    assert find_config("norton_faster_rcnn.yaml") == find_config(str(CONFIGS / "norton_faster_rcnn.yaml"))
+    with pytest.raises(
+        InputError, match=r"^none\.yaml: expected a config file, .*own are .*norton_mask_rcnn\.yaml"
+    ) as e:
+        find_config("none.yaml")
+    assert "Base" not in str(e.value) and "\n" not in str(e.value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "norton_faster_rcnn.yaml").write_text("VERSION: 2\n")
+    assert find_config("norton_faster_rcnn.yaml") == Path("norton_faster_rcnn.yaml")  # a file of one's own comes first
