@@ -32,8 +32,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 130 interrupted."""
     try:
         status = main()
+        sys.stdout.flush()  # here, where a reader that has gone is met below
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names of files may hold line breaks
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
