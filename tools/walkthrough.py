@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     own.add_argument("--output", default="output/demo", metavar="DIR", help="folder for all that it makes")
     own.add_argument("--preset", default="norton-78", help="how far to compress")
-    own.add_argument("--iterations", type=int, default=450, help="of the dense training")
+    own.add_argument("--iterations", type=int, default=600, help="of the dense training")
     own.add_argument("--finetune", type=int, default=150, help="iterations after the compression")
     own.add_argument("--train-images", type=int, default=1200)
     own.add_argument("--val-images", type=int, default=80)
