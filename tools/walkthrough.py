@@ -37,7 +37,7 @@ from norton_det.fuse import fuse
 from norton_det.timing import environment, measure
 
 EXAMPLES = """
-  tools/walkthrough.py                          into output/demo, about 10 minutes
+  tools/walkthrough.py                          into output/demo, 10 to 15 minutes
   tools/walkthrough.py --preset norton-64 --output output/demo-64
   tools/walkthrough.py --iterations 20 --finetune 10 --train-images 40 --val-images 8   only to see it run
 """
@@ -49,8 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     own.add_argument("--output", default="output/demo", metavar="DIR", help="folder for all that it makes")
     own.add_argument("--preset", default="norton-78", help="how far to compress")
-    own.add_argument("--iterations", type=int, default=600, help="of the dense training")
-    own.add_argument("--finetune", type=int, default=150, help="iterations after the compression")
+    own.add_argument("--iterations", type=int, default=560, help="of the dense training")
+    own.add_argument("--finetune", type=int, default=110, help="iterations after the compression")
     own.add_argument("--train-images", type=int, default=1200)
     own.add_argument("--val-images", type=int, default=80)
     own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the timed frame")
