@@ -64,7 +64,7 @@ class DemoTrainer(NortonTrainer):
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, lr=cfg.SOLVER.BASE_LR, weight_decay=0.01)
+        return torch.optim.AdamW(trained, lr=cfg.SOLVER.BASE_LR, weight_decay=0.01, fused=True)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
