@@ -24,13 +24,25 @@ Score = Callable[[Tensor, Factors | None, torch.Generator], Tensor]
 """(weight (O, I, Kh, Kw), its CP factors or None, random generator) -> scores (O,), higher = keep, on the CPU."""
 
 
+DataScore = Callable[[Tensor, Tensor], Tensor]
+"""(covariance (C, C) of channels, weights (rows, C) that read them) -> scores (C,), higher = keep, on the CPU."""
+
+
 @dataclass(frozen=True)
 class Criterion:
-    """A named way to score filters; ``needs_factors`` ones see only layers that have CP factors."""
+    """A named way to score filters.
+
+    Attributes:
+        name: in the registry.
+        score: a ``Score``; with ``needs_data`` a ``DataScore``.
+        needs_factors: it sees only layers that have CP factors.
+        needs_data: it scores channels by what they do on calibration images.
+    """
 
     name: str
-    score: Score
+    score: Callable[..., Tensor]
     needs_factors: bool
+    needs_data: bool
 
 
 _CRITERIA: dict[str, Criterion] = {}
@@ -38,17 +50,19 @@ _NEAR = 1e-3  # sin^2 below which the Gram form loses digits and the residual it
 _CHUNK = 1 << 22  # numbers per block of residuals: 32 MB
 
 
-def register_criterion(name: str, needs_factors: bool = False) -> Callable[[Score], Score]:
-    """Decorator that adds a criterion under ``name``.
+def register_criterion(
+    name: str, needs_factors: bool = False, needs_data: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Decorator that adds a criterion, a ``Score`` or with ``needs_data`` a ``DataScore``, under ``name``.
 
     With ``needs_factors`` it is given the layer's CP factors, and layers that have none (1x1 convolutions and
-    the stem) are scored by ``norm`` instead.
+    the stem) are scored by ``norm`` instead. With ``needs_data`` it can be used with calibration images only.
     """
 
-    def add(function: Score) -> Score:
+    def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if name in _CRITERIA:
             raise ValueError(f"criterion {name!r} is registered already; choose another name")
-        _CRITERIA[name] = Criterion(name, function, needs_factors)
+        _CRITERIA[name] = Criterion(name, function, needs_factors, needs_data)
         return function
 
     return add
@@ -232,3 +246,34 @@ def norm(weight: Tensor, factors: Factors | None, generator: torch.Generator) ->
 def random(weight: Tensor, factors: Factors | None, generator: torch.Generator) -> Tensor:
     """Uniform random scores: the baseline that a criterion has to beat."""
     return torch.rand(len(weight), dtype=torch.double, generator=generator)
+
+
+@register_criterion("css", needs_data=True)
+def css(covariance: Tensor, readers: Tensor) -> Tensor:
+    """Greedy column subset selection: channels from which what the readers compute is best predicted.
+
+    Each step takes the channel that lowers the readers' error most when all outputs are predicted by least squares
+    from the channels taken so far (orthogonal matching; Farahat et al., "Efficient greedy feature selection", 2013).
+    Taken earlier = higher score.
+
+    With residual covariance R and readers W only ``R`` and ``H = R W^T W R`` are kept; taking channel j lowers the
+    error by ``H_jj / R_jj`` and changes both by terms of rank 1.
+    """
+    residual = covariance.detach().cpu().double().clone()
+    count = len(residual)
+    readers = readers.detach().cpu().double()
+    # float noise must not look like a direction; channels without variance come last
+    residual.diagonal().add_(1e-6 * residual.diagonal().mean().clamp_min(1e-30))
+    floor = 1e-9 * float(residual.diagonal().mean())
+    gains = residual @ (readers.T @ readers) @ residual  # H
+    scores = torch.zeros(count, dtype=torch.double)
+    left = torch.ones(count, dtype=torch.bool)
+    for step in range(count):
+        gain = torch.where(left, gains.diagonal() / residual.diagonal().clamp_min(floor), -torch.inf)
+        chosen = int(gain.argmax())
+        scores[chosen], left[chosen] = count - step, False
+        r = residual[chosen] / residual[chosen, chosen].clamp_min(floor)
+        column, h = residual[chosen].clone(), gains[chosen].clone()
+        gains.addr_(h, r, alpha=-1).addr_(r, h - h[chosen] * r, alpha=-1)
+        residual.addr_(column, r, alpha=-1)
+    return scores

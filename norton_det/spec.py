@@ -14,7 +14,7 @@ number for all blocks or one per block; ``None`` leaves them dense.
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -225,6 +225,10 @@ class CompressionSpec:
     def ranks(self) -> tuple[int | None, ...]:
         """CP rank of each block's 3x3 convolution; ``None`` where it is dense."""
         return self.rank if isinstance(self.rank, tuple) else (self.rank,) * self.num_blocks
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """(stage 1..4, block 0..) of every bottleneck, in order."""
+        return ((stage, block) for stage, depth in enumerate(self.depths, 1) for block in range(depth))
 
     @property
     def is_dense(self) -> bool:
