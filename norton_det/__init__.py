@@ -10,14 +10,16 @@ Pruning", IEEE TNNLS 36(3), 2025. The core needs PyTorch only; ``norton_det.d2``
 ``norton_det.tv`` the torchvision one.
 """
 
+from .calibration import Calibration
 from .checkpoint import load_checkpoint, save_checkpoint
 from .complexity import count_complexity
-from .compress import CompressionReport, CompressionResult, compress, compress_detector_state
+from .compress import CompressionResult, compress, compress_detector_state
 from .cp import Factors, cp_decompose
 from .errors import InputError
 from .fuse import fuse
 from .layers import CPConv2d
 from .preprocessing import Preprocessing
+from .report import CompressionReport
 from .resnet import NortonResNet
 from .saliency import criteria, register_criterion
 from .spec import CompressionSpec
@@ -26,6 +28,7 @@ from .weights import load_weights
 __version__ = "0.1.0"
 __all__ = [
     "CPConv2d",
+    "Calibration",
     "CompressionReport",
     "CompressionResult",
     "CompressionSpec",

@@ -1,38 +1,16 @@
-"""Fit a compressed ResNet to the dense one on a few hundred unlabelled images, in closed form, before any training.
+"""What a calibration is: unlabelled images, switches, and which positions of feature maps are looked at.
 
-The network is walked through once, layer by layer. Each layer of the compressed network is given what its own
-predecessors really put out, and is fitted to what the *dense* network has at that place (asymmetric reconstruction,
-as in He et al., "Channel Pruning", ICCV 2017, and Nagel et al., "Up or Down?", ICML 2020); so a later layer mends
-what earlier ones lost. The parts are switches of ``Calibration``:
-
-- ``batch_norm``: running statistics become those of the compressed network (precise BN);
-- ``compensate``: 1x1 convolutions, the input factor A of CP layers and the classifier are solved by least squares, so
-  the channels that are left take over what is predictable of those removed. conv3 is also given the error of the
-  shortcut that it is added to;
-- ``decomposition="output"``: the kernel factors B and C too, against the layer's output (``cp_output``).
-
-A fourth part, the criterion ``css``, chooses the channels to keep (``statistics``).
-
-Cost. Time: about three forward passes of the dense network over the images, and solves that do not depend on their
-number. Memory: for N images of H x W about ``N*H*W*4*2.5*256/16`` bytes (1.3 GB for 512 of 128 x 128, 4 GB for 512 of
-224 x 224) for the residual streams of both networks, and 0.5 GB for the covariances of a 3x3 with 512 inputs.
-
-Legend: ``N`` images, ``rows`` sampled positions, ``C`` channels.
+A few hundred unlabelled images tell which channels can be spared (``channels``), and to what the layers that are left
+have to be fitted (``reconstruct``). Labels are not needed, and nothing is trained.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from .cp_output import fit_output, flatten_weight, weight_of
 from .errors import InputError
-from .layers import CPConv2d, factors_to_state
-from .moments import Moments
-from .resnet import Bottleneck, NortonResNet
 
 
 @dataclass(frozen=True)
@@ -41,7 +19,7 @@ class Calibration:
 
     Attributes:
         images: (N, 3, H, W), preprocessed as the weights expect.
-        batch_norm, compensate, decomposition: the switches, see the module. ``compensate`` and ``"output"`` need
+        batch_norm, compensate, decomposition: the switches, see ``reconstruct``. ``compensate`` and ``"output"`` need
             ``batch_norm``.
         rows: positions of each layer that are looked at, drawn evenly from all images.
         ridge: how strongly solutions are drawn to the dense network's weights, as a share of the mean variance of
@@ -104,223 +82,13 @@ class Calibration:
             yield part.float().to(self.device).contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def calibrate(
-    dense: NortonResNet,
-    small: NortonResNet,
-    kept: Mapping[str, Tensor],
-    calibration: Calibration,
-    progress: bool = False,
-) -> dict[str, float]:
-    """Fit ``small`` in place.
-
-    Args:
-        dense: the network it was cut from, in eval mode; untouched.
-        small: has the weights of ``prune.cut``.
-        kept: the channels that were kept, by writer.
-        calibration: images and switches.
-        progress: show a bar.
-
-    Returns:
-        What is left of the error after each block: squared error of its output on the kept channels, relative to
-        the dense output's energy.
-
-    Raises:
-        InputError: activations that are not finite; the layer is named.
-    """
-    walk = _Walk(dense, small, kept, calibration)
-    errors = {}
-    for stage, block in tqdm(list(small.spec.blocks()), desc="calibrate", unit="block", disable=not progress):
-        errors[f"layer{stage}.{block}"] = walk.block(stage, block)
-    if calibration.compensate and small.num_classes:
-        walk.classifier()
-    return errors
-
-
-class _Walk:
-    """State of the walk: the maps of both networks in front of the next block, one tensor per batch."""
-
-    def __init__(
-        self, dense: NortonResNet, small: NortonResNet, kept: Mapping[str, Tensor], calibration: Calibration
-    ) -> None:
-        self.dense, self.small, self.calibration = dense, small, calibration
-        self.kept = {name: torch.as_tensor(index, device=calibration.device) for name, index in kept.items()}
-        self.stream = self.kept["conv1"]  # channels of the dense stream that the small one has
-        self.draw = calibration.sampler()
-        self.wide = [dense.maxpool(dense.bn1(dense.conv1(images)).relu_()) for images in calibration.batches()]
-        self.narrow = [maps[:, self.stream].contiguous(memory_format=torch.channels_last) for maps in self.wide]
-
-    def block(self, stage: int, index: int) -> float:
-        name = f"layer{stage}.{index}"
-        wide, narrow = self.dense.get_submodule(name), self.small.get_submodule(name)
-        assert isinstance(wide, Bottleneck) and isinstance(narrow, Bottleneck)
-        inner, middle, outputs = self.kept[f"{name}.conv1"], self.kept[f"{name}.conv2"], self.kept[f"layer{stage}"]
-        targets, after = self._dense_block(wide, inner, middle, outputs)
-        if narrow.downsample is not None:
-            conv, norm = narrow.downsample[0], narrow.downsample[1]
-            assert isinstance(conv, nn.Conv2d) and wide.downsample is not None
-            prior = folded_weight(wide.downsample[0], wide.downsample[1])[outputs][:, self.stream]
-            self._pointwise(f"{name}.downsample", conv, norm, prior, self.narrow, after, targets["shortcut"])
-        prior = folded_weight(wide.conv1, wide.bn1)[inner][:, self.stream]
-        before = targets["before"]
-        self._pointwise(f"{name}.conv1", narrow.conv1, narrow.bn1, prior, self.narrow, before, targets["conv1"])
-        maps = [narrow.bn1(narrow.conv1(part)).relu_() for part in self.narrow]
-        prior = folded_weight(wide.conv2, wide.bn2)[middle][:, inner]
-        self._spatial(f"{name}.conv2", narrow, prior, maps, after, targets["conv2"])
-        maps = [narrow.bn2(narrow.conv2(part)).relu_() for part in maps]
-        shortcuts = self.narrow if narrow.downsample is None else [narrow.downsample(part) for part in self.narrow]
-        wanted = targets["sum"]
-        if self.calibration.compensate:
-            wanted = [sums - rows_of(part, at) for sums, part, at in zip(wanted, shortcuts, after, strict=True)]
-        prior = folded_weight(wide.conv3, wide.bn3)[outputs][:, middle]
-        self._pointwise(f"{name}.conv3", narrow.conv3, narrow.bn3, prior, maps, after, wanted)
-        self.narrow = [
-            narrow.bn3(narrow.conv3(part)).add_(shortcut).relu_()
-            for part, shortcut in zip(maps, shortcuts, strict=True)
-        ]
-        self.stream = outputs
-        error, energy = 0.0, 1e-20
-        for small, sums, at in zip(self.narrow, targets["sum"], after, strict=True):
-            dense = sums.relu()
-            error += float((rows_of(small, at) - dense).square().sum())
-            energy += float(dense.square().sum())
-        return error / energy
-
-    def _dense_block(
-        self, block: Bottleneck, inner: Tensor, middle: Tensor, outputs: Tensor
-    ) -> tuple[dict[str, list], list[Tensor]]:
-        """Advance the dense maps over a block; its values at sampled positions (rows, C) before every ReLU.
-
-        The positions are those after the block, and under "before" those of conv1's outputs.
-        """
-        names = ("before", "conv1", "conv2", "shortcut", "sum")
-        found: dict[str, list] = {name: [] for name in names}
-        after = []
-        for batch, maps in enumerate(self.wide):
-            first = block.bn1(block.conv1(maps))
-            second = block.bn2(block.conv2(first.relu()))
-            last = block.bn3(block.conv3(second.relu()))
-            shortcut = maps if block.downsample is None else block.downsample(maps)
-            total = last + shortcut
-            after.append(self.draw(total))
-            found["before"].append(after[-1] if first.shape[2:] == total.shape[2:] else self.draw(first))
-            found["conv1"].append(rows_of(first, found["before"][-1])[:, inner])
-            found["conv2"].append(rows_of(second, after[-1])[:, middle])
-            found["shortcut"].append(rows_of(shortcut, after[-1])[:, outputs])
-            found["sum"].append(rows_of(total, after[-1])[:, outputs])
-            self.wide[batch] = total.relu_()
-        return found, after
-
-    def _pointwise(
-        self,
-        name: str,
-        conv: nn.Conv2d,
-        norm: nn.Module,
-        prior: Tensor,
-        maps: list[Tensor],
-        positions: list[Tensor],
-        targets: list[Tensor],
-    ) -> None:
-        """Fit a 1x1 convolution and its normalisation to targets (rows, O) after normalisation."""
-        if not self.calibration.compensate:
-            _set_statistics(norm, [conv(part) for part in maps])
-            return
-        moments = Moments(name)
-        for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(rows_of(part, at, _pair(conv.stride)), target)
-        moments.finish()
-        weight = moments.least_squares(prior.flatten(1), self.calibration.ridge)
-        conv.weight.copy_(weight[:, :, None, None])
-        _set_fitted(norm, moments, weight)
-
-    def _spatial(
-        self,
-        name: str,
-        block: Bottleneck,
-        prior: Tensor,
-        maps: list[Tensor],
-        positions: list[Tensor],
-        targets: list[Tensor],
-    ) -> None:
-        """Fit the 3x3 convolution of a block, CP or dense, and its normalisation."""
-        conv, settings = block.conv2, self.calibration
-        assert isinstance(conv, CPConv2d | nn.Conv2d)
-        factorised = isinstance(conv, CPConv2d)
-        if not (settings.fits if factorised else settings.compensate):
-            _set_statistics(block.bn2, [conv(part) for part in maps])
-            return
-        kernel, stride, padding = (_pair(size) for size in (conv.kernel_size, conv.stride, conv.padding))  # type: ignore[arg-type]
-        moments = Moments(name)
-        for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(_patches(part, at, kernel, stride, padding), target)
-        moments.finish()
-        prior = flatten_weight(prior)
-        if isinstance(conv, CPConv2d):
-            free = settings.decomposition == "output"
-            factors = fit_output(moments, conv.factors(), prior, settings.ridge, sweeps=settings.sweeps, kernel=free)
-            weight = weight_of(factors)
-            conv.load_state_dict({key: part.float() for key, part in factors_to_state(factors).items()})
-        else:
-            weight = moments.least_squares(prior, settings.ridge)
-            conv.weight.copy_(weight.unflatten(1, (-1, conv.in_channels)).transpose(1, 2).view_as(conv.weight))
-        _set_fitted(block.bn2, moments, weight)
-
-    def classifier(self) -> None:
-        """Fit the classifier to the dense logits. Few rows and many features: the prior weighs more here."""
-        moments = Moments("fc")
-        for wide, narrow in zip(self.wide, self.narrow, strict=True):
-            moments.add(narrow.mean((2, 3)), self.dense.fc(wide.mean((2, 3))))
-        moments.finish()
-        weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 100 * self.calibration.ridge)
-        self.small.fc.weight.copy_(weight)
-        self.small.fc.bias.copy_(moments.mean_y - weight @ moments.mean_x)
-
-
 def rows_of(maps: Tensor, positions: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
     """Values (rows, C) of maps (N, C, H, W) at positions of a grid that is ``stride`` coarser."""
     image, y, x = positions
     return maps.permute(0, 2, 3, 1)[image, y * stride[0], x * stride[1]]
 
 
-def _patches(
-    maps: Tensor, positions: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> Tensor:
-    """What a convolution reads at positions of its output: (rows, K*C), kernel-major."""
-    padded = F.pad(maps, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)
-    image, y, x = positions
-    parts = [
-        padded[image, y * stride[0] + dy, x * stride[1] + dx] for dy in range(kernel[0]) for dx in range(kernel[1])
-    ]
-    return torch.cat(parts, dim=1)
-
-
 def folded_weight(conv: nn.Module, norm: nn.Module) -> Tensor:
     """The weight (O, I, Kh, Kw) of a convolution with its normalisation folded in."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
     return conv.weight * scale.view(-1, 1, 1, 1)  # type: ignore[operator]
-
-
-def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:
-    """Running statistics of maps (N, O, H, W) in front of a normalisation: precise BN."""
-    values = sum(part.numel() // part.shape[1] for part in maps)
-    mean = torch.stack([part.sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0) / values
-    shift = mean.float().view(1, -1, 1, 1)
-    squares = torch.stack([(part - shift).square().sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0)
-    norm.running_mean.copy_(mean)  # type: ignore[operator]
-    norm.running_var.copy_(squares / values)  # type: ignore[operator]
-
-
-def _set_fitted(norm: nn.Module, moments: Moments, weight: Tensor) -> None:
-    """The normalisation after fitted weights (O, F): true statistics, and the affine part that undoes them.
-
-    So the layer puts out ``W x + b`` in eval mode, and training may go on with batch statistics.
-    """
-    mean, variance = moments.output_moments(weight)
-    norm.running_mean.copy_(mean)  # type: ignore[operator]
-    norm.running_var.copy_(variance)  # type: ignore[operator]
-    norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator]
-    norm.bias.copy_(moments.mean_y)  # type: ignore[operator]
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -4,6 +4,7 @@ A group is the channels that one convolution, or all of one residual stream, wri
 readers are the layers that take them as input, batch normalisation folded in.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ def channel_statistics(
         name = f"layer{stage}.{index}"
         block = dense.get_submodule(name)
         assert isinstance(block, Bottleneck)
-        firsts = [(block.conv1, block.bn1)]
+        firsts: list[tuple[nn.Module, nn.Module]] = [(block.conv1, block.bn1)]
         if block.downsample is not None:
             firsts.append((block.downsample[0], block.downsample[1]))
         readers.setdefault(stream, []).extend(folded_weight(*first).flatten(1) for first in firsts)
@@ -81,7 +82,7 @@ def _covariances(
     draw = calibration.sampler()
     sums = {name: Moments(name) for name in taps}
 
-    def listen(name: str, activation: bool) -> object:
+    def listen(name: str, activation: bool) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             values = rows_of(output, draw(output))
             values = values.relu() if activation else values

@@ -79,17 +79,23 @@ def save_checkpoint(path: str | Path, model: NortonResNet, spec: CompressionSpec
     """Write a model with its spec and preprocessing; the file appears whole or not at all.
 
     Args:
-        path: where to; ``.safetensors`` by custom.
+        path: where to, ending in ``.safetensors``.
         model: a ``NortonResNet``.
         spec: what the model was compressed with; by default ``model.spec``, and it has to describe it.
 
     Raises:
-        InputError: the spec is of another network, or the file cannot be written.
+        InputError: the spec is of another network, the model is a deploy form, or the file cannot be written.
     """
     spec = model.spec if spec is None else spec
     if not spec.same_network(model.spec):
         raise InputError(f"{path}: spec: expected that of the model, {model.spec}, got {spec}; pass model.spec")
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: expected a name ending in .safetensors; add the ending")
     info = CheckpointInfo(spec, model.preprocessing, model.num_classes, model.stride_in_1x1)
+    with torch.device("meta"):
+        expected = build_from_info(info).state_dict()
+    if model.state_dict().keys() != expected.keys():
+        raise InputError(f"{path}: expected a network as compress gives it, got a deploy form; save it before fuse()")
     return save_tensors(path, model.state_dict(), info)
 
 

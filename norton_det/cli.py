@@ -1,12 +1,22 @@
-"""What the commands in tools/ share: one-line errors with exit status 2, help with worked examples."""
+"""What the commands in tools/ share: one-line errors with exit status 2, help with worked examples.
+
+A command imports this module before all others: it hides what libraries say of their own future, which a user
+of the command can do nothing about.
+"""
 
 import argparse
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
 from .errors import InputError
+
+warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
@@ -19,7 +29,7 @@ def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            if action.default in (None, False, []):
+            if action.default in (None, False, [], ""):
                 return action.help  # "(default: None)" tells nobody anything
             return super()._get_help_string(action)
 

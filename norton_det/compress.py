@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .calibration import Calibration, calibrate
+from .calibration import Calibration
 from .channels import channel_statistics
 from .checkpoint import check_state
 from .complexity import count_complexity
@@ -29,7 +29,8 @@ from .cp import Factors, cp_decompose_layers
 from .errors import InputError
 from .keys import split_detector_state
 from .preprocessing import TORCHVISION, Preprocessing
-from .prune import cut, cut_laterals, select_channels
+from .prune import cut, cut_laterals, find_laterals, select_channels
+from .reconstruct import calibrate, fit_readers
 from .report import CompressionReport, layer_reports
 from .resnet import NortonResNet
 from .saliency import get_criterion
@@ -89,6 +90,8 @@ def compress(
         InputError: not such a network, already compressed, not finite, an unknown criterion, or one that needs
             calibration images without them.
     """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected 0 to {2**32 - 1}, got {seed}; choose one of them")
     if isinstance(calibration, Tensor):
         calibration = Calibration(calibration)
     criterion = criterion or ("pabs" if calibration is None else "css")
@@ -159,7 +162,39 @@ def compress_detector_state(
     prefix, resnet, rest = split_detector_state(state)
     result = compress(resnet, spec, **options)
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
-    return small | cut_laterals(rest, result.report.kept), result.report
+    kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
+    narrow = cut_laterals(rest, kept)
+    calibration = options.get("calibration")
+    if calibration is not None:
+        calibration = Calibration(calibration) if isinstance(calibration, Tensor) else calibration
+        if calibration.compensate:
+            narrow |= _fit_laterals(resnet, result.model, rest, kept, calibration)
+    return small | narrow, result.report
+
+
+def _fit_laterals(
+    resnet: Mapping[str, Tensor],
+    small: NortonResNet,
+    rest: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor],
+    calibration: Calibration,
+) -> dict[str, Tensor]:
+    """The FPN's lateral convolutions, fitted to what they give on the dense ResNet."""
+    laterals = find_laterals(rest)
+    dense = NortonResNet(CompressionSpec.dense(small.spec.arch), small.num_classes, small.stride_in_1x1)
+    dense.load_state_dict(_read_model(resnet)[0])
+    dense.to(calibration.device).eval()
+    small = copy.deepcopy(small).to(calibration.device)
+    readers = {stage: rest[name].flatten(1) for name, stage in laterals.items()}
+    fitted = fit_readers(dense, small, readers, kept, calibration)
+    out = {}
+    for name, stage in laterals.items():
+        weight, shift = fitted[stage]
+        out[name] = weight[:, :, None, None].to(rest[name].dtype)
+        bias = name.removesuffix("weight") + "bias"
+        if bias in rest:
+            out[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
+    return out
 
 
 def _read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:

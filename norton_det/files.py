@@ -41,6 +41,29 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(path: str | Path) -> None:
+    """Refuse a file that could not be written at the end of long work. Nothing is left behind.
+
+    Raises:
+        InputError: the name is that of a folder, or its folder cannot be written or made.
+    """
+    target = Path(path)
+    if _is_folder(target):
+        raise InputError(f"{target}: expected a file to write, got a folder; give a file name")
+    parent = target.absolute().parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not _is_folder(parent):
+        raise InputError(f"{target}: expected a file in a folder, but {parent} is a file; choose another place")
+    try:
+        handle, name = tempfile.mkstemp(prefix=".norton_det.", dir=parent)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{str(target)!r}: cannot write in {parent} ({reason}); choose another place") from None
+    os.close(handle)
+    Path(name).unlink()
+
+
 def require_file(path: str | Path, what: str) -> Path:
     """``path`` as an existing, non-empty file.
 

@@ -135,6 +135,18 @@ def cut_laterals(rest: Mapping[str, Tensor], kept: Mapping[str, Tensor | tuple[i
         kept: of the report; ``layer1`` to ``layer4`` are used.
     """
     out = dict(rest)
+    for name, stage in find_laterals(rest).items():
+        out[name] = rest[name][:, torch.as_tensor(kept[f"layer{stage}"])]
+    return out
+
+
+def find_laterals(rest: Mapping[str, Tensor]) -> dict[str, int]:
+    """Weights of the FPN's lateral convolutions by name, and the stage (1..4) that each reads.
+
+    Raises:
+        InputError: one does not read a dense ResNet.
+    """
+    found = {}
     for name, tensor in rest.items():
         if LATERAL.fullmatch(name):
             if tensor.ndim != 4 or tensor.shape[1] not in STAGE_WIDTHS:
@@ -142,9 +154,8 @@ def cut_laterals(rest: Mapping[str, Tensor], kept: Mapping[str, Tensor | tuple[i
                     f"{name}: expected (channels, {' or '.join(map(str, STAGE_WIDTHS))}, 1, 1), got "
                     f"{tuple(tensor.shape)}; use a detector with a dense ResNet"
                 )
-            stage = STAGE_WIDTHS.index(tensor.shape[1]) + 1  # a neck may leave stages out
-            out[name] = tensor[:, torch.as_tensor(kept[f"layer{stage}"])]
-    return out
+            found[name] = STAGE_WIDTHS.index(tensor.shape[1]) + 1  # a neck may leave stages out
+    return found
 
 
 def _relative(scores: Tensor) -> Tensor:

@@ -125,8 +125,10 @@ class NortonResNet(nn.Module):
             features[f"res{stage + 1}"] = x
         return features
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, num_classes) from the last feature map (N, C, H, W)."""
+        return self.fc(self.avgpool(features).flatten(1))
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)["res5"]
-        if self.num_classes == 0:
-            return x
-        return self.fc(self.avgpool(x).flatten(1))
+        return x if self.num_classes == 0 else self.classify(x)

@@ -174,7 +174,7 @@ class CompressionSpec:
             if not 1 <= rank <= largest:
                 raise InputError(
                     f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {_short(rank)}; "
-                    f"use 1 to {largest}, or None for dense"
+                    f"use 1 to {largest}, or none for dense"
                 )
 
     @classmethod

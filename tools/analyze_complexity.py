@@ -7,13 +7,15 @@ import argparse
 import json
 from typing import Any
 
+from norton_det.cli import parser, run
+
+# isort: split
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from norton_det import tv
 from norton_det.checkpoint import load_checkpoint
-from norton_det.cli import parser, run
 from norton_det.complexity import count_complexity
 from norton_det.errors import InputError
 from norton_det.resnet import NortonResNet
@@ -57,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--weights", metavar="FILE", help="norton checkpoint, or a detector of norton_det.tv")
     source.add_argument("--preset", "--spec", metavar="NAME", help="a published row, such as norton-78, or dense")
     source.add_argument("--ratios", metavar="LIST", help='20 pruning ratios, such as "[0.]+[0.28]*19"')
-    own.add_argument("--rank", default="1", metavar="R", help="CP rank with --ratios; none for dense")
+    own.add_argument("--rank", metavar="R", help="CP rank with --ratios, by default 1; none for dense")
     own.add_argument("--detector", choices=BUILDERS, help="count this R-CNN on the network instead of a classifier")
     own.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="by default 224 224, detectors 800 800"
@@ -90,7 +92,7 @@ def chosen(args: argparse.Namespace) -> nn.Module:
         return BUILDERS[args.detector](weights_backbone=args.weights)
     if args.weights:
         return load_checkpoint(args.weights)
-    spec = CompressionSpec.parse(args.rank, args.ratios) if args.ratios else CompressionSpec.preset(args.preset)
+    spec = CompressionSpec.parse(args.rank or 1, args.ratios) if args.ratios else CompressionSpec.preset(args.preset)
     return build(spec, args.detector or "classifier")
 
 
@@ -141,6 +143,10 @@ def published(args: argparse.Namespace) -> str:
 
 def main() -> None:
     args = make_parser().parse_args()
+    if args.rank is not None and not args.ratios:
+        raise InputError(f"--rank: expected it with --ratios, got --rank {args.rank} alone; presets have their own")
+    if args.input_size and min(args.input_size) < 1:
+        raise InputError(f"--input-size: expected height and width of 1 or more, got {args.input_size}; write 800 800")
     if not (args.weights or args.preset or args.ratios):
         if args.detector or args.input_size:
             raise InputError("network: expected --weights, --preset or --ratios, got none; add --preset dense")

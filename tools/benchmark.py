@@ -8,11 +8,13 @@ import argparse
 import json
 from pathlib import Path
 
+from norton_det.cli import parser, run
+
+# isort: split
 import cv2
 import torch
 from detectron2.modeling import build_model
 
-from norton_det.cli import parser, run
 from norton_det.complexity import count_complexity
 from norton_det.d2.engine import load_config, load_detector
 from norton_det.errors import InputError

@@ -23,7 +23,6 @@ from tensorly.decomposition import parafac
 from torch import Tensor
 from tqdm import tqdm
 
-from norton_det.checkpoint import read_tensors
 from norton_det.cli import parser, run
 from norton_det.cp import Factors, cp_decompose_layers, nmse
 from norton_det.errors import InputError
@@ -32,6 +31,7 @@ from norton_det.resnet import NortonResNet
 from norton_det.saliency import elimination_order, pabs_distance
 from norton_det.spec import CompressionSpec
 from norton_det.timing import environment
+from norton_det.weights import load_weights
 
 EXAMPLES = """
   tools/benchmark_compression.py
@@ -45,7 +45,7 @@ STARTS = (("svd", None), ("random", 0), ("random", 1))  # the first, parafac's d
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     own.add_argument(
-        "--weights", metavar="FILE", help="safetensors with torchvision's names; by default random weights"
+        "--weights", metavar="FILE", help="of a dense ResNet, as tools/compress.py takes them; by default random"
     )
     own.add_argument("--rank", type=int, default=1, help="CP rank; 1 is norton-78's")
     own.add_argument("--filters", type=int, default=8, help="sampled filters of each layer for the loop")
@@ -64,7 +64,7 @@ def read_layers(path: str | None, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         state = NortonResNet(CompressionSpec.dense()).state_dict()
     else:
-        state = read_tensors(path)
+        state = load_weights(path).state
     layers = {name.removesuffix(".weight"): w.float() for name, w in state.items() if NAME.fullmatch(name)}
     layers = {name: weight for name, weight in layers.items() if weight.ndim == 4 and weight.shape[2:] == (3, 3)}
     if not layers:

@@ -8,17 +8,21 @@ import argparse
 import json
 from pathlib import Path
 
+from norton_det.calibration import Calibration
 from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from norton_det.cli import parser, run
 from norton_det.compress import compress, compress_detector_state
+from norton_det.data.images import load_images
 from norton_det.errors import InputError
-from norton_det.files import atomic_path
+from norton_det.files import atomic_path, require_writable
+from norton_det.preprocessing import Preprocessing
 from norton_det.saliency import criteria
 from norton_det.spec import PRESETS, CompressionSpec
 from norton_det.weights import load_detector_state, load_weights
 
 EXAMPLES = """
   tools/compress.py --weights torchvision://resnet50 --preset norton-78 --output output/resnet50_norton-78.safetensors
+  tools/compress.py --weights resnet50.pth --preset norton-78 --calibrate imagenet/train --output small.safetensors
   tools/compress.py --weights resnet50.pth --rank 2 --ratios "[0.]+[0.28]*19" --output small.safetensors
   tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --preset norton-64 --output detector.safetensors
   tools/compress.py --weights released_norton.pt --output converted.safetensors   # already compressed: converted
@@ -30,10 +34,26 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--weights", required=True, metavar="FILE", help="a file, or torchvision://resnet50 (101, 152)")
     own.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
     own.add_argument("--preset", metavar="NAME", help=f"a published row: {', '.join(PRESETS)}")
-    own.add_argument("--rank", help="CP rank of the 3x3 filters: 1 to 9, or one per block such as [1]*8+[2]*8")
-    own.add_argument("--ratios", help='pruning ratios such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"')
+    own.add_argument(
+        "--rank",
+        help="CP rank of the 3x3 filters: 1 to 9, none, or one per block such as [1]*8+[2]*8; 1 with --ratios alone",
+    )
+    own.add_argument(
+        "--ratios", help='shares to prune such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; none with --rank alone'
+    )
     own.add_argument("--arch", default="resnet50", help="resnet50, resnet101 or resnet152, with --rank and --ratios")
-    own.add_argument("--criterion", default="pabs", metavar="NAME", help=f"of pruning: {', '.join(criteria())}")
+    own.add_argument(
+        "--criterion", metavar="NAME", help=f"of pruning: {', '.join(criteria())}; css with --calibrate, else pabs"
+    )
+    fit = own.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
+    fit.add_argument("--calibrate", metavar="DIR", help="a folder of images, searched with its sub-folders")
+    fit.add_argument("--images", type=int, default=512, help="how many of them, drawn at random")
+    fit.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
+    fit.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    fit.add_argument("--no-compensate", action="store_true", help="no least squares of the 1x1 convolutions")
+    fit.add_argument("--decomposition", default="output", choices=("output", "weight"), help="what CP is to preserve")
+    fit.add_argument("--no-batch-norm", action="store_true", help="no fit at all: images only for the criterion css")
+    fit.add_argument("--device", default="cpu", help="where it is computed, such as cuda")
     own.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
     own.add_argument("--json", metavar="FILE", help="write the report there")
     own.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
@@ -44,6 +64,8 @@ def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
     """The spec that the flags ask for; ``None`` without any."""
     if args.preset and (args.rank or args.ratios):
         raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
+    if args.preset and args.arch != "resnet50":
+        raise InputError(f"--arch: presets are for resnet50, got {args.arch}; give --rank and --ratios")
     if args.preset:
         return CompressionSpec.preset(args.preset)
     if args.rank or args.ratios:
@@ -52,10 +74,40 @@ def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
     return None
 
 
+def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> Calibration | None:
+    """The images and switches that the flags ask for; what cannot be read is named."""
+    if args.calibrate is None:
+        return None
+    images, broken, shape = load_images(
+        args.calibrate,
+        preprocessing,
+        count=args.images,
+        size=args.image_size,
+        resize=args.resize,
+        seed=args.seed,
+        progress=not args.quiet,
+    )
+    for path in broken:
+        print(f"skipped, cannot be read: {path}")
+    print(f"{args.calibrate}: {len(images)} images, {shape}")
+    return Calibration(
+        images,
+        batch_norm=not args.no_batch_norm,
+        compensate=not (args.no_compensate or args.no_batch_norm),
+        decomposition="weight" if args.no_batch_norm else args.decomposition,
+        seed=args.seed,
+        device=args.device,
+    )
+
+
 def main() -> None:
     args = make_parser().parse_args()
     if not args.output.endswith(".safetensors"):
         raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
+    for path in filter(None, (args.output, args.json)):
+        require_writable(path)
+    if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):
+        raise InputError(f"--output: expected another file than --weights, got {args.output}; choose another name")
     spec = spec_from(args)
     loaded = load_weights(args.weights)
     print(f"{args.weights}: {loaded.source}")
@@ -71,6 +123,7 @@ def main() -> None:
         return
     options = {
         "criterion": args.criterion,
+        "calibration": read_calibration(args, loaded.preprocessing),
         "seed": args.seed,
         "preprocessing": loaded.preprocessing,
         "stride_in_1x1": loaded.stride_in_1x1,

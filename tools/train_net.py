@@ -6,20 +6,30 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 import argparse
 import json
 import math
+from pathlib import Path
 from typing import Any
 
+from norton_det.cli import parser, run
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from norton_det.cli import parser, run
-from norton_det.d2.config import find_config
-from norton_det.d2.engine import NortonTrainer, compress_weights, load_config, load_detector, resume_weights
+from norton_det.d2.config import find_config, info_from_config
+from norton_det.d2.engine import (
+    NORTON_BACKBONES,
+    NortonTrainer,
+    compress_weights,
+    load_config,
+    load_detector,
+    resume_weights,
+)
 from norton_det.d2.evaluation import format_rows, published_columns
 from norton_det.data.register import check_datasets, register_coco_folder
 from norton_det.errors import InputError
-from norton_det.files import atomic_path
+from norton_det.files import atomic_path, require_writable
 
 EXAMPLES = """
   tools/train_net.py --config norton_faster_rcnn.yaml
@@ -60,13 +70,18 @@ def configure(args: argparse.Namespace) -> CfgNode:
         register_coco_folder(*split_register(entry))
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
     cfg = load_config(args.config_file, args.opts)
+    require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
+    if args.json:
+        require_writable(args.json)
+    if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
+        info_from_config(cfg)  # refuses a spec or a preprocessing that does not fit
     check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     return cfg
 
 
 def main(args: argparse.Namespace) -> None:
-    setup_logger(name="norton_det", distributed_rank=comm.get_rank())
     cfg = configure(args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
     default_setup(cfg, args)
     if args.eval_only:
         results = NortonTrainer.test(cfg, load_detector(cfg))

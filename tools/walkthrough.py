@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from norton_det.cli import parser, run
+
+# isort: split
 import cv2
 import numpy as np
 import torch
@@ -23,7 +26,6 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from norton_det.checkpoint import CheckpointInfo, save_tensors
-from norton_det.cli import parser, run
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress_detector_state
 from norton_det.d2.config import spec_from_config

@@ -99,10 +99,12 @@ class NortonCheckpointer(DetectionCheckpointer):
     def _refuse_misfits(self, incompatible: Any, prefix: str) -> None:
         for name, found, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
-                raise InputError(
-                    f"weights: {name}: expected shape {tuple(expected)}, got {tuple(found)}; the rank or ratios of "
-                    "MODEL.NORTON are of another network than the weights"
+                mend = (
+                    "the rank or ratios of MODEL.NORTON are of another network than the weights"
+                    if name.startswith("backbone.")
+                    else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
+                raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(found)}; {mend}")
         missing = [name for name in incompatible.missing_keys if self.whole or name.startswith(prefix)]
         counted = [name for name in missing if not name.endswith("num_batches_tracked")]
         if counted:

@@ -42,13 +42,16 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (yaml.YAMLError, KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError) as error:
         raise InputError(f"{path}: {_one_line(error)}; correct that key") from None
-    if len(opts) % 2:
+    if len(opts) % 2 and not any(word.startswith("--") for word in opts):
         raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
+    for key, value in zip(opts[::2], [*opts[1::2], ""], strict=False):
+        if key.startswith("-"):
+            raise InputError(f"option {key}: expected KEY VALUE, got a flag; flags go before the first KEY")
         try:
             cfg.merge_from_list([key, value])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            raise InputError(f"option {key}: {_one_line(error)}; Detectron2's keys and MODEL.NORTON.* exist") from None
+            mend = "Detectron2's keys and MODEL.NORTON.* exist" if isinstance(error, KeyError) else "mend the value"
+            raise InputError(f"option {key}: {_one_line(error)}; {mend}") from None
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -68,7 +71,18 @@ def check_weights(cfg: CfgNode) -> None:
         require_file(weights, "the weights of MODEL.WEIGHTS")
     if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
         info = info_from_config(cfg)
+        asked = _asked_spec(cfg)
+        if asked is not None and not info.spec.same_network(asked):
+            logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have a spec of their own", asked)
         logger.info("Backbone: %s", info.spec)
+
+
+def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
+    """The spec of MODEL.NORTON; ``None`` where it makes none, which does not matter beside norton weights."""
+    try:
+        return spec_from_config(cfg)
+    except InputError:
+        return None
 
 
 def compress_weights(cfg: CfgNode) -> CfgNode:
@@ -161,6 +175,13 @@ class NortonTrainer(DefaultTrainer):
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
             kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS or None,
         )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        try:
+            return super().build_train_loader(cfg)
+        except AssertionError as error:  # Detectron2's own check for images with objects
+            raise InputError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {_one_line(error)} Annotate some images") from None
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -1,0 +1,68 @@
+"""Small plots of results. matplotlib is imported by the functions; without it there is no plot, and a line says so."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .files import atomic_path
+
+
+def plot_lines(
+    path: str | Path,
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    title: str = "",
+) -> bool:
+    """Lines with markers as a PNG.
+
+    Args:
+        path: where to.
+        series: (x values, y values) by the name for the legend.
+        x_label, y_label, title: texts.
+
+    Returns:
+        Whether it was drawn.
+    """
+
+    def draw(axes: Any) -> None:
+        for name, (x, y) in series.items():
+            axes.plot(x, y, marker="o", markersize=4, label=name)
+        axes.set_xlabel(x_label)
+
+    return _plot(path, draw, y_label, title, len(series) > 1)
+
+
+def plot_bars(
+    path: str | Path, groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: str, title: str = ""
+) -> bool:
+    """Grouped bars as a PNG: one group per name, one bar in it per series. Returns whether it was drawn."""
+
+    def draw(axes: Any) -> None:
+        width = 0.8 / len(series)
+        for index, (name, values) in enumerate(series.items()):
+            places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(groups))]
+            axes.bar(places, values, width, label=name)
+        axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 7 else 30)
+
+    return _plot(path, draw, y_label, title, len(series) > 1)
+
+
+def _plot(path: str | Path, draw: Any, y_label: str, title: str, legend: bool) -> bool:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path}: not drawn, matplotlib is not installed", file=sys.stderr)
+        return False
+    figure = Figure(figsize=(6.4, 4.0), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    draw(axes)
+    axes.set_ylabel(y_label)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(fontsize=8)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return True
