@@ -35,7 +35,7 @@ class Calibration:
     compensate: bool = True
     decomposition: str = "output"
     rows: int = 16384
-    ridge: float = 1e-3
+    ridge: float = 1e-2
     sweeps: int = 3
     batch_size: int = 32
     seed: int = 0

@@ -201,7 +201,7 @@ class _Walk:
         for wide, narrow in zip(self.wide, self.narrow, strict=True):
             moments.add(narrow.mean((2, 3)), self.dense.fc(wide.mean((2, 3))))
         moments.finish()
-        weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 100 * self.calibration.ridge)
+        weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 10 * self.calibration.ridge)
         self.small.fc.weight.copy_(weight)
         self.small.fc.bias.copy_(moments.mean_y - weight @ moments.mean_x)
 

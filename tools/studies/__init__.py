@@ -1,0 +1,1 @@
+"""The studies behind docs/results.md; tools/study.py runs them."""

@@ -1,0 +1,205 @@
+"""What the studies share: weights and images, accuracy before and after a short fine-tuning, tables that resume."""
+
+import csv
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from norton_det.calibration import Calibration
+from norton_det.classify import evaluate
+from norton_det.complexity import count_complexity
+from norton_det.compress import compress
+from norton_det.data.images import ClassFolder, load_images
+from norton_det.errors import InputError
+from norton_det.files import atomic_path
+from norton_det.finetune import Recipe, fine_tune
+from norton_det.report import CompressionReport
+from norton_det.resnet import NortonResNet
+from norton_det.spec import CompressionSpec
+from norton_det.weights import load_weights
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Flags of tools/study.py that all studies have."""
+
+    weights: str
+    data: Path
+    output: Path
+    size: int | None
+    resize: int | None
+    images: int  # for calibration
+    val_images: int | None  # None: all
+    finetune_images: int
+    learning_rate: float
+    seeds: int
+
+
+class Bench:
+    """A trained dense network, calibration images by seed, and a validation set in memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loaded = load_weights(settings.weights)
+        if not (self.loaded.spec.is_dense and self.loaded.num_classes):
+            raise InputError(f"{settings.weights}: expected a dense classifier, got {self.loaded.spec}")
+        shape = {"size": settings.size, "resize": settings.resize}
+        classes, preprocessing = self.loaded.num_classes, self.loaded.preprocessing
+        val = ClassFolder(settings.data / "val", classes, preprocessing, **shape)
+        self.train = ClassFolder(settings.data / "train", classes, preprocessing, augment=True, **shape)
+        order = torch.randperm(len(val), generator=torch.Generator().manual_seed(0)).tolist()
+        chosen = sorted(order[: settings.val_images])
+        pairs = [val[index] for index in tqdm(chosen, "val images", leave=False)]
+        images, labels = torch.stack([pair[0] for pair in pairs]), torch.tensor([pair[1] for pair in pairs])
+        self.val = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
+        self.shape = val.shape
+        self.dense = self.loaded.build()
+        self._calibration: dict[int, torch.Tensor] = {}
+
+    def calibration(self, seed: int = 0, **switches: Any) -> Calibration:
+        """Unlabelled training images of that seed, with switches."""
+        if seed not in self._calibration:
+            self._calibration[seed] = load_images(
+                self.settings.data / "train",
+                self.loaded.preprocessing,
+                count=self.settings.images,
+                size=self.settings.size,
+                resize=self.settings.resize,
+                seed=seed,
+            )[0]
+        return Calibration(self._calibration[seed], seed=seed, **switches)
+
+    def compress(self, spec: CompressionSpec, **options: Any) -> tuple[NortonResNet, CompressionReport]:
+        result = compress(self.dense, spec, **options)
+        return result.model, result.report
+
+    def accuracy(self, model: torch.nn.Module) -> float:
+        """Top-1 in percent."""
+        return evaluate(model, self.val).top1
+
+    def tune(self, model: NortonResNet, seed: int = 0, teacher: bool = True, images: int | None = None) -> float:
+        """Top-1 after one pass over a random part of the training images; the model is changed."""
+        count = min(images or self.settings.finetune_images, len(self.train))
+        drawn = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
+        recipe = Recipe(
+            epochs=1,
+            learning_rate=self.settings.learning_rate,
+            batch_size=min(BATCH, count),
+            distill=0.5 if teacher else 0.0,
+            features=1.0 if teacher else 0.0,
+            workers=0,
+            seed=seed,
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            val = _Pairs(self.val)
+            teaching = self.dense if teacher else None
+            rows = fine_tune(model, Subset(self.train, drawn.tolist()), val, recipe, folder, teacher=teaching)
+        return rows[-1]["top1"]
+
+
+class _Pairs(Dataset):
+    """Batches in memory, one pair at a time."""
+
+    def __init__(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.images = [image for images, _ in batches for image in images]
+        self.labels = [int(label) for _, labels in batches for label in labels]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.images[index], self.labels[index]
+
+
+class Table:
+    """Rows of one study: kept in a CSV after each, so that a study that was cut off goes on where it stopped."""
+
+    def __init__(self, path: Path, keys: Sequence[str]) -> None:
+        self.path, self.keys = path, keys
+        self.rows: list[dict[str, Any]] = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                self.rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
+
+    def missing(self, wanted: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Those of the wanted keys that have no row yet, with a bar."""
+        done = {tuple(str(row[key]) for key in self.keys) for row in self.rows}
+        left = [dict(keys) for keys in wanted if tuple(str(keys[key]) for key in self.keys) not in done]
+        return iter(tqdm(left, self.path.stem, unit="row"))
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self.rows.append(dict(row))
+        fields = list(dict.fromkeys(field for row in self.rows for field in row))
+        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(
+                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+                for row in self.rows
+            )
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 2) -> str:
+    """A Markdown table; numbers rounded."""
+    fields = list(dict.fromkeys(field for row in rows for field in row))
+
+    def cell(value: Any) -> str:
+        if value is None or value == "":
+            return "-"
+        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+    lines = [
+        f"| {' | '.join(fields)} |",
+        "|" + "|".join(" --- " if i == 0 else " ---: " for i in range(len(fields))) + "|",
+    ]
+    lines += [f"| {' | '.join(cell(row.get(field)) for field in fields)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """mean +- standard deviation."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+
+
+def macs_of(spec: CompressionSpec) -> int:
+    """At 224 x 224, with 1000 classes."""
+    with torch.device("meta"):
+        return count_complexity(NortonResNet(spec)).macs
+
+
+def ratio_for(target: float, rank: int | None) -> CompressionSpec:
+    """The spec of that rank with one ratio for all but the stem whose MACs are closest to ``target``."""
+    low, high = 0.0, 0.95
+    for _ in range(14):
+        middle = (low + high) / 2
+        spec = CompressionSpec.parse(rank, f"[0.]+[{middle:.5f}]*19")
+        low, high = (middle, high) if macs_of(spec) > target else (low, middle)
+    spec = CompressionSpec.parse(rank, f"[0.]+[{high:.4f}]*19")
+    return replace(spec, name=f"rank {rank}, ratio {high:.3f}")
+
+
+def _number(text: str) -> Any:
+    """A cell of a CSV as the number it is."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:
+    """Result and seconds."""
+    started = time.perf_counter()
+    return function(*arguments, **options), time.perf_counter() - started

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""The studies behind docs/results.md, each on a trained network and real images: a CSV, a Markdown table and a plot.
+
+calibration  what each switch keeps before any fine-tuning, at the five published levels
+finetune     one fine-tuning stage, dense and the five levels, over seeds
+rank         (a) ranks 1 to 9, decomposition alone
+criteria     (b) pruning criteria at the same ratios, over seeds
+steps        (c) decomposition alone, pruning alone, both, at the same MACs
+methods      (d) filter-wise CP against layer-wise CP, SVD and Tucker-2 at the same MACs (needs tensorly)
+tradeoff     (e) rank against ratio at 65 % fewer MACs
+
+A study that was cut off goes on where it stopped; delete its CSV to start anew."""
+
+import argparse
+from pathlib import Path
+
+from norton_det.cli import parser, run
+
+# isort: split
+from studies import ablations, calibrated
+from studies.bench import Bench, Settings, Table
+
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_writable
+
+EXAMPLES = """
+  tools/study.py calibration --weights resnet50.pth --data imagenet --output docs/results
+  tools/study.py rank --weights resnet50_imagenette.safetensors --data imagenette --image-size 128 --resize 160
+"""
+STUDIES = {  # name -> function, the columns that tell rows apart
+    "calibration": (calibrated.calibration, ("level", "step")),
+    "finetune": (calibrated.finetune, ("level", "seed")),
+    "rank": (ablations.rank, ("rank",)),
+    "criteria": (ablations.criteria, ("criterion", "seed")),
+    "steps": (ablations.steps, ("case",)),
+    "methods": (ablations.methods, ("rank", "method")),
+    "tradeoff": (ablations.tradeoff, ("rank",)),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("study", choices=STUDIES, help="which one")
+    own.add_argument("--weights", required=True, metavar="FILE", help="a trained dense ResNet-50 with its classifier")
+    own.add_argument("--data", required=True, metavar="DIR", help="folder with train/ and val/, one folder per class")
+    own.add_argument("--output", default="output/studies", metavar="DIR", help="where NAME.csv, .md and .png go")
+    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
+    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    own.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
+    own.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
+    own.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")
+    own.add_argument("--learning-rate", type=float, default=0.01, help="of a fine-tuning, at its peak")
+    own.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
+    return own
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    for field in ("images", "finetune_images", "seeds"):
+        if getattr(args, field) < 1:
+            raise InputError(f"--{field.replace('_', '-')}: expected 1 or more, got {getattr(args, field)}; raise it")
+    output = Path(args.output)
+    require_writable(output / f"{args.study}.md")
+    settings = Settings(
+        args.weights,
+        Path(args.data),
+        output,
+        args.image_size,
+        args.resize,
+        args.images,
+        args.val_images,
+        args.finetune_images,
+        args.learning_rate,
+        args.seeds,
+    )
+    study, keys = STUDIES[args.study]
+    text = study(Bench(settings), Table(output / f"{args.study}.csv", keys))
+    with atomic_path(output / f"{args.study}.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    run(main)
