@@ -161,9 +161,7 @@ class _Run:
         options: dict[str, Any] = {"num_workers": recipe.workers, "persistent_workers": False}
         self.loader: DataLoader = DataLoader(train, size, sampler=self.sampler, drop_last=True, **options)
         if not len(self.loader):
-            raise InputError(
-                f"training data: expected a whole batch of {recipe.batch_size}, got fewer images; lower the batch size"
-            )
+            raise InputError(f"batch_size: expected no more than the images, got {recipe.batch_size}; lower it")
         self.val = DataLoader(val, 64, num_workers=recipe.workers)
         self.step, self.steps = 0, max(1, round(recipe.epochs * len(self.loader)))
         self.best = -1.0

@@ -64,8 +64,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         raise InputError("batch normalisation: expected images, got none; give at least one batch")
     for name, (total, squares) in sums.items():
         mean = total / counts[name]
-        norms[name].running_mean.copy_(mean)  # type: ignore[operator]
-        norms[name].running_var.copy_((squares / counts[name] - mean.square()).clamp_min(0.0))  # type: ignore[operator]
+        norms[name].running_mean.copy_(mean)
+        norms[name].running_var.copy_((squares / counts[name] - mean.square()).clamp_min(0.0))
     return len(sums)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ def call(monkeypatch, capsys):
     pytest.importorskip("detectron2")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # small networks: more threads only wait for each other on a busy machine
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))  # as Python does for a script
 
     def make(command: str, *arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
@@ -423,3 +426,152 @@ def test_a_model_is_not_what_compress_takes(tmp_path, call):
     one_error(
         status, err, "expected tensors only, got a file that asks for torch.nn.modules.linear.Linear; nothing was"
     )
+
+
+# --- calibration, evaluate, finetune, grad_cam, study ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """train/ and val/ of an ImageNet-style folder: 10 classes of 2 noisy pictures, 40 x 40."""
+    import numpy as np
+    from PIL import Image
+
+    root, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for part in ("train", "val"):
+        for index in range(10):
+            folder = root / part / f"class{index}"
+            folder.mkdir(parents=True)
+            for number in range(2):
+                noise = random.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def calibrated(half, pictures, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A checkpoint that tools/compress.py calibrated, and what it printed; one of the pictures is damaged."""
+    output = tmp_path_factory.mktemp("calibrated") / "small.safetensors"
+    folder = output.parent / "images"
+    shutil.copytree(pictures / "train", folder)
+    (folder / "class3" / "1.png").write_bytes(b"cut off")
+    words = ["--weights", half, "--rank", 1, "--ratios", "[0.]+[0.3]*3+[0.9]*16", "--calibrate", folder]
+    done = command("tools/compress.py", *words, "--output", output, "--image-size", 32, "--resize", 36)
+    return output, done
+
+
+def test_compress_calibrates(calibrated):
+    output, done = calibrated
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"skipped, cannot be read: \S+class3/1\.png\n", done.stdout)
+    assert re.search(r"images: 19 images, resize 36, crop 32\n", done.stdout)
+    assert "criterion css; decompose" in done.stdout and "calibrate" in done.stdout
+    assert all(bar in done.stderr for bar in ("decompose", "channels", "calibrate"))
+    assert load_checkpoint(output).num_classes == 10
+
+
+def test_evaluate(call, calibrated, half, pictures, tmp_path):
+    words = ["--data", pictures / "val", "--image-size", 32, "--resize", 36, "--device", "cpu", "--quiet"]
+    status, out, err = call("tools/evaluate.py", "--weights", calibrated[0], *words)
+    assert (status, err) == (0, "") and re.search(r"Top-1 \d+\.\d\d %   Top-5 \d+\.\d\d %\n$", out)
+    status, out, _ = call("tools/evaluate.py", "--weights", half, *words, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["images"] == 20 and found["classes"] == 10 and 0 <= found["top1"] <= found["top5"]
+    status, out, _ = call("tools/evaluate.py", "--weights", half, *words, "--fuse", "--json", tmp_path / "a.json")
+    assert status == 0 and json.loads((tmp_path / "a.json").read_text())["top1"] == found["top1"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "pattern"),
+    [
+        ("compress", ["--preset", "norton-78", "--calibrate", "none"], "none: expected a folder of images, found none"),
+        ("compress", ["--preset", "norton-78", "--calibrate", "empty"], "empty: expected images"),
+        (
+            "compress",
+            ["--preset", "norton-78", "--calibrate", "bad"],
+            "bad: expected images, got 1 that cannot be read",
+        ),
+        ("compress", ["--preset", "norton-78", "--criterion", "css"], "css needs calibration images"),
+        ("compress", ["--preset", "norton-78", "--seed", "99999999999999999999"], "seed: expected 0 to 4294967295"),
+        ("compress", ["--preset", "norton-78", "--arch", "resnet101"], "--arch: presets are for resnet50"),
+        ("compress", ["--preset", "norton-78", "--json", "empty"], "empty: expected a file to write, got a folder"),
+        ("evaluate", ["--data", "none"], "none: expected a folder with one folder per class"),
+        ("evaluate", ["--data", "classes"], "classes: expected 10 class folders, .* got 1"),
+        ("evaluate", ["--data", "classes", "--batch-size", "0"], "--batch-size"),
+        ("finetune", ["--data", "none"], "none/train: expected a folder with one folder per class"),
+        ("finetune", ["--data", "none", "--epochs", "0"], "recipe: epochs: 0.0 is out of range"),
+        ("finetune", ["--data", "none", "--teacher", "none.pth"], "none.pth: expected weights"),
+        ("study", ["--data", "none"], "none/val: expected a folder with one folder per class"),
+        ("grad_cam", ["--calibrate", "none"], "none.png: expected an image, found no such file"),
+    ],
+)
+def test_classifier_tools_refuse(call, half, tmp_path, monkeypatch, tool, words, pattern):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("empty", "bad", "classes/one"):
+        Path(folder).mkdir(parents=True)
+    Path("bad/a.png").write_bytes(b"x")
+    extra = {
+        "compress": ["--output", "out.safetensors", "--quiet"],
+        "finetune": ["--output", "out"],
+        "study": ["rank", "--output", "out"],
+        "grad_cam": ["none.png", "--output", "out.png"],
+    }
+    before = sorted(tmp_path.rglob("*"))
+    status, _, err = call(f"tools/{tool}.py", "--weights", half, *words, *extra.get(tool, []))
+    one_error(status, err, pattern)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compress_keeps_its_input(call, half, tmp_path):
+    copy = tmp_path / "dense.safetensors"
+    save_file({name: tensor.clone() for name, tensor in torch.load(half, weights_only=True).items()}, copy)
+    content = copy.read_bytes()
+    status, _, err = call("tools/compress.py", "--weights", copy, "--preset", "norton-78", "--output", copy)
+    one_error(status, err, "--output: expected another file than --weights")
+    assert copy.read_bytes() == content
+
+
+def test_finetune_and_resume(call, calibrated, half, pictures, tmp_path):
+    words = ["--weights", calibrated[0], "--teacher", half, "--data", pictures, "--output", tmp_path / "run"]
+    words += ["--epochs", 1, "--batch-size", 10, "--image-size", 32, "--resize", 36, "--workers", 0, "--quiet"]
+    status, out, err = call("tools/finetune.py", *words, "--device", "cpu", "--learning-rate", 0.0001)
+    assert status == 0, err
+    assert "best Top-1" in out and json.loads(out.splitlines()[0])["epoch"] == 1
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == {"best.safetensors", "curve.png", "last.pth", "metrics.json"}
+    assert (tmp_path / "run" / "curve.png").read_bytes()[:4] == b"\x89PNG"
+    recipe = json.loads((tmp_path / "run" / "metrics.json").read_text())["recipe"]
+    assert (recipe["distill"], recipe["features"], recipe["label_smoothing"]) == (0.9, 1.0, 0.1)
+    status, _, err = call("tools/finetune.py", *words, "--device", "cpu")
+    one_error(status, err, "expected a new folder, got one with last.pth; add --resume")
+    status, out, _ = call("tools/finetune.py", *words, "--device", "cpu", "--resume")
+    assert status == 0 and json.loads(out.splitlines()[0])["epoch"] == 1  # it was at its end
+
+
+def test_grad_cam(call, half, calibrated, pictures, tmp_path):
+    pytest.importorskip("pytorch_grad_cam")
+    from PIL import Image
+
+    picture = pictures / "val" / "class0" / "0.png"
+    words = [picture, picture, "--weights", half, "--compressed", calibrated[0], "--image-size", 32, "--resize", 36]
+    words += ["--folder", pictures / "val", "--count", 4, "--output", tmp_path / "cam.png", "--json"]
+    status, out, err = call("tools/grad_cam.py", *words)
+    assert status == 0, err
+    found = json.loads(out)
+    assert found["correlation_images"] == 4 and -1 <= found["correlation"]["small"] <= 1
+    with Image.open(tmp_path / "cam.png") as sheet:
+        assert sheet.size == (3 * 36, 2 * 36 + 22)
+
+
+def test_study_resumes(call, half, pictures, tmp_path):
+    """One study end to end on tiny pictures; what is in its table is not done again."""
+    words = ["methods", "--weights", half, "--data", pictures, "--output", tmp_path, "--image-size", 32, "--resize", 36]
+    header = 'rank,method,NMSE,"top1, BN re-estimated"\n'
+    done = [f"{rank},{name},0.5,10.0" for rank in (1, 2, 3) for name in ("filter-wise CP", "layer-wise CP", "Tucker-2")]
+    (tmp_path / "methods.csv").write_text(header + "\n".join(done) + "\n")
+    status, out, err = call("tools/study.py", *words)
+    assert status == 0, err
+    rows = (tmp_path / "methods.csv").read_text().splitlines()
+    assert len(rows) == 13 and rows[1:10] == done and rows[10].startswith("1,SVD,")
+    assert (tmp_path / "methods.md").read_text() == out.removesuffix("\n") and "| SVD |" in out
+    assert (tmp_path / "methods.png").read_bytes()[:4] == b"\x89PNG"

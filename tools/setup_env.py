@@ -45,6 +45,7 @@ STAMPED = ("setup.cfg", "pyproject.toml", "constraints.txt", "tools/setup_env.py
 
 SOURCE = "sal-detectron2"
 SOURCE_VERSION = "0.7.2"
+GRAD_CAM = "grad-cam==1.5.7"  # pytorch-grad-cam
 SOURCE_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 WHEEL_VERSION = SOURCE_VERSION + "+pure"
 WHEEL_REQUIRES = (
@@ -353,6 +354,8 @@ def install(python: Path, found: dict, pinned: bool) -> str:
             arguments.append(fetch_detectron2(python, log, Path(folder), env))
         say("installing norton_det and what it needs (the first time: minutes, about 3 GB of downloads)")
         pip(python, log, arguments, "install norton_det and its requirements", env)
+        # it requires opencv-python-headless, which must not stand beside opencv-python
+        pip(python, log, ["install", "--no-deps", GRAD_CAM], "install pytorch-grad-cam", env)
     ran = run_quietly([python, "-c", CHECK])
     if ran.returncode != 0:
         raise SetupError(

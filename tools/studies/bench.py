@@ -144,7 +144,7 @@ class Table:
             writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
             writer.writerows(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+                {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
                 for row in self.rows
             )
 
