@@ -13,8 +13,11 @@ import norton_det
 PACKAGE = Path(norton_det.__file__).parent
 CORE = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE)]) if not module.ispkg)
 HEAVY = ("torchvision", "detectron2", "cv2")
-# what each module of the core may not know, in the order spec < als < cp < saliency, layers < resnet < compress
-ORDER = ["errors", "spec", "als", "cp", "saliency", "layers", "resnet", "compress"]
+# each module of the core may know only those before it
+ORDER = [
+    *("errors", "spec", "als", "cp", "saliency", "layers", "resnet", "moments", "cp_output", "calibration", "channels"),
+    *("reconstruct", "prune", "report", "compress", "classify", "finetune"),
+]
 
 
 def loaded_by(*modules: str, path: str | None = None) -> set[str]:
