@@ -38,6 +38,12 @@ def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
     )
 
 
+def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The flags for the size of a classifier's images, and for the names of its classes."""
+    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
+    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 130 interrupted."""
     try:

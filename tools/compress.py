@@ -10,7 +10,7 @@ from pathlib import Path
 
 from norton_det.calibration import Calibration
 from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
-from norton_det.cli import parser, run
+from norton_det.cli import add_image_options, parser, run
 from norton_det.compress import compress, compress_detector_state
 from norton_det.data.images import load_images
 from norton_det.errors import InputError
@@ -48,8 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
     fit = own.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
     fit.add_argument("--calibrate", metavar="DIR", help="a folder of images, searched with its sub-folders")
     fit.add_argument("--images", type=int, default=512, help="how many of them, drawn at random")
-    fit.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    fit.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    add_image_options(fit)
     fit.add_argument("--no-compensate", action="store_true", help="no least squares of the 1x1 convolutions")
     fit.add_argument("--decomposition", default="output", choices=("output", "weight"), help="what CP is to preserve")
     fit.add_argument("--no-batch-norm", action="store_true", help="no fit at all: images only for the criterion css")

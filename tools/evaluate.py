@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from norton_det.classify import evaluate
-from norton_det.cli import parser, run
+from norton_det.cli import add_image_options, parser, run
 from norton_det.data.images import ClassFolder
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file, require_writable
@@ -30,8 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--weights", required=True, metavar="FILE", help="dense or compressed, or torchvision://resnet50")
     own.add_argument("--data", required=True, metavar="DIR", help="a folder with one folder per class")
     own.add_argument("--classes", metavar="FILE", help="the head's classes in order, one folder name a line")
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    add_image_options(own)
     own.add_argument("--batch-size", type=int, default=64, help="images at a time")
     own.add_argument("--workers", type=int, default=0, help="processes that read images")
     own.add_argument("--fuse", action="store_true", help="evaluate the deploy form")

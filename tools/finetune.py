@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from norton_det.cli import parser, run
+from norton_det.cli import add_image_options, parser, run
 
 # isort: split
 import torch
@@ -49,8 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--label-smoothing", type=float, default=usual.label_smoothing, help="of the labels")
     own.add_argument("--ema", type=float, default=usual.ema, help="decay of averaged weights, such as 0.999; 0: none")
     own.add_argument("--amp", default=usual.amp, choices=("float32", "bfloat16", "float16"), help="autocast")
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    add_image_options(own)
     own.add_argument("--classes", metavar="FILE", help="the head's classes in order, one folder name a line")
     own.add_argument("--limit", type=int, metavar="N", help="only N training images, drawn evenly")
     own.add_argument("--workers", type=int, default=usual.workers, help="processes that read images")

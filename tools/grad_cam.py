@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from norton_det.cli import parser, run
+from norton_det.cli import add_image_options, parser, run
 
 # isort: split
 import torch
@@ -42,8 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--calibrate", metavar="DIR", help="unlabelled images to calibrate the presets on")
     own.add_argument("--folder", metavar="DIR", help="measure the correlation of the maps on images of this folder")
     own.add_argument("--count", type=int, default=200, help="how many of them")
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    add_image_options(own)
     own.add_argument("--output", default="output/grad_cam.png", metavar="FILE", help="the picture to write (.png)")
     own.add_argument("--json", action="store_true", help="print the correlations as JSON")
     return own

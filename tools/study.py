@@ -14,7 +14,7 @@ A study that was cut off goes on where it stopped; delete its CSV to start anew.
 import argparse
 from pathlib import Path
 
-from norton_det.cli import parser, run
+from norton_det.cli import add_image_options, parser, run
 
 # isort: split
 from studies import ablations, calibrated
@@ -44,8 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--weights", required=True, metavar="FILE", help="a trained dense ResNet-50 with its classifier")
     own.add_argument("--data", required=True, metavar="DIR", help="folder with train/ and val/, one folder per class")
     own.add_argument("--output", default="output/studies", metavar="DIR", help="where NAME.csv, .md and .png go")
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    add_image_options(own)
     own.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
     own.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
     own.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")

@@ -1,6 +1,7 @@
 """The ablations of the paper: rank, criterion, decomposition and pruning apart, other decompositions, rank or ratio."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -79,19 +80,8 @@ def steps(bench: Bench, table: Table) -> str:
     }
     for row in table.missing([{"case": case} for case in cases]):
         spec = cases[row["case"]]
-        statistics, _ = bench.compress(spec, criterion="pabs", calibration=bench.calibration(**OFF))
-        model, report = bench.compress(spec, calibration=bench.calibration())
-        found = {
-            "MACs G": macs_of(spec) / 1e9,
-            "saved %": 100 * (1 - macs_of(spec) / DENSE_MACS),
-            "params M": report.params[1] / 1e6,
-            "PABS, BN only": bench.accuracy(statistics),
-            "calibrated": bench.accuracy(model),
-            "fine-tuned": bench.tune(model),
-        }
-        table.add(row | found)
-    series = {name: [row[name] for row in table.rows] for name in ("PABS, BN only", "calibrated", "fine-tuned")}
-    plot_bars(table.path.with_suffix(".png"), [row["case"] for row in table.rows], series, "Top-1 %")
+        table.add(row | measure(bench, spec))
+    plot_measures(table, [row["case"] for row in table.rows], "")
     return markdown(table.rows)
 
 
@@ -99,27 +89,28 @@ def tradeoff(bench: Bench, table: Table) -> str:
     """(e) Rank against ratio at 65 % fewer MACs: a higher rank has to be paid by more pruning."""
     for row in table.missing([{"rank": rank} for rank in ("dense", 1, 2, 3, 4)]):
         spec = ratio_for(0.35 * DENSE_MACS, None if row["rank"] == "dense" else row["rank"])
-        statistics, _ = bench.compress(spec, criterion="pabs", calibration=bench.calibration(**OFF))
-        model, report = bench.compress(spec, calibration=bench.calibration())
-        found = {
-            "ratio": spec.ratios[1],
-            "MACs G": macs_of(spec) / 1e9,
-            "params M": report.params[1] / 1e6,
-            "PABS, BN only": bench.accuracy(statistics),
-            "calibrated": bench.accuracy(model),
-            "fine-tuned": bench.tune(model),
-        }
-        table.add(row | found)
-    places = list(range(len(table.rows)))
-    names = ("PABS, BN only", "calibrated", "fine-tuned")
-    plot_bars(
-        table.path.with_suffix(".png"),
-        [f"rank {table.rows[place]['rank']}" for place in places],
-        {name: [row[name] for row in table.rows] for name in names},
-        "Top-1 %",
-        "65 % fewer MACs",
-    )
+        table.add(row | {"ratio": spec.ratios[1]} | measure(bench, spec))
+    plot_measures(table, [f"rank {row['rank']}" for row in table.rows], "65 % fewer MACs")
     return markdown(table.rows)
+
+
+def measure(bench: Bench, spec: CompressionSpec) -> dict[str, float]:
+    """Cost of a spec, and Top-1 with statistics alone, calibrated, and fine-tuned from there."""
+    statistics, _ = bench.compress(spec, criterion="pabs", calibration=bench.calibration(**OFF))
+    model, report = bench.compress(spec, calibration=bench.calibration())
+    found = {
+        "MACs G": macs_of(spec) / 1e9,
+        "saved %": 100 * (1 - macs_of(spec) / DENSE_MACS),
+        "params M": report.params[1] / 1e6,
+        "PABS, BN only": bench.accuracy(statistics),
+        "calibrated": bench.accuracy(model),
+    }
+    return found | {"fine-tuned": bench.tune(model)}
+
+
+def plot_measures(table: Table, names: Sequence[str], title: str) -> None:
+    series = {name: [row[name] for row in table.rows] for name in ("PABS, BN only", "calibrated", "fine-tuned")}
+    plot_bars(table.path.with_suffix(".png"), names, series, "Top-1 %", title)
 
 
 def methods(bench: Bench, table: Table) -> str:
