@@ -11,7 +11,7 @@ what earlier ones lost. The parts are switches of ``Calibration``:
   shortcut that it is added to;
 - ``decomposition="output"``: the kernel factors B and C too, against the layer's output (``cp_output``).
 
-A fourth part, the criterion ``css``, chooses the channels to keep (``statistics``).
+A fourth part, the criterion ``css``, chooses the channels to keep (``channels``).
 
 Cost. Time: about three forward passes of the dense network over the images, and solves that do not depend on their
 number. Memory: for N images of H x W about ``N*H*W*4*2.5*256/16`` bytes (1.3 GB for 512 of 128 x 128, 4 GB for 512 of
