@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .device import check_device
 from .errors import InputError
 
 
@@ -24,7 +25,8 @@ class Calibration:
         rows: positions of each layer that are looked at, drawn evenly from all images.
         ridge: how strongly solutions are drawn to the dense network's weights, as a share of the mean variance of
             the inputs.
-        sweeps: of the factors of each CP layer.
+        sweeps: of the factors of each CP layer; by default 3 for rank 1 and 1 above, where each costs ``rank`` times
+            as much and less is to be gained.
         batch_size: images at a time.
         seed: of the drawn positions.
         device: where it is computed; results come back to the CPU.
@@ -36,7 +38,7 @@ class Calibration:
     decomposition: str = "output"
     rows: int = 16384
     ridge: float = 1e-2
-    sweeps: int = 3
+    sweeps: int | None = None
     batch_size: int = 32
     seed: int = 0
     device: str = "cpu"
@@ -46,6 +48,8 @@ class Calibration:
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] != 3 or not len(images):
             got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise InputError(f"calibration: images: expected (N, 3, H, W) with N > 0, got {got}; stack the images")
+        if not images.is_floating_point():
+            raise InputError(f"calibration: images: expected floats, preprocessed, got {images.dtype}; normalise them")
         if min(images.shape[2:]) < 32:
             raise InputError(f"calibration: images: expected at least 32 x 32, got {tuple(images.shape[2:])}; enlarge")
         if not images.isfinite().all():
@@ -54,8 +58,9 @@ class Calibration:
             raise InputError(f"decomposition: expected output or weight, got {self.decomposition!r}; use one of them")
         if not self.batch_norm and (self.compensate or self.decomposition == "output"):
             raise InputError("calibration: a fit sets batch normalisation too; leave batch_norm on, or turn both off")
-        if min(self.rows, self.sweeps, self.batch_size) < 1 or not self.ridge > 0:
+        if min(self.rows, 1 if self.sweeps is None else self.sweeps, self.batch_size) < 1 or not self.ridge > 0:
             raise InputError("calibration: expected rows, sweeps, batch_size >= 1 and ridge > 0; use the defaults")
+        check_device(self.device)
 
     @property
     def fits(self) -> bool:

@@ -40,8 +40,13 @@ def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
 
 def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The flags for the size of a classifier's images, and for the names of its classes."""
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; 224, less for small images")
-    own.add_argument("--resize", type=int, metavar="S", help="short side before the crop; by default 8/7 of the crop")
+    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; by default 7/8 of --resize")
+    own.add_argument(
+        "--resize",
+        type=int,
+        metavar="S",
+        help="short side before the crop; by default 8/7 of --image-size, or 256, or what smaller images have",
+    )
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

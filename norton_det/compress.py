@@ -92,7 +92,7 @@ def compress(
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {seed}; choose one of them")
-    if isinstance(calibration, Tensor):
+    if calibration is not None and not isinstance(calibration, Calibration):
         calibration = Calibration(calibration)
     criterion = criterion or ("pabs" if calibration is None else "css")
     if get_criterion(criterion).needs_data and calibration is None:
@@ -100,6 +100,9 @@ def compress(
     state, found_preprocessing, found_stride = _read_model(model)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
+    preprocessing = preprocessing or found_preprocessing
+    if calibration is not None:
+        _check_range(calibration.images, preprocessing)
     with torch.device("meta"):
         dense = NortonResNet(CompressionSpec.dense(spec.arch), classes, stride_in_1x1)
         small = NortonResNet(spec, classes, stride_in_1x1)
@@ -118,7 +121,7 @@ def compress(
         kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")
-    small.preprocessing = preprocessing or found_preprocessing
+    small.preprocessing = preprocessing
     small.load_state_dict(pruned)
     small.eval()
     errors: dict[str, float] = {}
@@ -166,7 +169,7 @@ def compress_detector_state(
     narrow = cut_laterals(rest, kept)
     calibration = options.get("calibration")
     if calibration is not None:
-        calibration = Calibration(calibration) if isinstance(calibration, Tensor) else calibration
+        calibration = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
         if calibration.compensate:
             narrow |= _fit_laterals(resnet, result.model, rest, kept, calibration)
     return small | narrow, result.report
@@ -221,6 +224,19 @@ def _read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tens
         if name.endswith("running_mean"):  # absent in frozen batch normalisation
             clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
     return clean, preprocessing, stride
+
+
+def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:
+    """Refuse images that were not preprocessed: values far outside those that pixels of 0 to 255 become."""
+    mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
+    low, high = float((-mean / std).min()), float(((255 - mean) / std).max())
+    slack = 5 * (high - low)  # far outside: pixels of 0 to 255 that were not normalised
+    found = float(images.min()), float(images.max())
+    if found[0] < low - slack or found[1] > high + slack:
+        raise InputError(
+            f"calibration: images: expected values of {low:.1f} to {high:.1f} ({preprocessing}), got "
+            f"{found[0]:.1f} to {found[1]:.1f}; preprocess them as the weights expect"
+        )
 
 
 def _decompose(

@@ -67,25 +67,26 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        share, positive, least = "0 to less than 1", "more than 0", "0 or more"
         checks = {
-            "epochs": self.epochs > 0,
-            "learning_rate": self.learning_rate > 0,
-            "batch_size": self.batch_size >= 1,
-            "warmup_epochs": self.warmup_epochs >= 0,
-            "momentum": 0 <= self.momentum < 1,
-            "weight_decay": self.weight_decay >= 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "distill": 0 <= self.distill <= 1,
-            "temperature": self.temperature > 0,
-            "features": self.features >= 0,
-            "ema": 0 <= self.ema < 1,
-            "amp": self.amp in ("float32", "bfloat16", "float16"),
-            "workers": self.workers >= 0,
-            "seed": 0 <= self.seed < 2**32,
+            "epochs": (0 < self.epochs < math.inf, positive),
+            "learning_rate": (0 < self.learning_rate < math.inf, positive),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "warmup_epochs": (self.warmup_epochs >= 0, least),
+            "momentum": (0 <= self.momentum < 1, share),
+            "weight_decay": (self.weight_decay >= 0, least),
+            "label_smoothing": (0 <= self.label_smoothing < 1, share),
+            "distill": (0 <= self.distill <= 1, "0 to 1"),
+            "temperature": (self.temperature > 0, positive),
+            "features": (self.features >= 0, least),
+            "ema": (0 <= self.ema < 1, share),
+            "amp": (self.amp in ("float32", "bfloat16", "float16"), "float32, bfloat16 or float16"),
+            "workers": (self.workers >= 0, least),
+            "seed": (0 <= self.seed < 2**32, f"0 to {2**32 - 1}"),
         }
-        for field, good in checks.items():
+        for field, (good, expected) in checks.items():
             if not good:
-                raise InputError(f"recipe: {field}: {getattr(self, field)!r} is out of range; see the help of it")
+                raise InputError(f"recipe: {field}: expected {expected}, got {getattr(self, field)!r}; change it")
 
 
 def fine_tune(
@@ -267,6 +268,8 @@ class _Run:
             "average": None if self.average is None else self.average.state_dict(),
             "step": self.step,
             "steps": self.steps,
+            "recipe": asdict(self.recipe),
+            "spec": self.model.spec.to_json(),
             "rows": self.rows,
         }
         with atomic_path(self.output / "last.pth") as temporary:
@@ -280,10 +283,12 @@ class _Run:
         path = require_file(self.output / "last.pth", "the state of a fine-tuning to resume")
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            if state["steps"] != self.steps:
+            now: dict[str, Any] = {"steps": self.steps, "spec": self.model.spec.to_json(), **asdict(self.recipe)}
+            then = {"steps": state["steps"], "spec": state["spec"], **state["recipe"]}
+            for field in (field for field in now if field != "workers" and now[field] != then.get(field)):
                 raise InputError(
-                    f"{path}: expected a run of {self.steps} steps, got one of {state['steps']}; "
-                    "resume with the same epochs, batch size and data"
+                    f"{path}: {field}: expected {then.get(field)!r} as in the run to resume, got {now[field]!r}; "
+                    "resume with the same settings, weights and data"
                 )
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

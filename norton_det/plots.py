@@ -62,7 +62,7 @@ def _plot(path: str | Path, draw: Any, y_label: str, title: str, legend: bool) -
     axes.set_title(title)
     axes.grid(alpha=0.3)
     if legend:
-        axes.legend(fontsize=8)
+        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return True

@@ -16,6 +16,7 @@ from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
 from norton_det.weights import load_weights
 
+DENSE = {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}
 HALF = CompressionSpec.parse(1, "[0.]+[0.5]*3+[0.75]*16")
 WEIGHT_ONLY = {"compensate": False, "decomposition": "weight"}
 
@@ -158,6 +159,10 @@ def test_statistics_cover_what_is_pruned(dense, images):
         (lambda x: Calibration(x[0]), r"expected \(N, 3, H, W\) with N > 0, got \(3, 64, 64\)"),
         (lambda x: Calibration(x[:0]), "with N > 0"),
         (lambda x: Calibration([1, 2]), "got list"),
+        (lambda x: compress({}, HALF, calibration=x.numpy()), "got ndarray"),
+        (lambda x: Calibration((255 * x).byte()), "expected floats, preprocessed, got torch.uint8"),
+        (lambda x: compress(DENSE, HALF, calibration=50 * x), r"values of -2.1 to 2.6 .*got -\d+.\d to \d+.\d; prepro"),
+        (lambda x: Calibration(x, device="gpu"), "device: expected one of this machine, such as cpu, got 'gpu'"),
         (lambda x: Calibration(x[:, :, :16]), "at least 32 x 32"),
         (lambda x: Calibration(x * torch.nan), "images: expected finite pixels"),
         (lambda x: Calibration(x, decomposition="svd"), "expected output or weight, got 'svd'"),

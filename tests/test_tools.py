@@ -497,10 +497,14 @@ def test_evaluate(call, calibrated, half, pictures, tmp_path):
         ("compress", ["--preset", "norton-78", "--json", "empty"], "empty: expected a file to write, got a folder"),
         ("evaluate", ["--data", "none"], "none: expected a folder with one folder per class"),
         ("evaluate", ["--data", "classes"], "classes: expected 10 class folders, .* got 1"),
-        ("evaluate", ["--data", "classes", "--batch-size", "0"], "--batch-size"),
+        ("evaluate", ["--data", "classes", "--batch-size", "0"], "a batch size of 1 or more .*got --batch-size 0"),
         ("finetune", ["--data", "none"], "none/train: expected a folder with one folder per class"),
-        ("finetune", ["--data", "none", "--epochs", "0"], "recipe: epochs: 0.0 is out of range"),
+        ("finetune", ["--data", "none", "--epochs", "0"], "recipe: epochs: expected more than 0, got 0.0"),
         ("finetune", ["--data", "none", "--teacher", "none.pth"], "none.pth: expected weights"),
+        ("compress", ["--preset", "norton-78", "--device", "gpu"], "device: expected one of this machine, .*'gpu'"),
+        ("evaluate", ["--data", "classes", "--device", "gpu"], "device: expected one of this machine"),
+        ("finetune", ["--data", "classes", "--device", "gpu"], "device: expected one of this machine"),
+        ("study", ["--data", "none", "--val-images", "0"], "--val-images: expected 1 or more, got 0"),
         ("study", ["--data", "none"], "none/val: expected a folder with one folder per class"),
         ("grad_cam", ["--calibrate", "none"], "none.png: expected an image, found no such file"),
     ],
@@ -534,7 +538,8 @@ def test_compress_keeps_its_input(call, half, tmp_path):
 def test_finetune_and_resume(call, calibrated, half, pictures, tmp_path):
     words = ["--weights", calibrated[0], "--teacher", half, "--data", pictures, "--output", tmp_path / "run"]
     words += ["--epochs", 1, "--batch-size", 10, "--image-size", 32, "--resize", 36, "--workers", 0, "--quiet"]
-    status, out, err = call("tools/finetune.py", *words, "--device", "cpu", "--learning-rate", 0.0001)
+    words += ["--device", "cpu", "--learning-rate", 0.0001]
+    status, out, err = call("tools/finetune.py", *words)
     assert status == 0, err
     assert "best Top-1" in out and json.loads(out.splitlines()[0])["epoch"] == 1
     files = {path.name for path in (tmp_path / "run").iterdir()}
@@ -542,9 +547,11 @@ def test_finetune_and_resume(call, calibrated, half, pictures, tmp_path):
     assert (tmp_path / "run" / "curve.png").read_bytes()[:4] == b"\x89PNG"
     recipe = json.loads((tmp_path / "run" / "metrics.json").read_text())["recipe"]
     assert (recipe["distill"], recipe["features"], recipe["label_smoothing"]) == (0.9, 1.0, 0.1)
-    status, _, err = call("tools/finetune.py", *words, "--device", "cpu")
+    status, _, err = call("tools/finetune.py", *words)
     one_error(status, err, "expected a new folder, got one with last.pth; add --resume")
-    status, out, _ = call("tools/finetune.py", *words, "--device", "cpu", "--resume")
+    status, _, err = call("tools/finetune.py", *words, "--resume", "--label-smoothing", 0.2)
+    one_error(status, err, "label_smoothing: expected 0.1 as in the run to resume, got 0.2")
+    status, out, _ = call("tools/finetune.py", *words, "--resume")
     assert status == 0 and json.loads(out.splitlines()[0])["epoch"] == 1  # it was at its end
 
 

@@ -13,6 +13,7 @@ from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from norton_det.cli import add_image_options, parser, run
 from norton_det.compress import compress, compress_detector_state
 from norton_det.data.images import load_images
+from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 from norton_det.preprocessing import Preprocessing
@@ -47,12 +48,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     fit = own.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
     fit.add_argument("--calibrate", metavar="DIR", help="a folder of images, searched with its sub-folders")
-    fit.add_argument("--images", type=int, default=512, help="how many of them, drawn at random")
+    fit.add_argument(
+        "--images", type=int, default=512, help="how many of them, drawn at random; all, where there are fewer"
+    )
     add_image_options(fit)
     fit.add_argument("--no-compensate", action="store_true", help="no least squares of the 1x1 convolutions")
     fit.add_argument("--decomposition", default="output", choices=("output", "weight"), help="what CP is to preserve")
-    fit.add_argument("--no-batch-norm", action="store_true", help="no fit at all: images only for the criterion css")
-    fit.add_argument("--device", default="cpu", help="where it is computed, such as cuda")
+    fit.add_argument(
+        "--no-batch-norm",
+        action="store_true",
+        help="fit nothing and keep the old statistics: images serve the criterion css only",
+    )
+    fit.add_argument("--device", default="cpu", help="where the fit is computed, such as cuda")
     own.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
     own.add_argument("--json", metavar="FILE", help="write the report there")
     own.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
@@ -103,6 +110,7 @@ def main() -> None:
     args = make_parser().parse_args()
     if not args.output.endswith(".safetensors"):
         raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
+    check_device(args.device)
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
     if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from norton_det.classify import evaluate
 from norton_det.cli import add_image_options, parser, run
 from norton_det.data.images import ClassFolder
+from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file, require_writable
 from norton_det.fuse import fuse
@@ -43,12 +44,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = make_parser().parse_args()
     if args.batch_size < 1 or args.workers < 0:
-        raise InputError(f"--batch-size, --workers: expected 1 and 0 or more, got {args.batch_size}, {args.workers}")
+        got = f"--batch-size {args.batch_size} and --workers {args.workers}"
+        raise InputError(f"expected a batch size of 1 or more and 0 or more workers, got {got}; raise them")
     if args.json and args.json != "-":
         require_writable(args.json)
+    check_device(args.device)
     loaded = load_weights(args.weights)
     if not loaded.num_classes:
-        raise InputError(f"{args.weights}: expected a classifier, got a backbone without fc; evaluate its detector")
+        raise InputError(f"{args.weights}: expected a classifier, got a backbone without fc; use weights with fc")
     classes = None
     if args.classes:
         classes = require_file(args.classes, "a list of classes").read_text(encoding="utf-8").split()
@@ -77,10 +80,9 @@ def main() -> None:
     if args.json == "-":
         print(json.dumps(report, indent=1))
         return
-    for path in skipped:
-        print(f"skipped, cannot be read: {path}")
-    print(f"{args.weights}: {loaded.source}, {loaded.spec}")
-    print(f"{args.data}: {found.images} images of {len(data.classes)} classes, {data.shape}")
+    print(f"{args.weights}: {loaded.source}{'' if loaded.spec.is_dense else f', {loaded.spec}'}")
+    ranked = "" if len(data.classes) == loaded.num_classes else f", ranked among the head's {loaded.num_classes}"
+    print(f"{args.data}: {found.images} images of {len(data.classes)} classes{ranked}, {data.shape}")
     print(f"Top-1 {found.top1:.2f} %   Top-5 {found.top5:.2f} %")
 
 

@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch.utils.data import Dataset, Subset
 
 from norton_det.data.images import ClassFolder
+from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import require_file, require_writable
 from norton_det.finetune import Recipe, fine_tune
@@ -42,10 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--features", type=float, help="weight of the teacher's features; 1 with a teacher")
     own.add_argument("--temperature", type=float, default=usual.temperature, help="of the distilled logits")
     own.add_argument("--epochs", type=float, default=usual.epochs, help="passes over train/; fractions are allowed")
-    own.add_argument("--learning-rate", type=float, default=usual.learning_rate, help="at its peak, of a whole batch")
+    own.add_argument("--learning-rate", type=float, default=usual.learning_rate, help="at its peak")
     own.add_argument("--warmup-epochs", type=float, default=usual.warmup_epochs, help="at most a tenth of the run")
     own.add_argument("--batch-size", type=int, default=usual.batch_size, help="of all processes together")
-    own.add_argument("--weight-decay", type=float, default=usual.weight_decay, help="of matrices")
+    own.add_argument(
+        "--weight-decay", type=float, default=usual.weight_decay, help="of weights, not of biases and normalisation"
+    )
     own.add_argument("--label-smoothing", type=float, default=usual.label_smoothing, help="of the labels")
     own.add_argument("--ema", type=float, default=usual.ema, help="decay of averaged weights, such as 0.999; 0: none")
     own.add_argument("--amp", default=usual.amp, choices=("float32", "bfloat16", "float16"), help="autocast")
@@ -107,6 +110,7 @@ def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset,
 def main() -> None:
     args = make_parser().parse_args()
     recipe = recipe_from(args)
+    check_device(args.device)
     output = Path(args.output)
     require_writable(output / "metrics.json")
     if (output / "last.pth").exists() and not args.resume:
@@ -116,6 +120,10 @@ def main() -> None:
     for name, weights in ((args.weights, loaded), (args.teacher, teacher)):
         if weights is not None and not weights.num_classes:
             raise InputError(f"{name}: expected a classifier, got a backbone without fc; use the weights with fc")
+    if teacher is not None and not teacher.spec.is_dense:
+        raise InputError(
+            f"--teacher: expected the dense network, got {teacher.spec}; give the weights before compression"
+        )
     if teacher is not None and teacher.num_classes != loaded.num_classes:
         raise InputError(
             f"{args.teacher}: expected {loaded.num_classes} classes as {args.weights} has, got {teacher.num_classes}; "

@@ -2,8 +2,8 @@
 """A Grad-CAM grid: each image, where the dense classifier looks, and where its compressed forms look.
 
 Compressed forms are files (--compressed), or are made on the way from the presets, best with --calibrate. All columns
-explain the class that the dense network predicts. With --folder the correlation of the maps with the dense ones is
-measured over a sample of images, too."""
+explain the class that the dense network predicts; CR is the share of MACs saved. With --folder the correlation of the
+maps with the dense ones is measured over a sample of images, too."""
 
 import argparse
 import json
@@ -55,7 +55,9 @@ def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonRes
         for path in args.compressed:
             small = load_weights(path)
             if small.num_classes != loaded.num_classes or small.preprocessing != loaded.preprocessing:
-                raise InputError(f"{path}: expected a compressed form of {args.weights}, got another network's")
+                raise InputError(
+                    f"{path}: expected a compressed form of {args.weights}, got another network's; leave it out"
+                )
             found[small.spec.name or Path(path).stem] = small.build()
         return found
     specs = [CompressionSpec.preset(name) for name in args.presets]
@@ -79,7 +81,11 @@ def main() -> None:
     paths = [require_file(path, "an image") for path in args.images]
     loaded = load_weights(args.weights)
     if not loaded.spec.is_dense or not loaded.num_classes:
-        raise InputError(f"{args.weights}: expected a dense classifier, got {loaded.spec}; give the dense weights")
+        raise InputError(f"{args.weights}: expected a dense classifier with fc; give the weights before compression")
+    sample = None
+    if args.folder:
+        size = {"size": args.image_size, "resize": args.resize}
+        sample, _, _ = load_images(args.folder, loaded.preprocessing, count=args.count, **size)
     shape = choose_size(paths, args.image_size, args.resize)
     transform = make_transform(loaded.preprocessing, shape)
     images = torch.stack([transform(read_image(path)) for path in paths])
@@ -90,9 +96,7 @@ def main() -> None:
     with atomic_path(args.output) as temporary:
         draw_grid(to_pixels(images, loaded.preprocessing), columns).save(temporary, format="png", optimize=True)
     report = {"images": [str(path) for path in paths], "output": args.output}
-    if args.folder:
-        size = {"size": args.image_size, "resize": args.resize}
-        sample, _, _ = load_images(args.folder, loaded.preprocessing, count=args.count, **size)
+    if sample is not None:
         classes = predict(dense, sample)
         wanted = grad_cam(dense, sample, classes)
         report["correlation_images"] = len(sample)

@@ -55,8 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = make_parser().parse_args()
-    for field in ("images", "finetune_images", "seeds"):
-        if getattr(args, field) < 1:
+    for field in ("images", "finetune_images", "seeds", "val_images"):
+        if getattr(args, field) is not None and getattr(args, field) < 1:
             raise InputError(f"--{field.replace('_', '-')}: expected 1 or more, got {getattr(args, field)}; raise it")
     output = Path(args.output)
     require_writable(output / f"{args.study}.md")

@@ -5,6 +5,7 @@ cropped to ``size`` x ``size`` in the middle, as torchvision's classifiers are e
 Pillow and torchvision are imported by the functions, not with the module.
 """
 
+import logging
 import random
 import statistics
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..preprocessing import Preprocessing
 
+logger = logging.getLogger(__name__)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")  # the 1000 classes of ILSVRC 2012, in the order of their heads
 _MARGIN = 224 / 256  # of a crop in its resized image
@@ -126,7 +128,10 @@ def load_images(
             if len(images) == count:
                 break
     if not images:
-        raise InputError(f"{folder}: expected images, got {len(broken)} that cannot be read (first: {broken[0].name})")
+        raise InputError(
+            f"{folder}: expected images, got {len(broken)} that cannot be read (first: {broken[0].name}); "
+            "name another folder"
+        )
     return torch.stack(images), broken, shape
 
 
@@ -142,7 +147,9 @@ def read_image(path: Path) -> Any:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: expected an image, got a damaged or other file ({_reason(error)})") from None
+        raise InputError(
+            f"{path}: expected an image, got a damaged or other file ({_reason(error)}); remove it"
+        ) from None
 
 
 def make_transform(
@@ -215,13 +222,15 @@ class ClassFolder(Dataset):
         self.labels: list[int] = []
         for name, index in self.classes.items():
             inside = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if not inside:
+                logger.warning("%s: expected images of this class, found none", root / name)
             self.files += inside
             self.labels += [index] * len(inside)
         if not self.files:
             raise InputError(f"{root}: expected images in its class folders, found none; check the path")
         self.shape = choose_size(self.files, size, resize)
         self.transform = make_transform(preprocessing, self.shape, augment)
-        self.broken: list[Path] = []
+        self.broken: set[int] = set()  # places of files that could not be read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -231,6 +240,9 @@ class ClassFolder(Dataset):
         try:
             return self.transform(read_image(self.files[index])), self.labels[index]
         except InputError:
+            if index not in self.broken:
+                self.broken.add(index)
+                logger.warning("skipped, cannot be read: %s", self.files[index])
             return torch.zeros(3, self.shape.size, self.shape.size), -1
 
 

@@ -52,7 +52,9 @@ class Bench:
         self.settings = settings
         self.loaded = load_weights(settings.weights)
         if not (self.loaded.spec.is_dense and self.loaded.num_classes):
-            raise InputError(f"{settings.weights}: expected a dense classifier, got {self.loaded.spec}")
+            raise InputError(
+                f"{settings.weights}: expected a dense classifier with fc; give the weights before compression"
+            )
         shape = {"size": settings.size, "resize": settings.resize}
         classes, preprocessing = self.loaded.num_classes, self.loaded.preprocessing
         val = ClassFolder(settings.data / "val", classes, preprocessing, **shape)
