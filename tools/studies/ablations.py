@@ -153,7 +153,7 @@ def layer_cp(weight: Tensor, budget: int) -> Tensor:
     rank = max(1, budget // (inputs + height + width + outputs))
     tensorly.set_backend("pytorch")
     unfolded = weight.flatten(2)  # (O, I, K): one mode for the kernel is more general than two
-    found = parafac(unfolded, rank, init="random", random_state=0, n_iter_max=40, tol=1e-6)
+    found = parafac(unfolded, rank, init="random", random_state=0, n_iter_max=15, tol=1e-6)
     tensorly.set_backend("numpy")
     parts = [factor.detach() for factor in found.factors]
     return torch.einsum("r,or,ir,kr->oik", found.weights, *parts).view_as(weight)
