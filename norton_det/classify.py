@@ -26,7 +26,7 @@ class Accuracy:
     skipped: tuple[int, ...]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that change their memory format in it could not be trained any more
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

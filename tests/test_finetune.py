@@ -80,6 +80,14 @@ def test_evaluate():
         evaluate(Fixed(), [(logits[:1, :, None, None], torch.tensor([-1]))])
 
 
+def test_evaluated_weights_can_be_trained(data):
+    """Also where evaluation changes their memory format."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    evaluate(model, [(data.tensors[0], data.tensors[1])])
+    model(data.tensors[0]).sum().backward()
+    assert model[0].weight.grad is not None
+
+
 def test_fine_tuning_learns_and_writes(small, data, tmp_path):
     rows = fine_tune(small, data, data, replace(QUICK, epochs=8), tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7, 8]
