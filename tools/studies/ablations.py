@@ -175,11 +175,14 @@ def tucker(weight: Tensor, budget: int) -> Tensor:
 
     outputs, inputs, height, width = weight.shape
     size = height * width
-    rank = 1
-    while (rank + 1) * (inputs + outputs) + size * (rank + 1) ** 2 <= budget and rank < min(outputs, inputs):
-        rank += 1
+    ranks = [1, 1]  # of outputs and inputs, raised together
+    while True:
+        more = [min(ranks[0] + 1, outputs), min(ranks[1] + 1, inputs)]
+        if more == ranks or more[1] * inputs + size * more[0] * more[1] + more[0] * outputs > budget:
+            break
+        ranks = more
     tensorly.set_backend("pytorch")
-    (core, factors), _ = partial_tucker(weight, rank=[rank, rank], modes=[0, 1], n_iter_max=10)
+    (core, factors), _ = partial_tucker(weight, rank=ranks, modes=[0, 1], n_iter_max=10)
     tensorly.set_backend("numpy")
     return torch.einsum("abhw,oa,ib->oihw", core, *factors)
 
