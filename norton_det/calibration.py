@@ -25,7 +25,7 @@ class Calibration:
         rows: positions of each layer that are looked at, drawn evenly from all images.
         ridge: how strongly solutions are drawn to the dense network's weights, as a share of the mean variance of
             the inputs.
-        sweeps: of the factors of each CP layer; by default 2 for rank 1 and 1 above, where each costs ``rank`` times
+        sweeps: of the factors of each CP layer; by default 3 for rank 1 and 1 above, where each costs ``rank`` times
             as much and less is to be gained.
         batch_size: images at a time.
         seed: of the drawn positions.

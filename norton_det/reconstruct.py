@@ -187,7 +187,7 @@ class _Walk:
         prior = flatten_weight(prior)
         if isinstance(conv, CPConv2d):
             free = settings.decomposition == "output"
-            sweeps = settings.sweeps or (2 if conv.rank == 1 else 1)
+            sweeps = settings.sweeps or (3 if conv.rank == 1 else 1)
             factors = fit_output(moments, conv.factors(), prior, settings.ridge, sweeps=sweeps, kernel=free)
             weight = weight_of(factors)
             conv.load_state_dict({key: part.float() for key, part in factors_to_state(factors).items()})
