@@ -242,3 +242,13 @@ def test_preprocessing_keeps_its_numbers():
     assert list(MSRA.mean) == pytest.approx(expected)  # BGR
     assert list(TORCHVISION.mean) == pytest.approx(expected[::-1])
     assert list(TORCHVISION.std) == pytest.approx([255 * std for std in (0.229, 0.224, 0.225)])
+
+
+def test_a_deploy_form_is_refused(tmp_path):
+    """It could not be read back."""
+    from norton_det.fuse import fuse
+
+    model = NortonResNet(CompressionSpec.preset("norton-78"), 2).eval()
+    with pytest.raises(InputError, match="got a deploy form; save it before fuse"):
+        save_checkpoint(tmp_path / "fused.safetensors", fuse(model))
+    assert not list(tmp_path.iterdir())

@@ -217,7 +217,7 @@ def test_what_cannot_be_compressed_is_refused_in_one_line(dense, norton_78):
     refused(dense, "starts", spec=MIXED, starts=0)
 
 
-@pytest.mark.parametrize("criterion", nd.criteria())
+@pytest.mark.parametrize("criterion", [name for name in nd.criteria() if name != "css"])  # css: test_reconstruct
 def test_every_criterion(dense, norton_78, criterion):
     spec = CompressionSpec.preset("norton-78")
     result = norton_78 if criterion == "pabs" else compress(dense, spec, criterion=criterion, starts=1)

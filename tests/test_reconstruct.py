@@ -101,7 +101,7 @@ def test_fitted_normalisation_holds_true_statistics(dense, images):
     assert (trained - fitted).norm() < 0.05 * fitted.norm()
 
 
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("rank", [None, (1,) * 14 + (2, 1)])
 def test_other_ranks_and_strides(images, rank):
     torch.manual_seed(1)
     model = NortonResNet(CompressionSpec.dense(), 3, stride_in_1x1=True).eval()

@@ -23,12 +23,14 @@ from tensorly.decomposition import parafac
 from torch import Tensor
 from tqdm import tqdm
 
+from norton_det.checkpoint import read_tensors
 from norton_det.cli import parser, run
 from norton_det.cp import Factors, cp_decompose_layers, nmse
 from norton_det.errors import InputError
 from norton_det.files import atomic_path
 from norton_det.resnet import NortonResNet
 from norton_det.saliency import elimination_order, pabs_distance
+from norton_det.sources import is_safetensors
 from norton_det.spec import CompressionSpec
 from norton_det.timing import environment
 from norton_det.weights import load_weights
@@ -64,7 +66,8 @@ def read_layers(path: str | None, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         state = NortonResNet(CompressionSpec.dense()).state_dict()
     else:
-        state = load_weights(path).state
+        # of a safetensors file a part of the layers will do
+        state = read_tensors(path) if is_safetensors(path) else load_weights(path).state
     layers = {name.removesuffix(".weight"): w.float() for name, w in state.items() if NAME.fullmatch(name)}
     layers = {name: weight for name, weight in layers.items() if weight.ndim == 4 and weight.shape[2:] == (3, 3)}
     if not layers:

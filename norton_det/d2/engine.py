@@ -50,8 +50,11 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         try:
             cfg.merge_from_list([key, value])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            mend = "Detectron2's keys and MODEL.NORTON.* exist" if isinstance(error, KeyError) else "mend the value"
-            raise InputError(f"option {key}: {_one_line(error)}; {mend}") from None
+            text = _one_line(error)
+            mend = (
+                "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
+            )
+            raise InputError(f"option {key}: {text}; {mend}") from None
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
