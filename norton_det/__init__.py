@@ -18,6 +18,7 @@ from .cp import Factors, cp_decompose
 from .errors import InputError
 from .fuse import fuse
 from .layers import CPConv2d
+from .precise_bn import reestimate_batch_norm
 from .preprocessing import Preprocessing
 from .report import CompressionReport
 from .resnet import NortonResNet
@@ -44,6 +45,7 @@ __all__ = [
     "fuse",
     "load_checkpoint",
     "load_weights",
+    "reestimate_batch_norm",
     "register_criterion",
     "save_checkpoint",
 ]

@@ -87,7 +87,7 @@ class Calibration:
             yield part.float().to(self.device).contiguous(memory_format=torch.channels_last)
 
 
-def rows_of(maps: Tensor, positions: Tensor, stride: tuple[int, int] = (1, 1)) -> Tensor:
+def rows_of(maps: Tensor, positions: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:
     """Values (rows, C) of maps (N, C, H, W) at positions of a grid that is ``stride`` coarser."""
     image, y, x = positions
     return maps.permute(0, 2, 3, 1)[image, y * stride[0], x * stride[1]]

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import InputError
+from .errors import InputError, first_line
 from .files import atomic_path, require_file
 from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
@@ -108,7 +108,7 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], info: Checkpoint
         try:
             save_file(tensors, str(temporary), metadata={METADATA_KEY: info.to_json()})
         except SafetensorError as error:  # such as a full disk
-            raise InputError(f"{path}: could not be written ({_reason(error)}); free some space") from None
+            raise InputError(f"{path}: could not be written ({first_line(error)}); free some space") from None
     return Path(path)
 
 
@@ -140,7 +140,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         try:
             return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:
-            raise InputError(f"{file}: expected tensors of PyTorch's types ({_reason(error)}); convert it") from None
+            raise InputError(f"{file}: expected tensors of PyTorch's types ({first_line(error)}); convert it") from None
 
 
 def load_checkpoint(path: str | Path) -> NortonResNet:
@@ -213,14 +213,10 @@ def _counters(expected: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
 def _open(file: Path) -> Any:
     try:
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{file}: expected a safetensors file, got a damaged or other one ({_reason(error)}); get it again"
+            f"{file}: expected a safetensors file, got a damaged or other one ({first_line(error)}); get it again"
         ) from None

@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 def check_device(name: str) -> str:
@@ -14,6 +14,6 @@ def check_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
+        reason = first_line(error, 100)
         raise InputError(f"device: expected one of this machine, such as cpu, got {name!r} ({reason})") from None
     return name

@@ -7,3 +7,8 @@ class InputError(ValueError):
     Library code raises it for files, fields and arguments that came from outside; the tools print it
     after ``error:`` and exit with status 2. A programming error is never an ``InputError``.
     """
+
+
+def first_line(error: Exception, limit: int = 120) -> str:
+    """What an exception of a library says, in one short line, to be quoted in an ``InputError``."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:limit]

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .checkpoint import save_checkpoint
 from .classify import Accuracy, evaluate
-from .errors import InputError
+from .errors import InputError, first_line
 from .files import atomic_path, require_file
 from .resnet import NortonResNet
 
@@ -298,7 +298,7 @@ class _Run:
         except InputError:
             raise
         except Exception as error:  # whatever a damaged or foreign file leads to
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            reason = first_line(error)
             raise InputError(f"{path}: expected the state of this network's fine-tuning ({reason})") from None
         self.step, self.rows = state["step"], state["rows"]
         self.best = max((row["top1"] for row in self.rows), default=-1.0)

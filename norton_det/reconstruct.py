@@ -157,7 +157,7 @@ class _Walk:
             return
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(rows_of(part, at, _pair(conv.stride)), target)
+            moments.add(rows_of(part, at, conv.stride), target)
         moments.finish()
         weight = moments.least_squares(prior.flatten(1), self.calibration.ridge)
         conv.weight.copy_(weight[:, :, None, None])
@@ -179,7 +179,8 @@ class _Walk:
         if not (settings.fits if factorised else settings.compensate):
             _set_statistics(block.bn2, [conv(part) for part in maps])
             return
-        kernel, stride, padding = (_pair(size) for size in (conv.kernel_size, conv.stride, conv.padding))  # type: ignore[arg-type]
+        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+        assert not isinstance(padding, str)  # "same" is not what a ResNet has
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
             moments.add(_patches(part, at, kernel, stride, padding), target)
@@ -245,7 +246,7 @@ def fit_readers(
 
 
 def _patches(
-    maps: Tensor, positions: Tensor, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    maps: Tensor, positions: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
     """What a convolution reads at positions of its output: (rows, K*C), kernel-major."""
     padded = F.pad(maps, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)
@@ -276,7 +277,3 @@ def _set_fitted(norm: nn.Module, moments: Moments, weight: Tensor) -> None:
     norm.running_var.copy_(variance)  # type: ignore[operator]
     norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator]
     norm.bias.copy_(moments.mean_y)  # type: ignore[operator]
-
-
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def read_image(path: Path) -> Any:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"{path}: expected an image, got a damaged or other file ({_reason(error)}); remove it"
+            f"{path}: expected an image, got a damaged or other file ({first_line(error, 80)}); remove it"
         ) from None
 
 
@@ -276,7 +276,3 @@ def match_classes(
             "use the data of these weights, or list the head's classes with --classes FILE"
         )
     return {name: index for index, name in enumerate(names)}
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]
