@@ -49,6 +49,16 @@ def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     )
 
 
+def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The size of random crops in training, apart from that of evaluation."""
+    own.add_argument(
+        "--train-size",
+        type=int,
+        metavar="S",
+        help="side of the random crops of training; smaller ones are faster; by default that of evaluation",
+    )
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 130 interrupted."""
     try:

@@ -538,7 +538,9 @@ def test_compress_keeps_its_input(call, half, tmp_path):
 def test_finetune_and_resume(call, calibrated, half, pictures, tmp_path):
     words = ["--weights", calibrated[0], "--teacher", half, "--data", pictures, "--output", tmp_path / "run"]
     words += ["--epochs", 1, "--batch-size", 10, "--image-size", 32, "--resize", 36, "--workers", 0, "--quiet"]
-    words += ["--device", "cpu", "--learning-rate", 0.0001]
+    words += ["--device", "cpu", "--learning-rate", 0.0001, "--train-size", 40]
+    status, _, err = call("tools/finetune.py", *words, "--train-size", 0)
+    one_error(status, err, "image size: expected 32 <= size <= resize, got 0")
     status, out, err = call("tools/finetune.py", *words)
     assert status == 0, err
     assert "best Top-1" in out and json.loads(out.splitlines()[0])["epoch"] == 1

@@ -8,7 +8,7 @@ import json
 import os
 from pathlib import Path
 
-from norton_det.cli import add_image_options, parser, run
+from norton_det.cli import add_image_options, add_train_size, parser, run
 
 # isort: split
 import torch
@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--ema", type=float, default=usual.ema, help="decay of averaged weights, such as 0.999; 0: none")
     own.add_argument("--amp", default=usual.amp, choices=("float32", "bfloat16", "float16"), help="autocast")
     add_image_options(own)
+    add_train_size(own)
     own.add_argument("--classes", metavar="FILE", help="the head's classes in order, one folder name a line")
     own.add_argument("--limit", type=int, metavar="N", help="only N training images, drawn evenly")
     own.add_argument("--workers", type=int, default=usual.workers, help="processes that read images")
@@ -87,17 +88,21 @@ def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset,
     classes = None
     if args.classes:
         classes = require_file(args.classes, "a list of classes").read_text(encoding="utf-8").split()
+    own_size = None if args.train_size is None else (args.train_size, None)
     train, val = (
         ClassFolder(
             Path(args.data) / part,
             loaded.num_classes,
             loaded.preprocessing,
-            size=args.image_size,
-            resize=args.resize,
+            size=size,
+            resize=resize,
             classes=classes,
             augment=part == "train",
         )
-        for part in ("train", "val")
+        for part, size, resize in (
+            ("train", *(own_size or (args.image_size, args.resize))),
+            ("val", args.image_size, args.resize),
+        )
     )
     if args.limit is None or args.limit >= len(train):
         return train, val

@@ -14,7 +14,7 @@ A study that was cut off goes on where it stopped; delete its CSV to start anew.
 import argparse
 from pathlib import Path
 
-from norton_det.cli import add_image_options, parser, run
+from norton_det.cli import add_image_options, add_train_size, parser, run
 
 # isort: split
 from studies import ablations, calibrated
@@ -45,10 +45,12 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--data", required=True, metavar="DIR", help="folder with train/ and val/, one folder per class")
     own.add_argument("--output", default="output/studies", metavar="DIR", help="where NAME.csv, .md and .png go")
     add_image_options(own)
+    add_train_size(own)
     own.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
     own.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
     own.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")
-    own.add_argument("--learning-rate", type=float, default=0.01, help="of a fine-tuning, at its peak")
+    own.add_argument("--learning-rate", type=float, default=0.003, help="of a fine-tuning, at its peak")
+    own.add_argument("--amp", default="float32", choices=("float32", "bfloat16"), help="autocast of a fine-tuning")
     own.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
     return own
 
@@ -69,7 +71,9 @@ def main() -> None:
         args.images,
         args.val_images,
         args.finetune_images,
+        args.train_size,
         args.learning_rate,
+        args.amp,
         args.seeds,
     )
     study, keys = STUDIES[args.study]

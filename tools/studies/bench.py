@@ -41,7 +41,9 @@ class Settings:
     images: int  # for calibration
     val_images: int | None  # None: all
     finetune_images: int
+    train_size: int | None
     learning_rate: float
+    amp: str
     seeds: int
 
 
@@ -58,7 +60,8 @@ class Bench:
         shape = {"size": settings.size, "resize": settings.resize}
         classes, preprocessing = self.loaded.num_classes, self.loaded.preprocessing
         val = ClassFolder(settings.data / "val", classes, preprocessing, **shape)
-        self.train = ClassFolder(settings.data / "train", classes, preprocessing, augment=True, **shape)
+        crops = shape if settings.train_size is None else {"size": settings.train_size}
+        self.train = ClassFolder(settings.data / "train", classes, preprocessing, augment=True, **crops)
         order = torch.randperm(len(val), generator=torch.Generator().manual_seed(0)).tolist()
         chosen = sorted(order[: settings.val_images])
         pairs = [val[index] for index in tqdm(chosen, "val images", leave=False)]
@@ -99,6 +102,7 @@ class Bench:
             batch_size=min(BATCH, count),
             distill=0.5 if teacher else 0.0,
             features=1.0 if teacher else 0.0,
+            amp=self.settings.amp,
             workers=0,
             seed=seed,
         )
