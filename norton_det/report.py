@@ -73,9 +73,9 @@ class CompressionReport:
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         return (
             f"{self.spec.name or self.spec.arch}: MACs {self.macs[0] / 1e9:.2f} -> {self.macs[1] / 1e9:.2f} G "
-            f"(-{100 * (1 - self.macs[1] / self.macs[0]):.1f} %, conv + linear, {size}), "
+            f"({100 * (self.macs[1] / self.macs[0] - 1):+.1f} %, conv + linear, {size}), "
             f"params {self.params[0] / 1e6:.2f} -> {self.params[1] / 1e6:.2f} M "
-            f"(-{100 * (1 - self.params[1] / self.params[0]):.1f} %)\ncriterion {self.criterion}; {steps}"
+            f"({100 * (self.params[1] / self.params[0] - 1):+.1f} %)\ncriterion {self.criterion}; {steps}"
         )
 
 

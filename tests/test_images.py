@@ -13,6 +13,7 @@ from norton_det.data.images import (
     load_images,
     make_transform,
     match_classes,
+    read_classes,
     read_image,
 )
 from norton_det.errors import InputError
@@ -117,6 +118,17 @@ def test_wnids():
 def test_classes_that_do_not_match(tmp_path, names, outputs, classes, pattern):
     with pytest.raises(InputError, match=pattern):
         match_classes(tmp_path, names, outputs, classes)
+
+
+def test_read_classes(tmp_path):
+    path = tmp_path / "classes.txt"
+    path.write_text("golf ball\n\ntench \n", encoding="utf-8")
+    assert read_classes(path) == ["golf ball", "tench"]
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="expected text, one folder name a line"):
+        read_classes(path)
+    with pytest.raises(InputError, match="expected a list of classes"):
+        read_classes(tmp_path / "none.txt")
 
 
 def test_no_images(tmp_path):

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from norton_det.classify import evaluate
 from norton_det.cli import add_image_options, parser, run
-from norton_det.data.images import ClassFolder
+from norton_det.data.images import ClassFolder, read_classes
 from norton_det.device import check_device
 from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_file, require_writable
+from norton_det.files import atomic_path, require_writable
 from norton_det.fuse import fuse
 from norton_det.weights import load_weights
 
@@ -52,9 +52,7 @@ def main() -> None:
     loaded = load_weights(args.weights)
     if not loaded.num_classes:
         raise InputError(f"{args.weights}: expected a classifier, got a backbone without fc; use weights with fc")
-    classes = None
-    if args.classes:
-        classes = require_file(args.classes, "a list of classes").read_text(encoding="utf-8").split()
+    classes = read_classes(args.classes) if args.classes else None
     data = ClassFolder(
         args.data, loaded.num_classes, loaded.preprocessing, size=args.image_size, resize=args.resize, classes=classes
     )

@@ -15,10 +15,10 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import Dataset, Subset
 
-from norton_det.data.images import ClassFolder
+from norton_det.data.images import ClassFolder, read_classes
 from norton_det.device import check_device
 from norton_det.errors import InputError
-from norton_det.files import require_file, require_writable
+from norton_det.files import require_writable
 from norton_det.finetune import Recipe, fine_tune
 from norton_det.plots import plot_lines
 from norton_det.weights import LoadedWeights, load_weights
@@ -85,9 +85,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 
 def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset, ClassFolder]:
     """train/ with augmentation (a part of it with --limit) and val/."""
-    classes = None
-    if args.classes:
-        classes = require_file(args.classes, "a list of classes").read_text(encoding="utf-8").split()
+    classes = read_classes(args.classes) if args.classes else None
     own_size = None if args.train_size is None else (args.train_size, None)
     train, val = (
         ClassFolder(

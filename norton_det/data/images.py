@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..errors import InputError, first_line
+from ..files import require_file
 from ..preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,19 @@ class ClassFolder(Dataset):
                 self.broken.add(index)
                 logger.warning("skipped, cannot be read: %s", self.files[index])
             return torch.zeros(3, self.shape.size, self.shape.size), -1
+
+
+def read_classes(path: str | Path) -> list[str]:
+    """The head's classes in order, from a text file with one folder name a line.
+
+    Raises:
+        InputError: no such file, or not a text.
+    """
+    try:
+        text = require_file(path, "a list of classes").read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: expected text, one folder name a line, got another kind of file") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def match_classes(
