@@ -15,9 +15,10 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .complexity import count_complexity
 from .compress import CompressionResult, compress, compress_detector_state
 from .cp import Factors, cp_decompose
+from .detector import DetectorReport, DetectorResult, compress_detector
 from .errors import InputError
 from .fuse import fuse
-from .layers import CPConv2d
+from .layers import CPConv2d, LowRankLinear
 from .precise_bn import reestimate_batch_norm
 from .preprocessing import Preprocessing
 from .report import CompressionReport
@@ -33,11 +34,15 @@ __all__ = [
     "CompressionReport",
     "CompressionResult",
     "CompressionSpec",
+    "DetectorReport",
+    "DetectorResult",
     "Factors",
     "InputError",
+    "LowRankLinear",
     "NortonResNet",
     "Preprocessing",
     "compress",
+    "compress_detector",
     "compress_detector_state",
     "count_complexity",
     "cp_decompose",

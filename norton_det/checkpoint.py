@@ -4,11 +4,13 @@ Nothing has to be repeated on a command line to load one, and nothing in it can 
 Metadata key ``norton_det`` holds one JSON object::
 
     {"version": 1, "spec": {...}, "preprocessing": {...}, "num_classes": 1000, "stride_in_1x1": false}
+
+A detector whose neck or heads are factored too has the version 2 and ``"layout": {"layer name": rank, ...}``.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .spec import CompressionSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that is read; files that need no more are written as 1
 METADATA_KEY = "norton_det"
 
 
@@ -36,22 +38,24 @@ class CheckpointInfo:
         preprocessing: colour order and normalisation.
         num_classes: outputs of the classifier; 0 for a backbone.
         stride_in_1x1: where a stage's stride sits.
+        layout: ranks of a detector's factored layers outside the ResNet, by name (see ``surgery``).
     """
 
     spec: CompressionSpec
     preprocessing: Preprocessing = TORCHVISION
     num_classes: int = 1000
     stride_in_1x1: bool = False
+    layout: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         fields: dict[str, Any] = {
-            "version": FORMAT_VERSION,
+            "version": 2 if self.layout else 1,
             "spec": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "num_classes": self.num_classes,
             "stride_in_1x1": self.stride_in_1x1,
         }
-        return json.dumps(fields)
+        return json.dumps(fields | ({"layout": self.layout} if self.layout else {}))
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
@@ -59,19 +63,25 @@ class CheckpointInfo:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
             raise InputError(f"metadata: expected JSON ({error}); write the checkpoint again") from None
-        if not isinstance(fields, dict) or fields.get("version") != FORMAT_VERSION:
-            version = fields.get("version") if isinstance(fields, dict) else fields
-            raise InputError(f"metadata: version: expected {FORMAT_VERSION}, got {version!r}; update norton_det")
+        version = fields.get("version") if isinstance(fields, dict) else fields
+        if not isinstance(fields, dict) or isinstance(version, bool) or version not in range(1, FORMAT_VERSION + 1):
+            raise InputError(f"metadata: version: expected 1 to {FORMAT_VERSION}, got {version!r}; update norton_det")
         classes, stride = fields.get("num_classes"), fields.get("stride_in_1x1")
         if isinstance(classes, bool) or not isinstance(classes, int) or not 0 <= classes <= 1_000_000:
             raise InputError(f"metadata: num_classes: expected 0 or more, got {classes!r}; write the checkpoint again")
         if not isinstance(stride, bool):
             raise InputError(f"metadata: stride_in_1x1: expected true or false, got {stride!r}; write it again")
+        layout = fields.get("layout", {})
+        if not isinstance(layout, dict) or not all(
+            type(rank) is int and 1 <= rank <= 65536 for rank in layout.values()
+        ):
+            raise InputError(f"metadata: layout: expected layer names with ranks, got {layout!r:.80}; write it again")
         return cls(
             CompressionSpec.from_dict(fields.get("spec")),  # type: ignore[arg-type]
             Preprocessing.from_dict(fields.get("preprocessing")),  # type: ignore[arg-type]
             classes,
             stride,
+            layout,
         )
 
 
@@ -127,6 +137,12 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
         return CheckpointInfo.from_json(text)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
+
+
+def tensor_names(path: str | Path) -> list[str]:
+    """Names in a safetensors file."""
+    with _open(require_file(path, "a safetensors file")) as content:
+        return list(content.keys())
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from .errors import InputError
 from .layers import CPConv2d
+from .surgery import replace_module
 
 
 def fuse(model: nn.Module) -> nn.Module:
@@ -19,7 +20,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
     Every ``CPConv2d`` becomes a 1x1 and a grouped Kh x Kw convolution; every batch normalisation (also frozen)
     declared after a convolution as ``convN``/``bnN`` or ``conv``/``bn``, or next to it in a ``Sequential``, is
-    folded into it, unless the convolution is used in more than one place. The input model is untouched.
+    folded into it, and so is the ``norm`` of Detectron2's convolutions, unless the convolution is used in more than
+    one place. The input model is untouched.
 
     Raises:
         InputError: the model is in training mode, where batch statistics cannot be folded.
@@ -29,10 +31,9 @@ def fuse(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model)
     if isinstance(model, CPConv2d):
         return model.fuse()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, CPConv2d):
-                setattr(parent, name, child.fuse())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, CPConv2d):
+            replace_module(model, name, module.fuse())
     uses = Counter(id(child) for parent in model.modules() for child in parent._modules.values())
     for parent in list(model.modules()):
         for conv_name, norm_name in _pairs(parent):
@@ -42,6 +43,11 @@ def fuse(model: nn.Module) -> nn.Module:
             if _is_plain_conv(last) and _is_batch_norm(norm) and not shared:
                 _fold(last, norm)
                 setattr(parent, norm_name, nn.Identity())
+    for conv in model.modules():  # Detectron2's convolutions hold their normalisation
+        norm = getattr(conv, "norm", None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.Module) and _is_batch_norm(norm) and uses[id(conv)] == 1:
+            _fold(conv, norm)
+            conv.norm = None  # type: ignore[assignment]
     return model.eval()
 
 

@@ -1,6 +1,6 @@
-"""CPConv2d: a convolution whose every filter is a CP decomposition.
+"""The factored layers: CPConv2d, a convolution whose every filter is a CP decomposition, and LowRankLinear.
 
-Train form, three linear maps (the CPDBlock of NORTON, section III-A)::
+Train form of CPConv2d, three linear maps (the CPDBlock of NORTON, section III-A)::
 
     pointwise   1 x 1       I    -> O*R   factor A
     vertical    Kh x 1      depthwise     factor B, takes the vertical stride and padding
@@ -130,6 +130,53 @@ class CPConv2d(nn.Module):
         )
 
 
+class LowRankLinear(nn.Module):
+    """Linear layer (..., I) -> (..., O) of rank r: ``first`` I -> r without bias, ``second`` r -> O.
+
+    It saves where ``r * (I + O) < I * O``. The box head's first layer (12544 -> 1024) hardly needs more than r = 128.
+    """
+
+    def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:
+        super().__init__()
+        _check_matrix_rank(rank, in_features, out_features)
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        self.first = nn.Linear(in_features, rank, bias=False)
+        self.second = nn.Linear(rank, out_features, bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, rank: int) -> "LowRankLinear":
+        """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale."""
+        _check_matrix_rank(rank, linear.in_features, linear.out_features)
+        weight = linear.weight.detach().double()
+        if linear.out_features <= linear.in_features:  # the small Gram matrix: quick, and as good at single precision
+            values, left = torch.linalg.eigh(weight @ weight.T)
+            left = left[:, -rank:]
+            right = left.T @ weight  # (r, I), rows orthogonal
+        else:
+            left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            left, right = left[:, :rank] * values[:rank], right[:rank]
+        scale = (left.norm(dim=0) / right.norm(dim=1).clamp_min(1e-150)).sqrt().clamp_min(1e-150)
+        return cls.from_factors(left / scale, right * scale[:, None], linear.bias).train(linear.training)
+
+    @classmethod
+    def from_factors(cls, left: Tensor, right: Tensor, bias: Tensor | None = None) -> "LowRankLinear":
+        """A layer with the weight ``left @ right``, (O, r) and (r, I), and a bias (O,)."""
+        layer = cls(right.shape[1], left.shape[0], left.shape[1], bias is not None).to(left.device)
+        with torch.no_grad():
+            layer.first.weight.copy_(right)
+            layer.second.weight.copy_(left)
+            if bias is not None:
+                layer.second.bias.copy_(bias)
+        return layer
+
+    def to_weight(self) -> Tensor:
+        """The dense weight (O, I) that this layer stands for."""
+        return self.second.weight.detach() @ self.first.weight.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
 def factors_to_state(factors: Factors) -> dict[str, Tensor]:
     """State dict entries of a ``CPConv2d`` (without bias) for the factors; contiguous copies."""
     return {
@@ -155,6 +202,12 @@ def check_supported(conv: nn.Conv2d, name: str = "conv") -> None:
         raise InputError(
             f"{name}: expected numeric zero padding, got {conv.padding_mode} {conv.padding}; leave it dense"
         )
+
+
+def _check_matrix_rank(rank: int, inputs: int, outputs: int) -> None:
+    limit = min(inputs, outputs)
+    if not 1 <= rank <= limit:
+        raise InputError(f"rank: expected 1 to {limit} (of {inputs} -> {outputs}), got {rank}; lower it")
 
 
 def _pair(value: int | tuple[int, ...] | str) -> tuple[int, int]:

@@ -151,7 +151,7 @@ def damaged(**changes: object) -> str:
         ("[" * 100_000, "metadata: expected JSON"),
         ("9" * 5000, "metadata: expected JSON"),
         ("[]", "metadata: version: expected 1"),
-        (damaged(version=2), "version: expected 1, got 2; update norton_det"),
+        (damaged(version=3), "version: expected 1 to 2, got 3; update norton_det"),
         (damaged(spec=None), "spec: expected a JSON object, got None"),
         (damaged(spec={"ratios": [0.0]}), "ratios: expected 20"),
         (damaged(spec=SPEC.to_dict() | {"rank": 1e999}), "rank: expected a whole number"),

@@ -15,8 +15,21 @@ CORE = sorted(module.name for module in pkgutil.iter_modules([str(PACKAGE)]) if 
 HEAVY = ("torchvision", "detectron2", "cv2")
 # each module of the core may know only those before it
 ORDER = [
-    *("errors", "spec", "als", "cp", "saliency", "layers", "resnet", "moments", "cp_output", "calibration", "channels"),
-    *("reconstruct", "prune", "report", "compress", "classify", "finetune"),
+    *(
+        "errors",
+        "spec",
+        "als",
+        "cp",
+        "saliency",
+        "layers",
+        "surgery",
+        "resnet",
+        "moments",
+        "cp_output",
+        "calibration",
+        "channels",
+    ),
+    *("reconstruct", "prune", "report", "compress", "detector", "classify", "finetune"),
 ]
 
 

@@ -15,6 +15,7 @@ from ..keys import find_resnet as find_resnet_part
 from ..keys import torchvision_to_d2
 from ..preprocessing import MSRA
 from ..resnet import NortonResNet
+from ..surgery import find_layout
 from ..weights import load_weights
 from .files import read_detector_file
 
@@ -125,4 +126,4 @@ def find_resnet(model: nn.Module) -> tuple[NortonResNet | None, str]:
 def info_of_model(model: nn.Module) -> CheckpointInfo | None:
     """Spec and preprocessing of a detector, for its checkpoints; ``None`` without a compressed ResNet."""
     resnet, _ = find_resnet(model)
-    return resnet and CheckpointInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1)
+    return resnet and CheckpointInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1, find_layout(model))

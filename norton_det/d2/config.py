@@ -32,6 +32,13 @@ def add_norton_config(cfg: CfgNode) -> None:
     # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), as a list or text like
     # "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
     cfg.MODEL.NORTON.RATIOS = None
+    # The layers around the ResNet; None leaves them dense, as in the paper.
+    # CP rank of the FPN's output convolutions and of the RPN's.
+    cfg.MODEL.NORTON.NECK_RANK = None
+    # CP rank of the convolutions of mask and keypoint heads.
+    cfg.MODEL.NORTON.HEAD_RANK = None
+    # Rank of the box head's linear layers (128 costs hardly any AP).
+    cfg.MODEL.NORTON.BOX_HEAD_RANK = None
 
 
 def spec_from_config(cfg: CfgNode) -> CompressionSpec:
@@ -55,6 +62,11 @@ def spec_from_config(cfg: CfgNode) -> CompressionSpec:
         return CompressionSpec.parse(rank=None if rank == 0 else rank, ratios=ratios, arch=arch)
     except InputError as error:
         raise InputError(f"MODEL.NORTON: {error}") from None
+
+
+def ranks_from_config(cfg: CfgNode) -> dict[str, int | None]:
+    """``neck_rank``, ``head_rank`` and ``box_head_rank`` as ``compress_detector`` and ``choose_layout`` take them."""
+    return {name: cfg.MODEL.NORTON[name.upper()] for name in ("neck_rank", "head_rank", "box_head_rank")}
 
 
 def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:

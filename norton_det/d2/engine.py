@@ -14,14 +14,16 @@ from detectron2.utils import comm
 
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
+from ..detector import choose_layout, compress_detector
 from ..errors import InputError
 from ..files import require_file
 from ..spec import CompressionSpec
+from ..surgery import apply_layout, find_candidates
 from ..weights import LoadedWeights, load_detector_state, load_weights
-from .checkpoint import NortonCheckpointer
-from .config import add_norton_config, find_config, info_from_config, spec_from_config
+from .checkpoint import NortonCheckpointer, info_of_model
+from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
 from .evaluation import NortonCOCOEvaluator
-from .files import read_checkpoint_info
+from .files import read_checkpoint_info, read_layout
 
 logger = logging.getLogger(__name__)
 NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_backbone")
@@ -91,17 +93,21 @@ def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
 def compress_weights(cfg: CfgNode) -> CfgNode:
     """A config whose ``MODEL.WEIGHTS`` are a norton checkpoint: dense ones are compressed to ``MODEL.NORTON`` first.
 
-    The checkpoint goes to ``OUTPUT_DIR``; that of a detector keeps its neck and heads. Norton checkpoints that are
-    compressed already, or dense as ``MODEL.NORTON`` is, are left alone.
+    The checkpoint goes to ``OUTPUT_DIR``; that of a detector keeps its neck and heads, unless ``MODEL.NORTON`` has
+    ranks for them. Norton checkpoints that are compressed already, or dense as ``MODEL.NORTON`` is, are left alone.
     """
     weights = cfg.MODEL.WEIGHTS
     if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
         return cfg
-    spec, info = spec_from_config(cfg), read_checkpoint_info(weights)
-    if info is not None and (spec.is_dense or not info.spec.is_dense):
+    spec, info, layout = spec_from_config(cfg), read_checkpoint_info(weights), read_layout(weights)
+    asked = any(rank is not None for rank in ranks_from_config(cfg).values())
+    around = asked and (layout == {} if info is not None else load_detector_state(weights) is not None)
+    if info is not None and (spec.is_dense or not info.spec.is_dense) and not around:
         return cfg
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
-    if comm.is_main_process():
+    if comm.is_main_process() and around:
+        _compress_whole(path, cfg, spec if info is None or info.spec.is_dense else None)
+    elif comm.is_main_process():
         loaded = load_weights(weights)
         logger.info("Weights: %s from %s", loaded.source, weights)
         if loaded.spec.is_dense and not spec.is_dense:
@@ -110,6 +116,21 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
             save_checkpoint(path, loaded.build())
     comm.synchronize()
     return _with_weights(cfg, path)
+
+
+def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> None:
+    """Compress the detector of ``MODEL.WEIGHTS`` with the layers around its ResNet into a norton checkpoint."""
+    dense = cfg.clone()
+    dense.defrost()
+    dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
+    dense.freeze()
+    model = build_detector(dense)
+    NortonCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    result = compress_detector(model, spec, **ranks_from_config(cfg), progress=True)
+    info = info_of_model(result.model)
+    assert info is not None
+    save_tensors(path, result.model.state_dict(), info)
+    logger.info("Compressed:\n%s", result.report.table())
 
 
 def resume_weights(cfg: CfgNode) -> CfgNode | None:
@@ -137,6 +158,19 @@ def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | N
     logger.info("Compressed:\n%s", report.table())
 
 
+def build_detector(cfg: CfgNode) -> torch.nn.Module:
+    """The detector of a config, fresh, with the factored layers that ``MODEL.WEIGHTS`` or else ``MODEL.NORTON`` has.
+
+    A norton checkpoint of a whole detector comes first; other weights are loaded into what ``MODEL.NORTON`` says.
+    """
+    model = build_model(cfg)
+    layout = read_layout(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    if layout is not None:
+        return apply_layout(model, layout, "empty")
+    chosen, _ = choose_layout(find_candidates(model), single={}, **ranks_from_config(cfg))
+    return apply_layout(model, chosen, "fresh")
+
+
 def _with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
@@ -150,7 +184,7 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
     check_weights(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS: expected a trained detector, got none; add MODEL.WEIGHTS FILE")
-    model = build_model(cfg)
+    model = build_detector(cfg)
     NortonCheckpointer(model, whole=True).load(cfg.MODEL.WEIGHTS)
     return model.eval()
 
@@ -188,7 +222,7 @@ class NortonTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        model = build_model(cfg)
+        model = build_detector(cfg)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)

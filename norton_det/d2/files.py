@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import METADATA_KEY, CheckpointInfo, read_info, read_tensors
+from ..checkpoint import METADATA_KEY, CheckpointInfo, read_info, read_tensors, tensor_names
 from ..errors import InputError
 from ..sources import read_content
 
@@ -34,6 +34,17 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
         return CheckpointInfo.from_json(str(text))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def read_layout(path: str | Path) -> dict[str, int] | None:
+    """Ranks of the factored layers around the ResNet of a detector that norton_det wrote; ``None`` for a backbone, or
+    weights of another origin.
+    """
+    info = read_checkpoint_info(path)
+    if info is None:
+        return None
+    names = tensor_names(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)["model"]
+    return info.layout if any("roi_heads." in name for name in names) else None
 
 
 def read_detector_file(path: str | Path) -> dict[str, Any]:

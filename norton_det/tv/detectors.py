@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..preprocessing import TORCHVISION, Preprocessing
 from ..resnet import NortonResNet
 from ..spec import CompressionSpec
+from ..surgery import apply_layout
 from .backbone import backbone_weights, choose_spec, resnet_fpn
 from .weights import DetectorInfo, load_detector_state, load_exactly, read_detector_info
 
@@ -126,6 +127,7 @@ def _build(
         load_exactly(body.body, state, source)
     model = DETECTORS[kind](body, num_classes, **options)
     if weights is not None:
+        apply_layout(model, backbone.layout, "empty")
         load_detector_state(model, weights)
     model.norton_info = DetectorInfo(kind, backbone, num_classes, num_keypoints)
     return model

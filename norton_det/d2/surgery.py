@@ -1,0 +1,69 @@
+"""What ``compress_detector`` has to know of Detectron2's R-CNNs."""
+
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import FPN
+from torch import nn
+
+from ..checkpoint import CheckpointInfo
+from ..errors import InputError
+from ..preprocessing import Preprocessing
+from ..spec import CompressionSpec
+from .backbone import NortonResNetBackbone
+
+GROUPS = (("stem", "conv1", "bn1"), *((f"res{stage + 1}", f"layer{stage}") for stage in range(1, 5)))
+
+
+def preprocessing_of(detector: nn.Module) -> Preprocessing:
+    """Colour order and normalisation."""
+    mean, std = (getattr(detector, name).flatten().tolist() for name in ("pixel_mean", "pixel_std"))
+    return Preprocessing(getattr(detector, "input_format", None) or "BGR", tuple(mean), tuple(std))
+
+
+def replace_resnet(
+    detector: nn.Module, spec: CompressionSpec, stride_in_1x1: bool, preprocessing: Preprocessing
+) -> None:
+    """Put a fresh ``NortonResNetBackbone`` below the FPN, in place: the same normalisation, the same parts frozen.
+
+    Raises:
+        InputError: no FPN, or a normalisation without statistics.
+    """
+    fpn = detector.backbone
+    if not isinstance(fpn, FPN):
+        raise InputError(f"backbone: expected an FPN, got {type(fpn).__name__}; use a detector with FPN")
+    old = fpn.bottom_up
+    frozen = 0
+    for group in GROUPS:
+        parameters = [p for name in group if hasattr(old, name) for p in getattr(old, name).parameters()]
+        if any(parameter.requires_grad for parameter in parameters):
+            break
+        frozen += 1
+    info = CheckpointInfo(spec, preprocessing, 0, stride_in_1x1)
+    new = NortonResNetBackbone(info, _norm_of(old), tuple(old.output_shape()), frozen)
+    fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
+
+
+def has_norton_resnet(detector: nn.Module) -> bool:
+    """Whether the ResNet is ours, so that it need not be replaced where it stays as it is."""
+    return isinstance(getattr(detector.backbone, "bottom_up", None), NortonResNetBackbone)
+
+
+def finish(detector: nn.Module, info: CheckpointInfo) -> None:
+    """Nothing more: checkpoints read what they say off the detector."""
+
+
+def _norm_of(resnet: nn.Module) -> str:
+    """Detectron2's name of the normalisation of the last stage."""
+    last = [
+        module for name, module in resnet.named_modules() if name.startswith(("res5", "layer4")) and _has_mean(module)
+    ]
+    if not last:
+        raise InputError("backbone: expected batch normalisation, got another one; use BN, SyncBN or FrozenBN")
+    norm = last[-1]
+    if isinstance(norm, FrozenBatchNorm2d):
+        return "FrozenBN"
+    return "SyncBN" if "Sync" in type(norm).__name__ else "BN"
+
+
+def _has_mean(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "running_mean", None), torch.Tensor)

@@ -1,0 +1,58 @@
+"""What ``compress_detector`` has to know of torchvision's R-CNNs."""
+
+from torch import nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..checkpoint import CheckpointInfo
+from ..errors import InputError
+from ..preprocessing import Preprocessing
+from ..resnet import NortonResNet
+from ..spec import CompressionSpec
+from .weights import DetectorInfo
+
+GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
+
+
+def preprocessing_of(detector: nn.Module) -> Preprocessing:
+    """Colour order and normalisation."""
+    transform = detector.transform
+    mean, std = (tuple(255 * value for value in values) for values in (transform.image_mean, transform.image_std))
+    return Preprocessing("RGB", mean, std)
+
+
+def replace_resnet(
+    detector: nn.Module, spec: CompressionSpec, stride_in_1x1: bool, preprocessing: Preprocessing
+) -> None:
+    """Put a fresh ``NortonResNet`` below the FPN, in place: the same normalisation, the same parts frozen.
+
+    Raises:
+        InputError: no FPN of torchvision's making.
+    """
+    old = getattr(detector.backbone, "body", None)
+    if not isinstance(old, IntermediateLayerGetter):
+        raise InputError(
+            f"backbone: expected a ResNet with FPN, got {type(detector.backbone).__name__}; use such a one"
+        )
+    live = any(isinstance(module, nn.BatchNorm2d) for module in old.modules())
+    new = NortonResNet(spec, 0, stride_in_1x1, nn.BatchNorm2d if live else FrozenBatchNorm2d)
+    new.preprocessing = preprocessing
+    for name in GROUPS:
+        trained = [parameter.requires_grad for parameter in old[name].parameters()]
+        new.get_submodule(name).requires_grad_(any(trained))
+    new.to(next(detector.parameters()).device)
+    detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
+
+
+def has_norton_resnet(detector: nn.Module) -> bool:
+    """Whether the ResNet need not be replaced where it stays as it is: torchvision's has the same names."""
+    return isinstance(getattr(detector.backbone, "body", None), IntermediateLayerGetter)
+
+
+def finish(detector: nn.Module, info: CheckpointInfo) -> None:
+    """Note what ``save_detector`` has to write."""
+    heads = detector.roi_heads
+    kind = "keypoint" if isinstance(detector, KeypointRCNN) else "mask" if isinstance(detector, MaskRCNN) else "faster"
+    keypoints = heads.keypoint_predictor.kps_score_lowres.out_channels if kind == "keypoint" else None
+    detector.norton_info = DetectorInfo(kind, info, heads.box_predictor.cls_score.out_features, keypoints)

@@ -1,0 +1,128 @@
+"""Whole Detectron2 detectors compressed, saved, loaded, trained; ranks that a config asks for."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from norton_det.checkpoint import read_info
+from norton_det.d2 import NortonCheckpointer, load_detector
+from norton_det.d2.engine import build_detector, compress_weights
+from norton_det.d2.files import read_layout
+from norton_det.detector import compress_detector
+from norton_det.errors import InputError
+from norton_det.fuse import fuse
+from norton_det.layers import CPConv2d, LowRankLinear
+from norton_det.spec import CompressionSpec
+from norton_det.surgery import find_layout
+
+HALF = CompressionSpec.parse(None, "[0.]+[0.5]*19")  # no decomposition: quick
+NECK = {f"backbone.fpn_output{level}": 1 for level in (2, 3, 4, 5)} | {"proposal_generator.rpn_head.conv": 1}
+BOX = {"roi_heads.box_head.fc1": 16, "roi_heads.box_head.fc2": 16}
+
+
+def picture() -> list[dict[str, torch.Tensor]]:
+    return [{"image": 255 * torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))}]
+
+
+@pytest.fixture(scope="module")
+def own(config):
+    """A detector with Detectron2's own ResNet."""
+    torch.manual_seed(0)
+    return build_model(config("dense_faster_rcnn.yaml", **{"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"})).eval()
+
+
+@pytest.fixture(scope="module")
+def result(own):
+    return compress_detector(own, HALF, box_head_rank=16)
+
+
+def test_detectron2s_own_resnet(own, result):
+    model = result.model
+    assert find_layout(model) == NECK | BOX == {layer.name: layer.rank for layer in result.report.layers}
+    assert model.backbone.bottom_up.spec == HALF and find_layout(own) == {}
+    assert model.backbone.output_convs[0] is model.backbone.fpn_output5  # Detectron2 calls what is in the list
+    assert isinstance(model.backbone.fpn_output5, CPConv2d) and isinstance(model.roi_heads.box_head.fc1, LowRankLinear)
+    assert type(model.proposal_generator.rpn_head.conv.activation) is torch.nn.ReLU
+    frozen = {name.partition(".")[0] for name, p in own.backbone.bottom_up.named_parameters() if not p.requires_grad}
+    assert frozen == {"stem", "res2"}
+    still = {name.partition(".")[0] for name, p in model.backbone.bottom_up.named_parameters() if not p.requires_grad}
+    assert still == {"conv1", "layer1"}
+    with torch.no_grad():
+        assert len(model(picture())[0]["instances"]) <= 10
+
+
+def test_without_compression_outputs_are_the_same(own):
+    """Only the ResNet's class changes: Detectron2's own becomes ours, with its weights."""
+    same = compress_detector(own, None, neck_rank=None, head_rank=None, box_head_rank=None)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, expected = same.model.backbone(image), own.backbone(image)
+    assert all(torch.allclose(found[name], expected[name], rtol=1e-5, atol=1e-5) for name in expected)
+    assert same.report.params[0] == same.report.params[1] and same.report.macs[0] == same.report.macs[1]
+
+
+def test_deploy_form(result):
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    deploy = fuse(result.model)
+    assert not any(isinstance(module, CPConv2d) for module in deploy.modules())
+    with torch.no_grad():
+        found, expected = (list(model.backbone(image).values()) for model in (deploy, result.model))
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        for one, other in zip(
+            *(model.proposal_generator.rpn_head(expected)[0] for model in (deploy, result.model)), strict=True
+        ):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_deploy_form_of_detectron2s_resnet(own):
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    deploy = fuse(own)
+    assert not any("Norm" in type(module).__name__ for module in deploy.modules())
+    with torch.no_grad():
+        for found, expected in zip(deploy.backbone(image).values(), own.backbone(image).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoint_carries_the_layout(config, result, tmp_path):
+    NortonCheckpointer(result.model, str(tmp_path)).save("small")
+    file = tmp_path / "small.pth"
+    assert read_layout(file) == NECK | BOX
+    cfg = config(**{"MODEL.WEIGHTS": file, "MODEL.NORTON.BOX_HEAD_RANK": 3})  # the file's own layout comes first
+    model = load_detector(cfg)
+    assert find_layout(model) == NECK | BOX
+    assert all(torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+    again = compress_weights(cfg)
+    assert again is cfg  # nothing left to compress
+
+
+def test_ranks_of_a_config_make_fresh_layers(config, norton_64):
+    keys = {"MODEL.NORTON.NECK_RANK": 1, "MODEL.NORTON.HEAD_RANK": 2, "MODEL.NORTON.BOX_HEAD_RANK": 16}
+    model = build_detector(config("norton_mask_rcnn.yaml", **keys, **{"MODEL.WEIGHTS": norton_64}))
+    masks = {f"roi_heads.mask_head.mask_fcn{index}": 2 for index in range(1, 5)}
+    assert find_layout(model) == NECK | BOX | masks
+    NortonCheckpointer(model).load(str(norton_64))  # the backbone; what is around it starts anew
+    with EventStorage():
+        model.eval()(picture())
+
+
+def test_a_trained_dense_detector_is_compressed_on_the_way(config, own, tmp_path):
+    NortonCheckpointer(own, str(tmp_path)).save("dense")
+    keys = {"MODEL.WEIGHTS": tmp_path / "dense.pth", "OUTPUT_DIR": tmp_path / "out", "MODEL.NORTON.PRESET": "dense"}
+    cfg = config(**keys, **{"MODEL.NORTON.RATIOS": "[0.]+[0.5]*19", "MODEL.NORTON.BOX_HEAD_RANK": 16})
+    given = compress_weights(cfg)
+    assert read_info(given.MODEL.WEIGHTS).layout == BOX and Path(given.MODEL.WEIGHTS).parent == tmp_path / "out"
+    model = load_detector(given)
+    assert torch.equal(model.backbone.fpn_output2.weight, own.backbone.fpn_output2.weight)
+    expected = LowRankLinear.from_linear(own.roi_heads.box_head.fc1, 16)
+    torch.testing.assert_close(model.roi_heads.box_head.fc1.to_weight(), expected.to_weight())
+
+
+def test_without_fpn(config):
+    model = build_model(config("norton_faster_rcnn.yaml"))
+    model.backbone.bottom_up = torch.nn.Identity()
+    with pytest.raises(InputError, match="expected ResNet-50, -101 or -152 weights"):
+        compress_detector(model, HALF)
