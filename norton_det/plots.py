@@ -34,17 +34,31 @@ def plot_lines(
     return _plot(path, draw, y_label, title, len(series) > 1)
 
 
-def plot_bars(
+def plot_groups(
     path: str | Path, groups: Sequence[str], series: Mapping[str, Sequence[float]], y_label: str, title: str = ""
 ) -> bool:
-    """Grouped bars as a PNG: one group per name, one bar in it per series. Returns whether it was drawn."""
+    """Grouped points with their values as a PNG: one group per name, one point in it per series. Returns whether it was
+    drawn.
+
+    Points, not bars: the axis need not start at zero, so that small differences are seen.
+    """
 
     def draw(axes: Any) -> None:
-        width = 0.8 / len(series)
-        for index, (name, values) in enumerate(series.items()):
+        width = 0.75 / len(series)
+        values = [value for points in series.values() for value in points]
+        top, room = max(values), max(max(values) - min(values), 1.0)
+        axes.set_ylim(min(values) - 0.12 * room, top + 0.15 * room)
+        for index, (name, points) in enumerate(series.items()):
             places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(groups))]
-            axes.bar(places, values, width, label=name)
-        axes.set_xticks(range(len(groups)), groups, rotation=0 if len(groups) < 7 else 30)
+            axes.plot(places, points, "o", markersize=5, label=name)
+            for place, value in zip(places, points, strict=True):
+                axes.annotate(
+                    f"{value:.1f}", (place, value), (0, 5), textcoords="offset points", ha="center", fontsize=6
+                )
+        long = sum(map(len, groups)) > 70
+        axes.set_xticks(range(len(groups)), groups, rotation=20 if long else 0, ha="right" if long else "center")
+        for edge in range(1, len(groups)):
+            axes.axvline(edge - 0.5, color="0.8", linewidth=0.8)
 
     return _plot(path, draw, y_label, title, len(series) > 1)
 
@@ -60,7 +74,7 @@ def _plot(path: str | Path, draw: Any, y_label: str, title: str, legend: bool) -
     draw(axes)
     axes.set_ylabel(y_label)
     axes.set_title(title)
-    axes.grid(alpha=0.3)
+    axes.grid(axis="y", alpha=0.3)
     if legend:
         figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     with atomic_path(path) as temporary:

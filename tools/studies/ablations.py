@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from norton_det.cp import cp_decompose, nmse, reconstruct
-from norton_det.plots import plot_bars, plot_lines
+from norton_det.plots import plot_groups, plot_lines
 from norton_det.precise_bn import reestimate_batch_norm
 from norton_det.saliency import criteria as criterion_names
 from norton_det.spec import CompressionSpec
@@ -63,7 +63,7 @@ def criteria(bench: Bench, table: Table) -> str:
     series = {
         when: [sum(found[when]) / len(found[when]) for found in grouped.values()] for when in ("BN only", "calibrated")
     }
-    plot_bars(table.path.with_suffix(".png"), list(grouped), series, "Top-1 %", "norton-64 by criterion")
+    plot_groups(table.path.with_suffix(".png"), list(grouped), series, "Top-1 %", "norton-64 by criterion")
     return markdown(rows)
 
 
@@ -90,7 +90,9 @@ def tradeoff(bench: Bench, table: Table) -> str:
     for row in table.missing([{"rank": rank} for rank in ("dense", 1, 2, 3, 4)]):
         spec = ratio_for(0.35 * DENSE_MACS, None if row["rank"] == "dense" else row["rank"])
         table.add(row | {"ratio": spec.ratios[1]} | measure(bench, spec))
-    plot_measures(table, [f"rank {row['rank']}" for row in table.rows], "65 % fewer MACs")
+    plot_measures(
+        table, ["no CP" if row["rank"] == "dense" else f"rank {row['rank']}" for row in table.rows], "65 % fewer MACs"
+    )
     return markdown(table.rows)
 
 
@@ -110,7 +112,7 @@ def measure(bench: Bench, spec: CompressionSpec) -> dict[str, float]:
 
 def plot_measures(table: Table, names: Sequence[str], title: str) -> None:
     series = {name: [row[name] for row in table.rows] for name in ("PABS, BN only", "calibrated", "fine-tuned")}
-    plot_bars(table.path.with_suffix(".png"), names, series, "Top-1 %", title)
+    plot_groups(table.path.with_suffix(".png"), names, series, "Top-1 %", title)
 
 
 def methods(bench: Bench, table: Table) -> str:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from norton_det.cp import cp_decompose_layers
-from norton_det.plots import plot_bars
+from norton_det.plots import plot_groups
 from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
 
@@ -56,7 +56,7 @@ def calibration(bench: Bench, table: Table) -> str:
         for level in LEVELS
     ]
     series = {step: [kept[level, step]["kept_percent"] for level in LEVELS] for step in STEPS}
-    plot_bars(table.path.with_suffix(".png"), LEVELS, series, "Top-1 kept, % of dense", "Before any fine-tuning")
+    plot_groups(table.path.with_suffix(".png"), LEVELS, series, "Top-1 kept, % of dense", "Before any fine-tuning")
     return f"Top-1 in % of the dense network's {dense:.2f} %, before any fine-tuning.\n\n{markdown(rows)}"
 
 
@@ -93,7 +93,7 @@ def finetune(bench: Bench, table: Table) -> str:
         when: [sum(grouped[level][when]) / len(grouped[level][when]) for level in ("dense", *LEVELS)]
         for when in ("before", "after")
     }
-    plot_bars(table.path.with_suffix(".png"), ("dense", *LEVELS), series, "Top-1 %", "One fine-tuning stage")
+    plot_groups(table.path.with_suffix(".png"), ("dense", *LEVELS), series, "Top-1 %", "One fine-tuning stage")
     settings = bench.settings
     return (
         f"Top-1 in %, one pass over {settings.finetune_images} training images, learning rate "
