@@ -51,6 +51,8 @@ def plot_groups(
         for index, (name, points) in enumerate(series.items()):
             places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(groups))]
             axes.plot(places, points, "o", markersize=5, label=name)
+            if len(values) > 20:
+                continue  # their values would overlap
             for place, value in zip(places, points, strict=True):
                 axes.annotate(
                     f"{value:.1f}", (place, value), (0, 5), textcoords="offset points", ha="center", fontsize=6
