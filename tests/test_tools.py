@@ -501,6 +501,8 @@ def test_evaluate(call, calibrated, half, pictures, tmp_path):
         ("finetune", ["--data", "none"], "none/train: expected a folder with one folder per class"),
         ("finetune", ["--data", "none", "--epochs", "0"], "recipe: epochs: expected more than 0, got 0.0"),
         ("finetune", ["--data", "none", "--teacher", "none.pth"], "none.pth: expected weights"),
+        ("compress", ["--neck-rank", "1"], "expected a detector of torchvision, got other weights"),
+        ("compress", ["--neck-rank", "1", "--calibrate", "empty"], "--calibrate: expected a ResNet to fit, got ranks"),
         ("compress", ["--preset", "norton-78", "--device", "gpu"], "device: expected one of this machine, .*'gpu'"),
         ("evaluate", ["--data", "classes", "--device", "gpu"], "device: expected one of this machine"),
         ("finetune", ["--data", "classes", "--device", "gpu"], "device: expected one of this machine"),
@@ -524,6 +526,35 @@ def test_classifier_tools_refuse(call, half, tmp_path, monkeypatch, tool, words,
     status, _, err = call(f"tools/{tool}.py", "--weights", half, *words, *extra.get(tool, []))
     one_error(status, err, pattern)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compress_whole_detectors(call, repository, tmp_path):
+    """A torchvision detector's state dict, and a Detectron2 checkpoint with its config, to files that carry all."""
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    from norton_det.checkpoint import read_info
+    from norton_det.d2 import load_config
+    from norton_det.d2.engine import build_detector
+    from norton_det.tv import fasterrcnn_norton_resnet50_fpn
+
+    dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    torch.save(dense.state_dict(), tmp_path / "tv.pth")
+    config = repository / "configs" / "dense_faster_rcnn.yaml"
+    torch.save({"model": build_detector(load_config(str(config))).state_dict()}, tmp_path / "d2.pth")
+    ranks = ["--rank", "none", "--ratios", "[0.]+[0.5]*19", "--neck-rank", 1, "--box-head-rank", 16, "--quiet"]
+    for name, more in (("tv", []), ("d2", ["--config", config])):
+        target = tmp_path / f"{name}.safetensors"
+        words = ["--weights", tmp_path / f"{name}.pth", "--output", target, *ranks, *more]
+        status, out, err = call("tools/compress.py", *words, "--json", tmp_path / f"{name}.json")
+        assert status == 0, err
+        assert "detector: MACs 13" in out and "(whole detector)" in out
+        assert sorted(read_info(target).layout.values()) == [1] * 5 + [16] * 2
+        assert len(json.loads((tmp_path / f"{name}.json").read_text())["layers"]) == 7
+    small = fasterrcnn_norton_resnet50_fpn(weights=tmp_path / "tv.safetensors")
+    assert small.norton_info.num_classes == 4
+    words = ["--weights", tmp_path / "d2.pth", "--output", tmp_path / "x.safetensors", *ranks]
+    status, _, err = call("tools/compress.py", *words)
+    one_error(status, err, "expected a detector of torchvision, got other weights")
 
 
 def test_compress_keeps_its_input(call, half, tmp_path):

@@ -13,19 +13,24 @@ from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from norton_det.cli import add_image_options, parser, run
 from norton_det.compress import compress, compress_detector_state
 from norton_det.data.images import load_images
+from norton_det.detector import DetectorReport, compress_detector
 from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 from norton_det.preprocessing import Preprocessing
+from norton_det.report import CompressionReport
 from norton_det.saliency import criteria
 from norton_det.spec import PRESETS, CompressionSpec
 from norton_det.weights import load_detector_state, load_weights
 
+AROUND = ("neck_rank", "head_rank", "box_head_rank")
 EXAMPLES = """
   tools/compress.py --weights torchvision://resnet50 --preset norton-78 --output output/resnet50_norton-78.safetensors
   tools/compress.py --weights resnet50.pth --preset norton-78 --calibrate imagenet/train --output small.safetensors
   tools/compress.py --weights resnet50.pth --rank 2 --ratios "[0.]+[0.28]*19" --output small.safetensors
   tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --preset norton-64 --output detector.safetensors
+  tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --config dense_faster_rcnn.yaml \\
+      --preset norton-64 --neck-rank 2 --box-head-rank 128 --output detector.safetensors
   tools/compress.py --weights released_norton.pt --output converted.safetensors   # already compressed: converted
 """
 
@@ -60,6 +65,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="fit nothing and keep the old statistics: images serve the criterion css only",
     )
     fit.add_argument("--device", default="cpu", help="where the fit is computed, such as cuda")
+    around = own.add_argument_group(
+        "whole detector", "factor the layers around the ResNet of a trained detector too; without these they stay dense"
+    )
+    around.add_argument(
+        "--config-file", "--config", metavar="FILE", help="of a Detectron2 detector; torchvision's need none"
+    )
+    around.add_argument(
+        "--neck-rank", type=int, metavar="R", help="CP rank of the FPN's output and the RPN's convolutions"
+    )
+    around.add_argument("--head-rank", type=int, metavar="R", help="CP rank of mask and keypoint heads' convolutions")
+    around.add_argument(
+        "--box-head-rank", type=int, metavar="R", help="rank of the box head's linear layers, such as 128"
+    )
     own.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
     own.add_argument("--json", metavar="FILE", help="write the report there")
     own.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
@@ -106,6 +124,35 @@ def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> 
     )
 
 
+def compress_around(args: argparse.Namespace, spec: CompressionSpec | None) -> None:
+    """Compress a whole detector."""
+    ranks = {name: getattr(args, name) for name in AROUND}
+    options = ranks | {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet}
+    if args.calibrate:
+        raise InputError("--calibrate: expected a ResNet to fit, got ranks of a whole detector; drop one of them")
+    if args.config_file:
+        from norton_det.d2.engine import compress_to_file, load_config
+
+        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
+        report = compress_to_file(args.output, cfg, spec, whole=True, **options)
+    else:
+        from norton_det.tv import save_detector
+        from norton_det.tv.surgery import load_torchvision_detector
+
+        result = compress_detector(load_torchvision_detector(args.weights), spec, **options)
+        report = result.report
+        save_detector(args.output, result.model)
+    print(report.summary() if args.quiet else report.table())
+    write_report(args, report)
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
+
+
+def write_report(args: argparse.Namespace, report: CompressionReport | DetectorReport) -> None:
+    if args.json:
+        with atomic_path(Path(args.json)) as temporary:
+            temporary.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+
+
 def main() -> None:
     args = make_parser().parse_args()
     if not args.output.endswith(".safetensors"):
@@ -116,6 +163,9 @@ def main() -> None:
     if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):
         raise InputError(f"--output: expected another file than --weights, got {args.output}; choose another name")
     spec = spec_from(args)
+    if args.config_file or any(getattr(args, name) is not None for name in AROUND):
+        compress_around(args, spec)
+        return
     loaded = load_weights(args.weights)
     print(f"{args.weights}: {loaded.source}")
     if not loaded.spec.is_dense or spec is None:
@@ -145,9 +195,7 @@ def main() -> None:
         state, report = compress_detector_state(detector, spec, **options)
         save_tensors(args.output, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     print(report.summary() if args.quiet else report.table())
-    if args.json:
-        with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    write_report(args, report)
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")
 
 

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
-from ..detector import choose_layout, compress_detector
+from ..detector import DetectorReport, choose_layout, compress_detector
 from ..errors import InputError
 from ..files import require_file
 from ..spec import CompressionSpec
@@ -106,7 +106,9 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
         return cfg
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
     if comm.is_main_process() and around:
-        _compress_whole(path, cfg, spec if info is None or info.spec.is_dense else None)
+        target = spec if info is None or info.spec.is_dense else None
+        report = compress_to_file(path, cfg, target, **ranks_from_config(cfg), progress=True)
+        logger.info("Compressed:\n%s", report.table())
     elif comm.is_main_process():
         loaded = load_weights(weights)
         logger.info("Weights: %s from %s", loaded.source, weights)
@@ -118,19 +120,30 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
     return _with_weights(cfg, path)
 
 
-def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> None:
-    """Compress the detector of ``MODEL.WEIGHTS`` with the layers around its ResNet into a norton checkpoint."""
+def compress_to_file(
+    path: str | Path, cfg: CfgNode, spec: CompressionSpec | None, *, whole: bool = False, **options: Any
+) -> DetectorReport:
+    """Compress the detector of ``MODEL.WEIGHTS`` with the layers around its ResNet into a norton checkpoint.
+
+    Args:
+        path: of the checkpoint, a .safetensors file.
+        cfg: of the detector as it is; what ``MODEL.NORTON`` says does not matter.
+        spec: ranks and ratios of the ResNet; ``None`` leaves it.
+        whole: refuse weights that lack a part of the detector, or have heads of another number of classes.
+        options: of ``compress_detector``.
+    """
     dense = cfg.clone()
     dense.defrost()
     dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
     dense.freeze()
+    check_weights(dense)
     model = build_detector(dense)
-    NortonCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    result = compress_detector(model, spec, **ranks_from_config(cfg), progress=True)
+    NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
+    result = compress_detector(model, spec, **options)
     info = info_of_model(result.model)
     assert info is not None
     save_tensors(path, result.model.state_dict(), info)
-    logger.info("Compressed:\n%s", result.report.table())
+    return result.report
 
 
 def resume_weights(cfg: CfgNode) -> CfgNode | None:

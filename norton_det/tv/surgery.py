@@ -1,5 +1,7 @@
 """What ``compress_detector`` has to know of torchvision's R-CNNs."""
 
+from pathlib import Path
+
 from torch import nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
@@ -7,12 +9,41 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoint import CheckpointInfo
 from ..errors import InputError
+from ..infer import spec_from_state
+from ..keys import split_detector_state
 from ..preprocessing import Preprocessing
 from ..resnet import NortonResNet
 from ..spec import CompressionSpec
-from .weights import DetectorInfo
+from ..weights import load_detector_state as load_state
+from .backbone import resnet_fpn
+from .detectors import DETECTORS
+from .weights import DetectorInfo, load_exactly
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
+
+
+def load_torchvision_detector(path: str | Path) -> nn.Module:
+    """The dense detector of a file of torchvision's training script, or of ``torch.save(model.state_dict())``.
+
+    Its kind and numbers of classes and keypoints are read off the tensors; nothing in the file is run.
+
+    Raises:
+        InputError: not such a file.
+    """
+    state = load_state(path)
+    if state is None or not any(name.startswith("backbone.body.") for name in state):
+        raise InputError(f"{path}: expected a detector of torchvision, got other weights; use its state dict")
+    part = split_detector_state(state)[1]
+    kind = next((kind for kind in ("keypoint", "mask") if f"roi_heads.{kind}_predictor" in " ".join(state)), "faster")
+    scores = state.get("roi_heads.box_predictor.cls_score.weight")
+    heat = state.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
+    if scores is None or (kind == "keypoint" and heat is None):
+        raise InputError(f"{path}: expected the heads of a {kind} R-CNN, got none; use the whole state dict")
+    options = {"num_keypoints": heat.shape[1]} if kind == "keypoint" and heat is not None else {}
+    body = resnet_fpn(CheckpointInfo(spec_from_state(part), num_classes=0), True, None)
+    detector = DETECTORS[kind](body, len(scores), **options)
+    load_exactly(detector, state, str(path))
+    return detector.eval()
 
 
 def preprocessing_of(detector: nn.Module) -> Preprocessing:
