@@ -9,7 +9,7 @@ not, whose ResNet is dense or compressed already.
 import copy
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -17,9 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .calibration import Calibration
 from .checkpoint import CheckpointInfo
 from .complexity import count_complexity
 from .compress import compress_detector_state
+from .detector_fit import fit_around
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import split_detector_state
@@ -27,6 +29,9 @@ from .layers import CPConv2d, LowRankLinear
 from .report import CompressionReport
 from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, find_candidates, find_layout
+
+CROP = 512  # pixels: side of the crops that the ResNet is fitted on
+CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``reconstruct``
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class FactoredLayer:
         rank: CP rank, or rank of the matrix.
         nmse: relative squared error of the weight.
         params: (before, after).
+        error: with calibration, what is left of the output's squared error, relative to its variance.
     """
 
     name: str
@@ -47,6 +53,7 @@ class FactoredLayer:
     rank: int
     nmse: float
     params: tuple[int, int]
+    error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +85,12 @@ class DetectorReport:
         """The ResNet's table, then one line per layer around it, then the totals."""
         lines = [self.backbone.table(), ""] if self.backbone else []
         width = max([len(layer.name) for layer in self.layers] + [len(name) for name in self.dense] + [10])
-        lines.append(f"{'layer':{width}} {'part':5} {'kind':14} {'rank':>5} {'NMSE':>7} {'params M':>16}")
+        lines.append(f"{'layer':{width}} {'part':5} {'kind':14} {'rank':>5} {'NMSE':>7} {'error':>7} {'params M':>16}")
         for layer in self.layers:
             before, after = (count / 1e6 for count in layer.params)
             lines.append(
                 f"{layer.name:{width}} {layer.part:5} {layer.kind:14} {layer.rank:5d} {layer.nmse:7.4f} "
+                f"{'-' if layer.error is None else f'{layer.error:.4f}':>7} "
                 f"{before:7.3f} -> {after:.3f}"
             )
         lines += [f"{name:{width}} left dense: {reason}" for name, reason in self.dense.items()]
@@ -114,6 +122,7 @@ def compress_detector(
     head_rank: int | None = 1,
     box_head_rank: int | None = 128,
     layout: Mapping[str, int | None] | None = None,
+    calibration: Sequence[Any] | None = None,
     input_size: tuple[int, int, int] = (3, 800, 800),
     **options: Any,
 ) -> DetectorResult:
@@ -126,6 +135,8 @@ def compress_detector(
         head_rank: CP rank of the convolutions of mask and keypoint heads (and of a box head's, if it has some).
         box_head_rank: of the box head's linear layers.
         layout: ranks of single layers by name, which come first; ``None`` as a rank leaves that one dense.
+        calibration: unlabelled images, each as the detector takes it (Detectron2: a dict with "image"; torchvision:
+            (3, H, W) in 0..1). All that is compressed is then fitted to the dense detector on them.
         input_size: (3, H, W) at which MACs are counted.
         options: of ``compress``, for the ResNet.
 
@@ -135,17 +146,23 @@ def compress_detector(
     started = time.perf_counter()
     stack = _stack_of(detector)
     candidates = find_candidates(detector)
-    chosen, dense = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
+    chosen, left = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
+    dense = copy.deepcopy(detector).eval()
+    if calibration is not None:
+        options = {"calibration": Calibration(_crops(dense, stack, calibration))} | options
     model, info, backbone = _compress_resnet(detector, stack, spec, options)
     old = {each.name: each for each in candidates}
-    apply_layout(model, chosen)
-    layers = tuple(_describe(old[name], model.get_submodule(name)) for name in chosen)
+    apply_layout(model, chosen).eval()
+    errors = {}
+    if calibration is not None:
+        errors = fit_around(dense, model, chosen, calibration, stack, progress=bool(options.get("progress")))
+    layers = tuple(_describe(old[name], model.get_submodule(name), errors.get(name)) for name in chosen)
     stack.finish(model, replace(info, layout=find_layout(model)))
     before, after = count_complexity(detector, input_size), count_complexity(model, input_size)
     report = DetectorReport(
         backbone,
         layers,
-        dense,
+        left,
         (before.macs, after.macs),
         (before.params, after.params),
         input_size,
@@ -248,11 +265,36 @@ def _stride_in_1x1(detector: nn.Module) -> bool:
     return False
 
 
-def _describe(old: Candidate, new: nn.Module) -> FactoredLayer:
+def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Tensor:
+    """Random crops (N, 3, S, S) of the preprocessed images, for the fit of the ResNet: as many pixels as memory allows.
+
+    Raises:
+        InputError: no images.
+    """
+    if not len(inputs):
+        raise InputError("calibration: expected images, got none; give some")
+    generator = torch.Generator().manual_seed(0)
+    images = [stack.preprocess(detector, [image]) for image in inputs]
+    tensors: list[Tensor] = [image.tensor if hasattr(image, "tensor") else image.tensors for image in images]
+    side = min(min(*tensor.shape[2:]) for tensor in tensors)
+    side = max(32, min(side, CROP) // 32 * 32)
+    each = max(1, min(4, CALIBRATION_PIXELS // (side * side * len(tensors))))
+    crops = []
+    for tensor in tensors:
+        for _ in range(each):
+            top, start = (
+                int(torch.randint(max(1, size - side + 1), (1,), generator=generator)) for size in tensor.shape[2:]
+            )
+            crops.append(tensor[0, :, top : top + side, start : start + side])
+    return torch.stack(crops)
+
+
+def _describe(old: Candidate, new: nn.Module, output_error: float | None) -> FactoredLayer:
     layer = next(module for module in new.modules() if isinstance(module, CPConv2d | LowRankLinear))
     weight = old.module.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().double()
     error = (weight - layer.to_weight().double()).square().sum() / weight.square().sum().clamp_min(1e-300)
     counts = [sum(parameter.numel() for parameter in module.parameters()) for module in (old.module, layer)]
-    return FactoredLayer(old.name, old.part, type(layer).__name__, layer.rank, float(error), (counts[0], counts[1]))
+    params = (counts[0], counts[1])
+    return FactoredLayer(old.name, old.part, type(layer).__name__, layer.rank, float(error), params, output_error)

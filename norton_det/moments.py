@@ -26,6 +26,7 @@ class Moments:
         mean_x, mean_y: (F,), (O,).
         xx: covariance of the inputs (F, F).
         xy: covariance of inputs and targets (F, O).
+        yy: variance of the targets (O,).
     """
 
     def __init__(self, name: str) -> None:
@@ -53,11 +54,13 @@ class Moments:
             )
             self.xx = x.new_zeros(features, features, dtype=torch.double)
             self.xy = x.new_zeros(features, outputs, dtype=torch.double)
+            self.yy = y.new_zeros(outputs, dtype=torch.double)
         x, y = x - self._shift[0], y - self._shift[1]
         self.rows += len(x)
         self._sum_x += x.sum(0)
         self._sum_y += y.sum(0)
         self.xy += x.T @ y
+        self.yy += y.square().sum(0, dtype=torch.double)
         for start in range(0, x.shape[1], _PANEL):
             self.xx[start : start + _PANEL, start:] += x[:, start : start + _PANEL].T @ x[:, start:]
 
@@ -75,6 +78,7 @@ class Moments:
         self.xx += self.xx.triu(1).T
         self.xx.div_(self.rows).addr_(offset_x, offset_x, alpha=-1)
         self.xy.div_(self.rows).addr_(offset_x, offset_y, alpha=-1)
+        self.yy.div_(self.rows).sub_(offset_y.square())
         if not (self.xx.diagonal().isfinite().all() and self.xy.isfinite().all()):
             raise InputError(
                 f"{self.name}: expected finite activations on the calibration images, got NaN or infinity; "
@@ -96,6 +100,12 @@ class Moments:
         system.diagonal().add_(ridge)
         right = self.xy + ridge * prior.double().T
         return torch.cholesky_solve(right, torch.linalg.cholesky(system)).T
+
+    def error(self, weight: Tensor) -> float:
+        """Squared error of ``W x`` with the best bias, for weights (O, F), relative to the variance of the targets."""
+        weight = weight.double()
+        fit = ((weight @ self.xx) * weight).sum() - 2 * (weight * self.xy.T).sum()
+        return float(1 + fit / self.yy.sum().clamp_min(1e-300))
 
     def output_moments(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (O,) of ``W x`` for weights (O, F), as batch normalisation has them."""

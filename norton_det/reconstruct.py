@@ -183,7 +183,7 @@ class _Walk:
         assert not isinstance(padding, str)  # "same" is not what a ResNet has
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(_patches(part, at, kernel, stride, padding), target)
+            moments.add(patches(part, at, kernel, stride, padding), target)
         moments.finish()
         prior = flatten_weight(prior)
         if isinstance(conv, CPConv2d):
@@ -245,7 +245,7 @@ def fit_readers(
     return fitted
 
 
-def _patches(
+def patches(
     maps: Tensor, positions: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
 ) -> Tensor:
     """What a convolution reads at positions of its output: (rows, K*C), kernel-major."""

@@ -29,7 +29,7 @@ ORDER = [
         "calibration",
         "channels",
     ),
-    *("reconstruct", "prune", "report", "compress", "detector", "classify", "finetune"),
+    *("reconstruct", "prune", "report", "compress", "detector_fit", "detector", "classify", "finetune"),
 ]
 
 

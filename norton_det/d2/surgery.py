@@ -1,9 +1,13 @@
 """What ``compress_detector`` has to know of Detectron2's R-CNNs."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import FPN
-from torch import nn
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
 
 from ..checkpoint import CheckpointInfo
 from ..errors import InputError
@@ -41,6 +45,43 @@ def replace_resnet(
     info = CheckpointInfo(spec, preprocessing, 0, stride_in_1x1)
     new = NortonResNetBackbone(info, _norm_of(old), tuple(old.output_shape()), frozen)
     fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
+
+
+def preprocess(detector: nn.Module, images: Sequence[Any]) -> Any:
+    """Detectron2's ``ImageList`` of inputs such as ``{"image": (3, H, W)}``."""
+    return detector.preprocess_image(images)
+
+
+def image_features(detector: nn.Module, images: Sequence[Any]) -> tuple[Any, dict[str, Tensor]]:
+    """The preprocessed images, and the feature maps that the FPN gives for them."""
+    batch = preprocess(detector, images)
+    return batch, detector.backbone(batch.tensor)
+
+
+def propose(detector: nn.Module, images: Any, features: dict[str, Tensor]) -> Tensor:
+    """Proposals of one image, (P, 4) xyxy in pixels."""
+    return detector.proposal_generator(images, features, None)[0][0].proposal_boxes.tensor
+
+
+def detect(detector: nn.Module, images: Any, features: dict[str, Tensor], proposals: Tensor) -> Tensor:
+    """Boxes (P, 4) that the box head finds in one image."""
+    heads = detector.roi_heads
+    scores, deltas = heads.box_predictor(heads.box_head(pool(detector, "box", images, features, proposals)))
+    given = Instances(images.image_sizes[0], proposal_boxes=Boxes(proposals))
+    return heads.box_predictor.inference((scores, deltas), [given])[0][0].pred_boxes.tensor
+
+
+def pool(detector: nn.Module, head: str, images: Any, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
+    """Features (P, C, S, S) of regions of one image for a head: box, mask or keypoint."""
+    heads = detector.roi_heads
+    maps = [features[name] for name in getattr(heads, f"{head}_in_features")]
+    return getattr(heads, f"{head}_pooler")(maps, [Boxes(boxes)])
+
+
+def head_of(detector: nn.Module, head: str) -> Callable[[Tensor], Any]:
+    """The layers of a head as a function of pooled features."""
+    module = getattr(detector.roi_heads, f"{head}_head")
+    return module if head == "box" else module.layers
 
 
 def has_norton_resnet(detector: nn.Module) -> bool:

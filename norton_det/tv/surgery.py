@@ -1,8 +1,10 @@
 """What ``compress_detector`` has to know of torchvision's R-CNNs."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.ops import FrozenBatchNorm2d
@@ -74,6 +76,40 @@ def replace_resnet(
         new.get_submodule(name).requires_grad_(any(trained))
     new.to(next(detector.parameters()).device)
     detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
+
+
+def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:
+    """torchvision's ``ImageList`` of images (3, H, W) in 0..1."""
+    return detector.transform(list(images))[0]
+
+
+def image_features(detector: nn.Module, images: Sequence[Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """The preprocessed images, and the feature maps that the FPN gives for them."""
+    batch = preprocess(detector, images)
+    return batch, detector.backbone(batch.tensors)
+
+
+def propose(detector: nn.Module, images: Any, features: dict[str, Tensor]) -> Tensor:
+    """Proposals of one image, (P, 4) xyxy in pixels."""
+    return detector.rpn(images, features)[0][0]
+
+
+def detect(detector: nn.Module, images: Any, features: dict[str, Tensor], proposals: Tensor) -> Tensor:
+    """Boxes (P, 4) that the box head finds in one image."""
+    heads = detector.roi_heads
+    pooled = pool(detector, "box", images, features, proposals)
+    scores, deltas = heads.box_predictor(heads.box_head(pooled))
+    return heads.postprocess_detections(scores, deltas, [proposals], images.image_sizes)[0][0]
+
+
+def pool(detector: nn.Module, head: str, images: Any, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
+    """Features (P, C, S, S) of regions of one image for a head: box, mask or keypoint."""
+    return getattr(detector.roi_heads, f"{head}_roi_pool")(features, [boxes], images.image_sizes)
+
+
+def head_of(detector: nn.Module, head: str) -> Callable[[Tensor], Any]:
+    """The layers of a head as a function of pooled features."""
+    return getattr(detector.roi_heads, f"{head}_head")
 
 
 def has_norton_resnet(detector: nn.Module) -> bool:

@@ -126,3 +126,13 @@ def test_without_fpn(config):
     model.backbone.bottom_up = torch.nn.Identity()
     with pytest.raises(InputError, match="expected ResNet-50, -101 or -152 weights"):
         compress_detector(model, HALF)
+
+
+def test_calibration(own, generator):
+    """Backbone, neck and heads are fitted; the error that is left is told for each layer."""
+    pictures = [{"image": 255 * torch.rand(3, 64, 96, generator=generator)} for _ in range(4)]
+    fitted = compress_detector(own, HALF, box_head_rank=16, calibration=pictures)
+    assert all(0 <= layer.error < 1 for layer in fitted.report.layers), fitted.report.table()
+    assert set(fitted.report.backbone.errors) and "calibrate" in fitted.report.backbone.seconds
+    with torch.no_grad():
+        assert fitted.model(pictures[:1])[0]["instances"].scores.isfinite().all()
