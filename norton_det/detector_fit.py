@@ -190,7 +190,7 @@ class _Fit:
                     stack.pool(detector, head, images, maps, regions)
                     for detector, maps in ((self.dense, wide), (self.small, narrow))
                 )
-                pairs.append(tuple(both))  # type: ignore[arg-type]
+                pairs.append(tuple(both))
 
     def walk_head(self, head_of: HeadOf, head: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""

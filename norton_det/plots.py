@@ -30,6 +30,8 @@ def plot_lines(
         for name, (x, y) in series.items():
             axes.plot(x, y, marker="o", markersize=4, label=name)
         axes.set_xlabel(x_label)
+        if all(float(value).is_integer() for x, _ in series.values() for value in x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
 
     return _plot(path, draw, y_label, title, len(series) > 1)
 
