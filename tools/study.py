@@ -18,7 +18,7 @@ from norton_det.cli import add_image_options, add_train_size, parser, run
 
 # isort: split
 from studies import ablations, calibrated
-from studies.bench import Bench, Settings, Table
+from studies.bench import BATCH, Bench, Settings, Table
 
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
@@ -49,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
     own.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
     own.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")
+    own.add_argument("--epochs", type=float, default=1.0, help="of a fine-tuning")
+    own.add_argument("--batch-size", type=int, default=BATCH, help="of a fine-tuning")
     own.add_argument("--learning-rate", type=float, default=0.003, help="of a fine-tuning, at its peak")
     own.add_argument("--amp", default="float32", choices=("float32", "bfloat16"), help="autocast of a fine-tuning")
     own.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
@@ -72,6 +74,8 @@ def main() -> None:
         args.val_images,
         args.finetune_images,
         args.train_size,
+        args.epochs,
+        args.batch_size,
         args.learning_rate,
         args.amp,
         args.seeds,

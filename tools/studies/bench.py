@@ -42,6 +42,8 @@ class Settings:
     val_images: int | None  # None: all
     finetune_images: int
     train_size: int | None
+    epochs: float
+    batch_size: int
     learning_rate: float
     amp: str
     seeds: int
@@ -93,13 +95,13 @@ class Bench:
         return evaluate(model, self.val).top1
 
     def tune(self, model: NortonResNet, seed: int = 0, teacher: bool = True, images: int | None = None) -> float:
-        """Top-1 after one pass over a random part of the training images; the model is changed."""
+        """Top-1 after a short fine-tuning on a random part of the training images; the model is changed."""
         count = min(images or self.settings.finetune_images, len(self.train))
         drawn = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))[:count]
         recipe = Recipe(
-            epochs=1,
+            epochs=self.settings.epochs,
             learning_rate=self.settings.learning_rate,
-            batch_size=min(BATCH, count),
+            batch_size=min(self.settings.batch_size, count),
             distill=0.5 if teacher else 0.0,
             features=1.0 if teacher else 0.0,
             amp=self.settings.amp,

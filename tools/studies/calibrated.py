@@ -96,7 +96,7 @@ def finetune(bench: Bench, table: Table) -> str:
     plot_groups(table.path.with_suffix(".png"), ("dense", *LEVELS), series, "Top-1 %", "One fine-tuning stage")
     settings = bench.settings
     return (
-        f"Top-1 in %, one pass over {settings.finetune_images} training images, learning rate "
-        f"{settings.learning_rate:g}, half of the loss from the dense network's outputs; mean ± standard deviation "
+        f"Top-1 in %, {settings.epochs:g} epochs of {settings.finetune_images} training images, learning rate "
+        f"{settings.learning_rate:g} for batches of {settings.batch_size}, half of the loss from the dense network's outputs; mean ± standard deviation "
         f"over {settings.seeds} seeds.\n\n{markdown(rows)}"
     )
