@@ -189,7 +189,8 @@ def _fit_laterals(
     dense.to(calibration.device).eval()
     small = copy.deepcopy(small).to(calibration.device)
     readers = {stage: rest[name].flatten(1) for name, stage in laterals.items()}
-    fitted = fit_readers(dense, small, readers, kept, calibration)
+    biased = all(name.removesuffix("weight") + "bias" in rest for name in laterals)
+    fitted = fit_readers(dense, small, readers, kept, calibration, biased)
     out = {}
     for name, stage in laterals.items():
         weight, shift = fitted[stage]

@@ -116,7 +116,7 @@ class DetectorResult:
 
 def compress_detector(
     detector: nn.Module,
-    spec: CompressionSpec | None = None,
+    spec: CompressionSpec | str | None = None,
     *,
     neck_rank: int | None = 1,
     head_rank: int | None = 1,
@@ -130,7 +130,7 @@ def compress_detector(
 
     Args:
         detector: of Detectron2 or torchvision; its ResNet is a bottleneck one, dense or compressed.
-        spec: ranks and ratios of the ResNet; ``None`` leaves it as it is.
+        spec: ranks and ratios of the ResNet, or a preset's name; ``None`` leaves it as it is.
         neck_rank: CP rank of the FPN's output convolutions and of the RPN's; ``None`` leaves them dense.
         head_rank: CP rank of the convolutions of mask and keypoint heads (and of a box head's, if it has some).
         box_head_rank: of the box head's linear layers.
@@ -145,11 +145,17 @@ def compress_detector(
     """
     started = time.perf_counter()
     stack = _stack_of(detector)
+    spec = CompressionSpec.preset(spec) if isinstance(spec, str) else spec
+    for name, parameter in detector.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise InputError(f"{name}: expected float32, got {parameter.dtype}; call float() on the detector first")
     candidates = find_candidates(detector)
     chosen, left = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
     dense = copy.deepcopy(detector).eval()
     if calibration is not None:
-        options = {"calibration": Calibration(_crops(dense, stack, calibration))} | options
+        check_images(stack, calibration)
+        crops = _crops(dense, stack, calibration)
+        options = {"calibration": Calibration(crops, device=str(crops.device))} | options
     model, info, backbone = _compress_resnet(detector, stack, spec, options)
     old = {each.name: each for each in candidates}
     apply_layout(model, chosen).eval()
@@ -188,6 +194,9 @@ def choose_layout(
     names = {each.name for each in candidates}
     if unknown := [name for name in single if name not in names]:
         raise InputError(f"layout: {unknown[0]}: no such layer; there are {', '.join(sorted(names)) or 'none'}")
+    for name, rank in single.items():
+        if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
+            raise InputError(f"layout: {name}: expected a rank or None for dense, got {rank!r}; give a whole number")
     for option, rank in (("neck_rank", neck_rank), ("head_rank", head_rank), ("box_head_rank", box_head_rank)):
         if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int) or rank < 1):
             raise InputError(f"{option}: expected 1 or more, or None for dense, got {rank!r}; choose one of them")
@@ -213,6 +222,8 @@ def choose_layout(
 def _stack_of(detector: nn.Module) -> ModuleType:
     """The adapter of the detector's stack."""
     roots = {cls.__module__.partition(".")[0] for cls in type(detector).__mro__}
+    if not (hasattr(detector, "roi_heads") and (hasattr(detector, "rpn") or hasattr(detector, "proposal_generator"))):
+        roots = set()
     for root, adapter in (("detectron2", ".d2.surgery"), ("torchvision", ".tv.surgery")):
         if root in roots:
             return importlib.import_module(adapter, __package__)
@@ -252,7 +263,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for name, tensor in state.items():
         if name in expected and expected[name].shape != tensor.shape and tensor.ndim == 4:
             conv = model.get_submodule(name.rpartition(".")[0])
-            conv.weight = nn.Parameter(torch.empty_like(tensor), bool(conv.weight.requires_grad))
+            weight = torch.empty_like(tensor, device=expected[name].device)
+            conv.weight = nn.Parameter(weight, bool(conv.weight.requires_grad))
             conv.in_channels = tensor.shape[1]  # type: ignore[assignment]
     counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
     model.load_state_dict(counters | {name: tensor for name, tensor in state.items() if name in expected})
@@ -265,14 +277,27 @@ def _stride_in_1x1(detector: nn.Module) -> bool:
     return False
 
 
+def check_images(stack: ModuleType, images: Sequence[Any]) -> None:
+    """Refuse calibration images that the detector would not take.
+
+    Raises:
+        InputError: none, or not a sequence of what this stack takes.
+    """
+    if not isinstance(images, list | tuple):
+        raise InputError(f"calibration: expected a list of images, got {type(images).__name__}; make a list of them")
+    if not images:
+        raise InputError("calibration: expected images, got none; give some")
+    for index, image in enumerate(images):
+        if problem := stack.check_image(image):
+            raise InputError(f"calibration: image {index}: expected {problem}; give images as the detector takes them")
+
+
 def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Tensor:
     """Random crops (N, 3, S, S) of the preprocessed images, for the fit of the ResNet: as many pixels as memory allows.
 
     Raises:
         InputError: no images.
     """
-    if not len(inputs):
-        raise InputError("calibration: expected images, got none; give some")
     generator = torch.Generator().manual_seed(0)
     images = [stack.preprocess(detector, [image]) for image in inputs]
     tensors: list[Tensor] = [image.tensor if hasattr(image, "tensor") else image.tensors for image in images]

@@ -92,7 +92,12 @@ def fit_around(
     if rest:
         for image in tqdm(inputs, "fit heads", unit="image", disable=not progress):
             fit.read_image(stack, image, pooled)
-        fit.solve(fit.of("rpn"))
+        first, *later = fit.of("rpn") or [""]
+        fit.solve([first])
+        for name in later:  # each reads what the one before puts out once it is fitted
+            for image in inputs:
+                fit.hear_rpn(stack, image, name)
+            fit.solve([name])
     for head, pairs in pooled.items():
         fit.walk_head(stack.head_of, head, pairs)
     return fit.errors
@@ -149,14 +154,16 @@ class _Fit:
     def solve(self, names: list[str]) -> None:
         """Fit convolutions to their moments."""
         for name in names:
-            if name not in self.moments:
-                continue  # it never ran: no regions, say
+            if name not in self.moments or self.moments[name].count < 2:
+                continue  # it hardly ran: no regions, say
             moments, conv, layer = (
                 self.moments.pop(name).finish(),
                 self.dense.get_submodule(name),
                 _inner(self.small, name),
             )
             assert isinstance(layer, CPConv2d)
+            if layer.bias is None:
+                moments.uncentre()
             prior = flatten_weight(conv.weight).double()  # type: ignore[arg-type]
             sweeps = 3 if layer.rank == 1 else 2
             factors = fit_output(moments, layer.factors(), prior, self.share(moments), sweeps=sweeps)
@@ -169,7 +176,7 @@ class _Fit:
 
     def read_image(self, stack: ModuleType, image: Any, pooled: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
         """Moments of the RPN's convolution, and pooled features of both detectors, from one image."""
-        rpn = self.of("rpn")
+        rpn = self.of("rpn")[:1]
         images, wide = stack.image_features(self.dense, [image])
         narrow = stack.image_features(self.small, [image])[1]
         with self.listening(rpn):
@@ -191,6 +198,13 @@ class _Fit:
                     for detector, maps in ((self.dense, wide), (self.small, narrow))
                 )
                 pairs.append(tuple(both))
+
+    def hear_rpn(self, stack: ModuleType, image: Any, name: str) -> None:
+        """Moments of one convolution of the RPN from one image."""
+        with self.listening([name]):
+            for detector in (self.dense, self.small):
+                stack.propose(detector, *stack.image_features(detector, [image]))
+        self.collect([name])
 
     def walk_head(self, head_of: HeadOf, head: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""
@@ -219,6 +233,8 @@ class _Fit:
             inputs.append(self.heard[name, "small"][0])
             self.heard.clear()
         target = torch.cat(targets).double()  # (rows, O)
+        if len(target) < 2:
+            return
         if not target.isfinite().all():
             raise InputError(f"{name}: expected finite activations, got NaN or infinity; use intact weights")
         covariance = torch.cov(target.T)

@@ -40,6 +40,11 @@ class Moments:
         if sum(len(part) for part, _ in self._waiting) >= _FLUSH:
             self._flush()
 
+    @property
+    def count(self) -> int:
+        """Rows added so far."""
+        return self.rows + sum(len(part) for part, _ in self._waiting)
+
     def _flush(self) -> None:
         if not self._waiting:
             return
@@ -84,6 +89,14 @@ class Moments:
                 f"{self.name}: expected finite activations on the calibration images, got NaN or infinity; "
                 "use intact weights, and the preprocessing they expect"
             )
+        return self
+
+    def uncentre(self) -> "Moments":
+        """Second moments about zero, for a layer that has no bias to give the means."""
+        self.xx.addr_(self.mean_x, self.mean_x)
+        self.xy.addr_(self.mean_x, self.mean_y)
+        self.yy.add_(self.mean_y.square())
+        self.mean_x, self.mean_y = torch.zeros_like(self.mean_x), torch.zeros_like(self.mean_y)
         return self
 
     def ridge(self, share: float) -> float:

@@ -215,6 +215,7 @@ def fit_readers(
     readers: Mapping[int, Tensor],
     kept: Mapping[str, Tensor],
     calibration: Calibration,
+    biased: bool = True,
 ) -> dict[int, tuple[Tensor, Tensor]]:
     """Fit what else reads the stages' outputs, such as the lateral convolutions of an FPN, to the dense network.
 
@@ -223,6 +224,7 @@ def fit_readers(
         readers: weights (O, C) by the stage (1..4) whose C dense channels they read.
         kept: the channels that were kept, by writer.
         calibration: images and settings.
+        biased: whether the readers have a bias, which can take a shift.
 
     Returns:
         By stage: weights (O, C') for the channels kept, and what has to be added to the bias, (O,); on the CPU.
@@ -239,6 +241,8 @@ def fit_readers(
     fitted = {}
     for stage, found in moments.items():
         found.finish()
+        if not biased:
+            found.uncentre()
         index = torch.as_tensor(kept[f"layer{stage}"], device=calibration.device)
         weight = found.least_squares(weights[stage][:, index], calibration.ridge)
         fitted[stage] = (weight.float().cpu(), (found.mean_y - weight @ found.mean_x).float().cpu())

@@ -106,13 +106,18 @@ def apply_layout(detector: nn.Module, layout: Mapping[str, int], weights: Start 
     made = {}
     for name, rank in layout.items():
         module = modules.get(name)
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            got = "no such layer" if module is None else type(module).__name__
-            raise InputError(f"{name}: expected a dense convolution or linear layer, got {got}; use its own config")
+        known = any(pattern.fullmatch(name) for pattern in PARTS.values())
+        small = isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1
+        if not isinstance(module, nn.Conv2d | nn.Linear) or small or not known:
+            got = "no such layer" if module is None else "another one" if small or not known else type(module).__name__
+            raise InputError(
+                f"layout: {name}: expected a dense convolution or linear layer of neck or heads, got {got}; "
+                "build the detector that the weights are of"
+            )
         try:
             made[name] = _factored(module, rank, weights)
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            raise InputError(f"layout: {name}: {error}") from None
     for name, layer in made.items():
         replace_module(detector, name, layer)
     return detector
@@ -174,6 +179,7 @@ def _factored(module: nn.Conv2d | nn.Linear, rank: int, weights: Start) -> nn.Mo
         first = layer.pointwise if isinstance(layer, CPConv2d) else layer.first
         with torch.no_grad():
             first.weight.mul_(module.weight.norm() / layer.to_weight().norm().clamp_min(1e-12))
+    layer.requires_grad_(module.weight.requires_grad)
     return wrap_like(module, layer.to(module.weight.device))
 
 

@@ -74,6 +74,7 @@ def test_choose_layout(detector):
 @pytest.mark.parametrize(
     ("ranks", "single", "pattern"),
     [
+        ((1, 1, 1), {"backbone.fpn_output2": "1"}, "fpn_output2: expected a rank or None for dense, got '1'"),
         ((0, 1, 1), {}, "neck_rank: expected 1 or more, or None for dense, got 0"),
         ((1, True, 1), {}, "head_rank: expected 1 or more"),
         ((1, 1, 1.5), {}, "box_head_rank: expected 1 or more"),
@@ -103,9 +104,11 @@ def test_apply_layout_replaces_what_lists_hold_too(detector):
     [
         (
             {"backbone.fpn_output2": 1, "nothing": 1},
-            "nothing: expected a dense convolution or linear layer, got no",
+            "nothing: expected a dense convolution .* got no such layer",
         ),
-        ({"backbone.fpn_output2": 1, "backbone": 1}, "backbone: expected a dense .* got Neck"),
+        ({"backbone.fpn_output2": 1, "backbone": 1}, "backbone: expected a dense .* got another one"),
+        ({"other": 1}, "layout: other: expected a dense convolution or linear layer of neck or heads, got another"),
+        ({"roi_heads.mask_head.2": 1}, "got another one"),
         ({"backbone.fpn_output2": 10}, r"backbone.fpn_output2: weight 0: rank: expected 1 to 9 \(Kh"),
         ({"roi_heads.box_head.fc1": 13}, r"roi_heads.box_head.fc1: rank: expected 1 to 12 \(of 40 -> 12\), got 13"),
         ({"backbone.fpn_output3": 1}, "backbone.fpn_output3: conv: expected groups=1"),

@@ -13,10 +13,9 @@ from norton_det.cli import parser, run
 # isort: split
 import cv2
 import torch
-from detectron2.modeling import build_model
 
 from norton_det.complexity import count_complexity
-from norton_det.d2.engine import load_config, load_detector
+from norton_det.d2.engine import build_detector, load_config, load_detector
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file
 from norton_det.fuse import fuse
@@ -46,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def load(config: str, weights: str, opts: list[str]) -> torch.nn.Module:
     cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
-    return load_detector(cfg) if weights else build_model(cfg).eval()
+    return load_detector(cfg) if weights else build_detector(cfg).eval()
 
 
 def frame(path: str | None, height: int, width: int) -> torch.Tensor:

@@ -130,6 +130,8 @@ def compress_around(args: argparse.Namespace, spec: CompressionSpec | None) -> N
     options = ranks | {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet}
     if args.calibrate:
         raise InputError("--calibrate: expected a ResNet to fit, got ranks of a whole detector; drop one of them")
+    if "://" in args.weights:
+        raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
     if args.config_file:
         from norton_det.d2.engine import compress_to_file, load_config
 

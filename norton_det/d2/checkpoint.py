@@ -93,8 +93,8 @@ class NortonCheckpointer(DetectionCheckpointer):
                 state[name] = tensor
         checkpoint["model"] = state
         incompatible = super()._load_model(checkpoint)
-        if resnet is not None:
-            self._refuse_misfits(incompatible, prefix)
+        if resnet is not None or self.whole:
+            self._refuse_misfits(incompatible, prefix or BACKBONE)
         return incompatible
 
     def _refuse_misfits(self, incompatible: Any, prefix: str) -> None:

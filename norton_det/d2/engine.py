@@ -101,7 +101,7 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
         return cfg
     spec, info, layout = spec_from_config(cfg), read_checkpoint_info(weights), read_layout(weights)
     asked = any(rank is not None for rank in ranks_from_config(cfg).values())
-    around = asked and (layout == {} if info is not None else load_detector_state(weights) is not None)
+    around = asked and (layout == {} if info is not None else _is_detectron2(load_detector_state(weights)))
     if info is not None and (spec.is_dense or not info.spec.is_dense) and not around:
         return cfg
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
@@ -169,6 +169,11 @@ def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | N
         state, report = compress_detector_state(detector, spec, **options)
         save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     logger.info("Compressed:\n%s", report.table())
+
+
+def _is_detectron2(state: dict[str, Any] | None) -> bool:
+    """Whether these are a detector's tensors by Detectron2's names."""
+    return state is not None and any(".fpn_output" in name or name.startswith("fpn_inner") for name in state)
 
 
 def build_detector(cfg: CfgNode) -> torch.nn.Module:

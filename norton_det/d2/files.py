@@ -1,5 +1,6 @@
 """Detector checkpoints in Detectron2's two forms, with the spec inside: ``.pth`` (trainer) and ``.safetensors``."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,15 @@ def read_layout(path: str | Path) -> dict[str, int] | None:
     if info is None:
         return None
     names = tensor_names(path) if Path(path).suffix == ".safetensors" else read_torch_file(path)["model"]
-    return info.layout if any("roi_heads." in name for name in names) else None
+    if not any("roi_heads." in name for name in names):
+        return None
+    factors = (
+        re.fullmatch(r"(?!backbone\.bottom_up\.)(.+?)(?:\.conv)?\.(?:pointwise|first)\.weight", n) for n in names
+    )
+    found = {match[1] for match in factors if match}
+    if {name.removesuffix(".conv") for name in info.layout} != {name.removesuffix(".conv") for name in found}:
+        raise InputError(f"{path}: metadata: layout does not name the factored layers in it; write the file again")
+    return info.layout
 
 
 def read_detector_file(path: str | Path) -> dict[str, Any]:

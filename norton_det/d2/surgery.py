@@ -47,6 +47,15 @@ def replace_resnet(
     fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
 
 
+def check_image(image: object) -> str:
+    """What is wrong with a calibration image; empty if nothing is."""
+    pixels = image.get("image") if isinstance(image, dict) else None
+    if not isinstance(pixels, Tensor) or pixels.ndim != 3 or len(pixels) != 3:
+        got = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(image if pixels is None else pixels).__name__
+        return f'a dict whose "image" is a tensor (3, H, W) in 0..255, got {got}'
+    return ""
+
+
 def preprocess(detector: nn.Module, images: Sequence[Any]) -> Any:
     """Detectron2's ``ImageList`` of inputs such as ``{"image": (3, H, W)}``."""
     return detector.preprocess_image(images)
@@ -65,10 +74,9 @@ def propose(detector: nn.Module, images: Any, features: dict[str, Tensor]) -> Te
 
 def detect(detector: nn.Module, images: Any, features: dict[str, Tensor], proposals: Tensor) -> Tensor:
     """Boxes (P, 4) that the box head finds in one image."""
-    heads = detector.roi_heads
-    scores, deltas = heads.box_predictor(heads.box_head(pool(detector, "box", images, features, proposals)))
     given = Instances(images.image_sizes[0], proposal_boxes=Boxes(proposals))
-    return heads.box_predictor.inference((scores, deltas), [given])[0][0].pred_boxes.tensor
+    given.objectness_logits = torch.zeros(len(proposals), device=proposals.device)
+    return detector.roi_heads._forward_box(features, [given])[0].pred_boxes.tensor
 
 
 def pool(detector: nn.Module, head: str, images: Any, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
@@ -81,6 +89,8 @@ def pool(detector: nn.Module, head: str, images: Any, features: dict[str, Tensor
 def head_of(detector: nn.Module, head: str) -> Callable[[Tensor], Any]:
     """The layers of a head as a function of pooled features."""
     module = getattr(detector.roi_heads, f"{head}_head")
+    if isinstance(module, nn.ModuleList):  # a cascade: every stage gets the regions of the first
+        return lambda pooled: [stage(pooled) for stage in module]
     return module if head == "box" else module.layers
 
 

@@ -91,6 +91,13 @@ def keypointrcnn_norton_resnet50_fpn(
     )
 
 
+BUILDERS = {
+    "faster": fasterrcnn_norton_resnet50_fpn,
+    "mask": maskrcnn_norton_resnet50_fpn,
+    "keypoint": keypointrcnn_norton_resnet50_fpn,
+}
+
+
 def _build(
     kind: str,
     default_classes: int,

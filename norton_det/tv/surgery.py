@@ -15,26 +15,31 @@ from ..infer import spec_from_state
 from ..keys import split_detector_state
 from ..preprocessing import Preprocessing
 from ..resnet import NortonResNet
+from ..sources import is_safetensors
 from ..spec import CompressionSpec
 from ..weights import load_detector_state as load_state
 from .backbone import resnet_fpn
-from .detectors import DETECTORS
-from .weights import DetectorInfo, load_exactly
+from .detectors import BUILDERS, DETECTORS
+from .weights import DetectorInfo, is_detector_file, load_exactly, read_detector_info
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
 
 
 def load_torchvision_detector(path: str | Path) -> nn.Module:
-    """The dense detector of a file of torchvision's training script, or of ``torch.save(model.state_dict())``.
+    """The detector of a file of ``save_detector``, of torchvision's training script, or of ``torch.save(state_dict)``.
 
     Its kind and numbers of classes and keypoints are read off the tensors; nothing in the file is run.
 
     Raises:
         InputError: not such a file.
     """
+    if is_safetensors(path) and is_detector_file(path):
+        return BUILDERS[read_detector_info(path).kind](weights=path).eval()
     state = load_state(path)
     if state is None or not any(name.startswith("backbone.body.") for name in state):
-        raise InputError(f"{path}: expected a detector of torchvision, got other weights; use its state dict")
+        raise InputError(
+            f"{path}: expected a detector of torchvision, got other weights; for one of Detectron2 give --config"
+        )
     part = split_detector_state(state)[1]
     kind = next((kind for kind in ("keypoint", "mask") if f"roi_heads.{kind}_predictor" in " ".join(state)), "faster")
     scores = state.get("roi_heads.box_predictor.cls_score.weight")
@@ -68,14 +73,28 @@ def replace_resnet(
         raise InputError(
             f"backbone: expected a ResNet with FPN, got {type(detector.backbone).__name__}; use such a one"
         )
-    live = any(isinstance(module, nn.BatchNorm2d) for module in old.modules())
+    norms = [module for module in old.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
+    live = any(not isinstance(module, FrozenBatchNorm2d) for module in norms)
     new = NortonResNet(spec, 0, stride_in_1x1, nn.BatchNorm2d if live else FrozenBatchNorm2d)
+    for module in new.modules():
+        if norms and isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            module.eps = norms[0].eps  # type: ignore[assignment]
     new.preprocessing = preprocessing
     for name in GROUPS:
         trained = [parameter.requires_grad for parameter in old[name].parameters()]
         new.get_submodule(name).requires_grad_(any(trained))
     new.to(next(detector.parameters()).device)
     detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
+
+
+def check_image(image: object) -> str:
+    """What is wrong with a calibration image; empty if nothing is."""
+    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+        return f"a float tensor (3, H, W) in 0..1, got {got}"
+    if image.isfinite().all() and not -0.01 <= float(image.min()) <= float(image.max()) <= 1.01:
+        return f"values in 0..1, got {float(image.min()):g} to {float(image.max()):g}"
+    return ""
 
 
 def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:

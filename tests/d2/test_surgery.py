@@ -1,5 +1,6 @@
 """Whole Detectron2 detectors compressed, saved, loaded, trained; ranks that a config asks for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from norton_det.checkpoint import read_info
+from norton_det.checkpoint import read_info, save_tensors
 from norton_det.d2 import NortonCheckpointer, load_detector
+from norton_det.d2.checkpoint import info_of_model
 from norton_det.d2.engine import build_detector, compress_weights
 from norton_det.d2.files import read_layout
 from norton_det.detector import compress_detector
@@ -136,3 +138,78 @@ def test_calibration(own, generator):
     assert set(fitted.report.backbone.errors) and "calibrate" in fitted.report.backbone.seconds
     with torch.no_grad():
         assert fitted.model(pictures[:1])[0]["instances"].scores.isfinite().all()
+
+
+def smooth_pictures(generator, count: int = 6) -> list[dict[str, torch.Tensor]]:
+    coarse = torch.rand(count, 3, 4, 6, generator=generator)
+    return [{"image": 255 * part} for part in torch.nn.functional.interpolate(coarse, size=(64, 96), mode="bilinear")]
+
+
+def test_the_error_told_is_the_error_there_is(config, generator):
+    """Also without a bias, where a norm follows, and for two RPN convolutions, the second reading the fitted first."""
+    torch.manual_seed(0)
+    dense = build_model(config("dense_faster_rcnn.yaml", **{"MODEL.FPN.NORM": "GN", "MODEL.RPN.CONV_DIMS": "[-1,-1]"}))
+    for conv in dense.eval().proposal_generator.rpn_head.conv:
+        torch.nn.init.kaiming_normal_(conv.weight)
+    layout = dict.fromkeys(
+        ("backbone.fpn_output2", "proposal_generator.rpn_head.conv.conv0", "proposal_generator.rpn_head.conv.conv1"), 1
+    )
+    pictures, off = smooth_pictures(generator), dict.fromkeys(("neck_rank", "head_rank", "box_head_rank"))
+    fitted = compress_detector(dense, None, layout=layout, calibration=pictures, **off)
+    told = {layer.name: layer.error for layer in fitted.report.layers}
+    heard: dict[str, list[torch.Tensor]] = {}
+    for side, model in (("dense", dense), ("small", fitted.model)):
+        for name in layout:
+            conv = model.get_submodule(name)
+            layer = conv if side == "dense" else next(part for part in conv.modules() if isinstance(part, CPConv2d))
+            kept = heard.setdefault(f"{side} {name}", [])
+            layer.register_forward_pre_hook(lambda module, inputs, kept=kept: kept.append((module, inputs[0])))
+    with torch.no_grad():
+        for model in (dense, fitted.model):
+            for picture in pictures:
+                images = model.preprocess_image([picture])
+                model.proposal_generator(images, model.backbone(images.tensor), None)
+        for name in layout:
+            found, expected = [], []
+            for (conv, wide), (layer, narrow) in zip(heard[f"dense {name}"], heard[f"small {name}"], strict=True):
+                linear = torch.nn.functional.conv2d(wide, conv.weight, conv.bias, conv.stride, conv.padding)
+                expected.append(linear.transpose(0, 1).flatten(1))
+                found.append(type(layer).forward(layer, narrow).transpose(0, 1).flatten(1))
+            wanted, got = torch.cat(expected, 1), torch.cat(found, 1)
+            about = wanted.mean(1, keepdim=True) if conv.bias is not None else 0.0
+            measured = float((got - wanted).square().sum() / (wanted - about).square().sum())
+            assert measured == pytest.approx(told[name], rel=0.5, abs=0.05), (name, measured, told[name])
+
+
+def test_cascades(config, generator):
+    keys = {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
+    dense = build_model(config("dense_mask_rcnn.yaml", **keys)).eval()
+    pictures = smooth_pictures(generator, 2)
+    fitted = compress_detector(dense, None, neck_rank=None, box_head_rank=16, calibration=pictures)
+    assert sum(layer.part == "box" for layer in fitted.report.layers) == 6
+    assert all(layer.error is not None and layer.error < 1 for layer in fitted.report.layers), fitted.report.table()
+
+
+def test_calibration_needs_sound_images(own):
+    for images, pattern in (
+        ([torch.rand(3, 64, 96)], "image 0: expected a dict .* got Tensor"),
+        ([{"image": torch.rand(64, 96, 3)}], r"image 0: expected a dict .* got \(64, 96, 3\)"),
+    ):
+        with pytest.raises(InputError, match=pattern):
+            compress_detector(own, None, calibration=images)
+
+
+def test_ranks_and_detectron2s_own_resnet_do_not_pass_silently(config, own, tmp_path):
+    """The file's dense layers do not fit the factored ones of the config: an error, not layers left at random."""
+    NortonCheckpointer(own, str(tmp_path)).save("dense")
+    keys = {"MODEL.WEIGHTS": tmp_path / "dense.pth", "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"}
+    with pytest.raises(InputError, match=r"tensors of the detector are missing .*fc1"):
+        load_detector(config(**keys, **{"MODEL.NORTON.BOX_HEAD_RANK": 8}))
+
+
+def test_a_layout_that_is_not_the_files(result, tmp_path):
+    info = info_of_model(result.model)
+    for layout in (dict(list(info.layout.items())[1:]), info.layout | {"roi_heads.box_predictor.cls_score": 3}):
+        save_tensors(tmp_path / "x.safetensors", result.model.state_dict(), replace(info, layout=layout))
+        with pytest.raises(InputError, match=r"x\.safetensors: metadata: layout does not name the factored layers"):
+            read_layout(tmp_path / "x.safetensors")

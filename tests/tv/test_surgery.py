@@ -11,6 +11,8 @@ from norton_det.detector import compress_detector
 from norton_det.errors import InputError
 from norton_det.fuse import fuse
 from norton_det.layers import CPConv2d, LowRankLinear
+from norton_det.preprocessing import Preprocessing
+from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
 from norton_det.tv import (
     fasterrcnn_norton_resnet50_fpn,
@@ -18,6 +20,7 @@ from norton_det.tv import (
     read_detector_info,
     save_detector,
 )
+from norton_det.tv.surgery import load_torchvision_detector
 
 from .test_detectors import BUILDERS, SMALL, images, targets
 
@@ -162,9 +165,42 @@ def test_calibration_fits_outputs_of_images_it_has_not_seen(generator):
             assert relative_error(found[1], expected) < 0.7 * relative_error(found[0], expected), level
 
 
-def test_calibration_needs_sound_images(faster):
-    with pytest.raises(InputError, match="calibration: expected images, got none"):
-        compress_detector(faster, None, calibration=[])
-    broken = [torch.full((3, 64, 80), float("nan"))]
-    with pytest.raises(InputError, match="expected finite"):
-        compress_detector(faster, None, head_rank=None, box_head_rank=None, calibration=broken)
+@pytest.mark.parametrize(
+    ("images", "pattern"),
+    [
+        ([], "calibration: expected images, got none"),
+        (torch.rand(2, 3, 64, 80), "calibration: expected a list of images, got Tensor"),
+        ([{"image": torch.rand(3, 64, 80)}], "image 0: expected a float tensor .* got dict"),
+        ([torch.rand(3, 64, 80), torch.rand(1, 64, 80)], r"image 1: expected a float tensor .* got .*\(1, 64, 80\)"),
+        ([255 * torch.rand(3, 64, 80)], r"image 0: expected values in 0\.\.1, got"),
+        ([torch.full((3, 64, 80), float("nan"))], "expected finite"),
+    ],
+)
+def test_calibration_needs_sound_images(faster, images, pattern):
+    with pytest.raises(InputError, match=pattern):
+        compress_detector(faster, None, head_rank=None, box_head_rank=None, calibration=images)
+
+
+def test_what_is_no_such_detector(faster):
+    with pytest.raises(InputError, match="expected an R-CNN of Detectron2 or torchvision, got RetinaNet"):
+        compress_detector(detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None), None)
+    with pytest.raises(InputError, match=r"expected float32, got torch\.float64; call float\(\)"):
+        compress_detector(copy.deepcopy(faster).double(), None)
+
+
+def test_files_of_ours_are_read_back_as_they_are(tmp_path):
+    """Not only the tensors: preprocessing and the place of the stride too."""
+    resnet = NortonResNet(CompressionSpec.dense(), 0, stride_in_1x1=True)
+    resnet.preprocessing = Preprocessing("RGB", (0.0,) * 3, (255.0,) * 3)
+    path = save_detector(tmp_path / "own.safetensors", fasterrcnn_norton_resnet50_fpn(weights_backbone=resnet, **SMALL))
+    again = compress_detector(load_torchvision_detector(path), None, neck_rank=None, box_head_rank=4).model
+    info = read_detector_info(save_detector(tmp_path / "small.safetensors", again)).backbone
+    assert info.stride_in_1x1 and info.preprocessing.close_to(resnet.preprocessing) and len(info.layout) == 2
+
+
+def test_frozen_layers_stay_frozen(faster):
+    frozen = copy.deepcopy(faster)
+    frozen.rpn.requires_grad_(False)
+    small = compress_detector(frozen, None, box_head_rank=None).model
+    assert not any(parameter.requires_grad for parameter in small.rpn.parameters())
+    assert all(parameter.requires_grad for parameter in small.backbone.fpn.parameters())
