@@ -25,10 +25,9 @@ from .detector_fit import fit_around
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import split_detector_state
-from .layers import CPConv2d, LowRankLinear
 from .report import CompressionReport
 from .spec import CompressionSpec
-from .surgery import Candidate, Layout, apply_layout, find_candidates, find_layout
+from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``reconstruct``
@@ -151,9 +150,9 @@ def compress_detector(
             raise InputError(f"{name}: expected float32, got {parameter.dtype}; call float() on the detector first")
     candidates = find_candidates(detector)
     chosen, left = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
-    dense = copy.deepcopy(detector).eval()
     if calibration is not None:
         check_images(stack, calibration)
+        dense = copy.deepcopy(detector).eval()
         crops = _crops(dense, stack, calibration)
         options = {"calibration": Calibration(crops, device=str(crops.device))} | options
     model, info, backbone = _compress_resnet(detector, stack, spec, options)
@@ -242,7 +241,7 @@ def _compress_resnet(
     if spec is not None and not found.is_dense and not spec.same_network(found):
         raise InputError(f"detector: expected a dense ResNet, got {found}; leave spec out, or use the dense detector")
     stays = spec is None or spec.same_network(found)
-    target = spec if spec is not None and not stays else found
+    target = found if spec is None or stays else spec
     info = CheckpointInfo(target, stack.preprocessing_of(detector), 0, _stride_in_1x1(detector))
     model, report = copy.deepcopy(detector), None
     if stays and stack.has_norton_resnet(detector):
@@ -293,11 +292,7 @@ def check_images(stack: ModuleType, images: Sequence[Any]) -> None:
 
 
 def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Tensor:
-    """Random crops (N, 3, S, S) of the preprocessed images, for the fit of the ResNet: as many pixels as memory allows.
-
-    Raises:
-        InputError: no images.
-    """
+    """Random crops (N, 3, S, S) of the preprocessed images, to fit the ResNet on: as many pixels as memory allows."""
     generator = torch.Generator().manual_seed(0)
     images = [stack.preprocess(detector, [image]) for image in inputs]
     tensors: list[Tensor] = [image.tensor if hasattr(image, "tensor") else image.tensors for image in images]
@@ -315,7 +310,7 @@ def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Ten
 
 
 def _describe(old: Candidate, new: nn.Module, output_error: float | None) -> FactoredLayer:
-    layer = next(module for module in new.modules() if isinstance(module, CPConv2d | LowRankLinear))
+    layer = factored_layer(new)
     weight = old.module.weight
     assert isinstance(weight, Tensor)
     weight = weight.detach().double()

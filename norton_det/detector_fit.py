@@ -27,7 +27,7 @@ from .errors import InputError
 from .layers import CPConv2d, LowRankLinear, factors_to_state
 from .moments import Moments
 from .reconstruct import patches
-from .surgery import PARTS
+from .surgery import factored_layer, part_of
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")
@@ -121,7 +121,7 @@ class _Fit:
         return self.settings.ridge + SHRINKAGE * moments.xx.shape[0] / moments.rows
 
     def of(self, part: str) -> list[str]:
-        return [name for name in self.names if PARTS[part].fullmatch(name)]
+        return [name for name in self.names if part_of(name) == part]
 
     def of_head(self, head: str) -> list[str]:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
@@ -159,7 +159,7 @@ class _Fit:
             moments, conv, layer = (
                 self.moments.pop(name).finish(),
                 self.dense.get_submodule(name),
-                _inner(self.small, name),
+                factored_layer(self.small.get_submodule(name)),
             )
             assert isinstance(layer, CPConv2d)
             if layer.bias is None:
@@ -214,21 +214,23 @@ class _Fit:
             if isinstance(self.dense.get_submodule(name), nn.Linear):
                 self._fit_linear(name, head, head_of, pairs)
                 continue
-            for wide, narrow in pairs:
-                with self.listening([name]):
-                    head_of(self.dense, head)(wide)
-                    head_of(self.small, head)(narrow)
+            for pair in pairs:
+                self.hear_head(name, head, head_of, pair)
                 self.collect([name])
             self.solve([name])
 
+    def hear_head(self, name: str, head: str, head_of: HeadOf, pair: tuple[Tensor, Tensor]) -> None:
+        """Run a head of both detectors on pooled features of the same regions, listening at one layer."""
+        with self.listening([name]):
+            for detector, pooled in zip((self.dense, self.small), pair, strict=True):
+                head_of(detector, head)(pooled)
+
     def _fit_linear(self, name: str, head: str, head_of: HeadOf, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        linear, layer = self.dense.get_submodule(name), _inner(self.small, name)
+        linear, layer = self.dense.get_submodule(name), factored_layer(self.small.get_submodule(name))
         assert isinstance(linear, nn.Linear) and isinstance(layer, LowRankLinear)
         inputs, targets = [], []
-        for wide, narrow in pairs:
-            with self.listening([name]):
-                head_of(self.dense, head)(wide)
-                head_of(self.small, head)(narrow)
+        for pair in pairs:
+            self.hear_head(name, head, head_of, pair)
             targets.append(linear(self.heard[name, "dense"][0]))
             inputs.append(self.heard[name, "small"][0])
             self.heard.clear()
@@ -252,9 +254,7 @@ class _Fit:
         layer.second.weight.copy_(second.float())
         if layer.second.bias is not None:
             layer.second.bias.copy_((moments.mean_y - second @ moments.mean_x).float())
-        rows = torch.cat([layer(x) for x in inputs]).double()
-        variance = (target - target.mean(0)).square().sum().clamp_min(1e-30)
-        self.errors[name] = float((rows - target).square().sum() / variance)
+        self.errors[name] = moments.error(second)
 
 
 class _Listening:
@@ -277,12 +277,6 @@ class _Listening:
 
 def _keep(heard: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     return lambda _module, inputs: heard.append(inputs[0].detach())
-
-
-def _inner(detector: nn.Module, name: str) -> nn.Module:
-    """The factored layer at a name, inside its ``wrap_like``."""
-    module = detector.get_submodule(name)
-    return next(part for part in module.modules() if isinstance(part, CPConv2d | LowRankLinear))
 
 
 def _output_size(maps: Tensor, conv: nn.Conv2d) -> tuple[int, int]:

@@ -37,6 +37,11 @@ PARTS = {
 }
 
 
+def part_of(name: str) -> str | None:
+    """The part that a layer of this name belongs to; ``None`` for all other names."""
+    return next((part for part, pattern in PARTS.items() if pattern.fullmatch(name)), None)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A layer that can be factored, or (``reason`` not empty) one of a part that cannot."""
@@ -64,7 +69,7 @@ def find_candidates(detector: nn.Module) -> list[Candidate]:
     factored = [n for n, module in detector.named_modules() if isinstance(module, CPConv2d | LowRankLinear)]
     found = []
     for name, module in detector.named_modules():
-        part = next((part for part, pattern in PARTS.items() if pattern.fullmatch(name)), None)
+        part = part_of(name)
         if part is None or any(name.startswith(f"{prefix}.") for prefix in factored):
             continue
         if isinstance(module, nn.Linear):
@@ -85,7 +90,7 @@ def find_layout(detector: nn.Module) -> Layout:
     """Ranks of the factored layers that a detector has outside its ResNet."""
     layout = {}
     for name, module in detector.named_modules():
-        if isinstance(module, CPConv2d | LowRankLinear) and any(part.fullmatch(name) for part in PARTS.values()):
+        if isinstance(module, CPConv2d | LowRankLinear) and part_of(name):
             layout[name.removesuffix(".conv") if _is_wrapped(detector, name) else name] = module.rank
     return layout
 
@@ -106,10 +111,10 @@ def apply_layout(detector: nn.Module, layout: Mapping[str, int], weights: Start 
     made = {}
     for name, rank in layout.items():
         module = modules.get(name)
-        known = any(pattern.fullmatch(name) for pattern in PARTS.values())
         small = isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1
-        if not isinstance(module, nn.Conv2d | nn.Linear) or small or not known:
-            got = "no such layer" if module is None else "another one" if small or not known else type(module).__name__
+        other = small or part_of(name) is None
+        if not isinstance(module, nn.Conv2d | nn.Linear) or other:
+            got = "no such layer" if module is None else "another one" if other else type(module).__name__
             raise InputError(
                 f"layout: {name}: expected a dense convolution or linear layer of neck or heads, got {got}; "
                 "build the detector that the weights are of"
@@ -146,6 +151,11 @@ def wrap_like(old: nn.Module, layer: nn.Module) -> nn.Module:
     if activation is not None:
         wrapped.add_module("activation", activation if isinstance(activation, nn.Module) else _Function(activation))
     return wrapped.train(old.training)
+
+
+def factored_layer(module: nn.Module) -> CPConv2d | LowRankLinear:
+    """The factored layer that a module is, or that its ``wrap_like`` holds."""
+    return next(part for part in module.modules() if isinstance(part, CPConv2d | LowRankLinear))
 
 
 class _Function(nn.Module):

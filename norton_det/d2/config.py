@@ -37,7 +37,7 @@ def add_norton_config(cfg: CfgNode) -> None:
     cfg.MODEL.NORTON.NECK_RANK = None
     # CP rank of the convolutions of mask and keypoint heads.
     cfg.MODEL.NORTON.HEAD_RANK = None
-    # Rank of the box head's linear layers (128 costs hardly any AP).
+    # Rank of the box head's linear layers, such as 128.
     cfg.MODEL.NORTON.BOX_HEAD_RANK = None
 
 
