@@ -25,7 +25,7 @@ from .detector_fit import fit_around
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import split_detector_state
-from .report import CompressionReport
+from .report import CompressionReport, costs
 from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 
@@ -97,12 +97,7 @@ class DetectorReport:
 
     def summary(self) -> str:
         """One line: MACs and parameters of the whole detector before and after."""
-        return (
-            f"detector: MACs {self.macs[0] / 1e9:.2f} -> {self.macs[1] / 1e9:.2f} G "
-            f"({100 * (self.macs[1] / self.macs[0] - 1):+.1f} %, conv + linear, "
-            f"{'x'.join(map(str, self.input_size))}), params {self.params[0] / 1e6:.2f} -> "
-            f"{self.params[1] / 1e6:.2f} M ({100 * (self.params[1] / self.params[0] - 1):+.1f} %); {self.seconds:.1f} s"
-        )
+        return f"detector: {costs(self.macs, self.params, self.input_size)}; {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)

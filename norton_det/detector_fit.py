@@ -92,9 +92,9 @@ def fit_around(
     if rest:
         for image in tqdm(inputs, "fit heads", unit="image", disable=not progress):
             fit.read_image(stack, image, pooled)
-        first, *later = fit.of("rpn") or [""]
-        fit.solve([first])
-        for name in later:  # each reads what the one before puts out once it is fitted
+        rpn = fit.of("rpn")
+        fit.solve(rpn[:1])
+        for name in rpn[1:]:  # each reads what the one before puts out once it is fitted
             for image in inputs:
                 fit.hear_rpn(stack, image, name)
             fit.solve([name])

@@ -133,7 +133,7 @@ class CPConv2d(nn.Module):
 class LowRankLinear(nn.Module):
     """Linear layer (..., I) -> (..., O) of rank r: ``first`` I -> r without bias, ``second`` r -> O.
 
-    It saves where ``r * (I + O) < I * O``. The box head's first layer (12544 -> 1024) hardly needs more than r = 128.
+    It saves where ``r * (I + O) < I * O``.
     """
 
     def __init__(self, in_features: int, out_features: int, rank: int, bias: bool = True) -> None:

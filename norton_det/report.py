@@ -69,14 +69,20 @@ class CompressionReport:
 
     def summary(self) -> str:
         """Two lines: MACs and parameters before and after, seconds."""
-        size = "x".join(map(str, self.input_size))
         steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.seconds.items())
         return (
-            f"{self.spec.name or self.spec.arch}: MACs {self.macs[0] / 1e9:.2f} -> {self.macs[1] / 1e9:.2f} G "
-            f"({100 * (self.macs[1] / self.macs[0] - 1):+.1f} %, conv + linear, {size}), "
-            f"params {self.params[0] / 1e6:.2f} -> {self.params[1] / 1e6:.2f} M "
-            f"({100 * (self.params[1] / self.params[0] - 1):+.1f} %)\ncriterion {self.criterion}; {steps}"
+            f"{self.spec.name or self.spec.arch}: {costs(self.macs, self.params, self.input_size)}\n"
+            f"criterion {self.criterion}; {steps}"
         )
+
+
+def costs(macs: tuple[int, int], params: tuple[int, int], input_size: tuple[int, int, int]) -> str:
+    """MACs and parameters before and after, in words."""
+    saved = [f"{100 * (after / before - 1):+.1f} %" for before, after in (macs, params)]
+    return (
+        f"MACs {macs[0] / 1e9:.2f} -> {macs[1] / 1e9:.2f} G ({saved[0]}, conv + linear, "
+        f"{'x'.join(map(str, input_size))}), params {params[0] / 1e6:.2f} -> {params[1] / 1e6:.2f} M ({saved[1]})"
+    )
 
 
 def layer_reports(

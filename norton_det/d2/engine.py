@@ -173,7 +173,7 @@ def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | N
 
 def _is_detectron2(state: dict[str, Any] | None) -> bool:
     """Whether these are a detector's tensors by Detectron2's names."""
-    return state is not None and any(".fpn_output" in name or name.startswith("fpn_inner") for name in state)
+    return state is not None and any(".fpn_output" in name for name in state)
 
 
 def build_detector(cfg: CfgNode) -> torch.nn.Module:

@@ -79,7 +79,6 @@ def replace_resnet(
     for module in new.modules():
         if norms and isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
             module.eps = norms[0].eps  # type: ignore[assignment]
-    new.preprocessing = preprocessing
     for name in GROUPS:
         trained = [parameter.requires_grad for parameter in old[name].parameters()]
         new.get_submodule(name).requires_grad_(any(trained))
