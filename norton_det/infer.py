@@ -43,11 +43,6 @@ def spec_from_state(
     depths = ARCHITECTURES[arch]
     names = [f"layer{stage + 1}.{block}" for stage, depth in enumerate(depths) for block in range(depth)]
     found_ranks = [_rank(state, name) for name in names]
-    if None in found_ranks and any(found_ranks):
-        raise InputError(
-            f"rank: expected all 3x3 convolutions decomposed or none, got {names[found_ranks.index(None)]}.conv2 dense "
-            "beside others that are not; decompose all of them"
-        )
     limits = (STEM_WIDTH, *STAGE_WIDTHS[:3], *(BLOCK_WIDTHS[int(name[5]) - 1] for name in names))
     layers = ("conv1", *(f"layer{stage}.0.conv3" for stage in (1, 2, 3)), *(f"{name}.conv1" for name in names))
     widths = [_filters(state, f"{layer}.weight", limit) for layer, limit in zip(layers, limits, strict=True)]
@@ -56,12 +51,12 @@ def spec_from_state(
             f"layer4.0.conv3.weight: expected {STAGE_WIDTHS[3]} filters, got {last}; stage 4 is not pruned"
         )
     found = CompressionSpec(
-        tuple(_ratio(limit, width) for limit, width in zip(limits, widths, strict=True)),
-        None if None in found_ranks else tuple(rank for rank in found_ranks if rank is not None),
+        tuple(shortest_ratio(limit, width) for limit, width in zip(limits, widths, strict=True)),
+        tuple(found_ranks),
         arch,
     )
     if rank is not None and set(found.ranks) != {rank}:
-        told = ", ".join(sorted({str(number) for number in found.ranks}))
+        told = ", ".join(sorted({str(number or "none") for number in found.ranks}))
         raise InputError(f"rank: the file says {rank}, its tensors have {told}; get the file again or remove its rank")
     preset = next((spec for spec in map(CompressionSpec.preset, PRESETS) if spec.same_network(found)), None)
     if ratios is not None:
@@ -102,11 +97,14 @@ def _filters(state: Mapping[str, Tensor], name: str, limit: int) -> int:
     return tensor.shape[0]
 
 
-def _rank(state: Mapping[str, Tensor], block: str) -> int | None:
-    """CP rank of a block's conv2, ``None`` for a dense one."""
-    pointwise = state.get(f"{block}.conv2.pointwise.weight")
+def _rank(state: Mapping[str, Tensor], block: str) -> int:
+    """CP rank of a block's conv2, 0 for a dense one."""
+    pointwise, whole = state.get(f"{block}.conv2.pointwise.weight"), f"{block}.conv2.weight" in state
+    if whole is (pointwise is not None):
+        got = "both" if whole else "neither"
+        raise InputError(f"{block}.conv2: expected a dense weight or CP factors, got {got}; get the file again")
     if pointwise is None:
-        return None
+        return 0
     width = _filters(state, f"{block}.conv1.weight", max(BLOCK_WIDTHS))
     rows, largest = (pointwise.shape[0] if pointwise.ndim else 0), KERNEL[0] * KERNEL[1]
     if rows % width or not 1 <= rows // width <= largest:
@@ -117,7 +115,7 @@ def _rank(state: Mapping[str, Tensor], block: str) -> int | None:
     return rows // width
 
 
-def _ratio(limit: int, width: int) -> float:
+def shortest_ratio(limit: int, width: int) -> float:
     """The shortest decimal that keeps ``width`` of ``limit`` channels."""
     for digits in range(1, 5):
         ratio = int((1 - width / limit) * 10**digits) / 10**digits

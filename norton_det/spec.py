@@ -9,7 +9,7 @@ Legend: a ResNet has a stem, four stages, and ``B`` bottleneck blocks in all (16
     ratios[4:]     inner width (outputs of conv1 and conv2) of every bottleneck
 
 A width is ``int(width * (1 - ratio))``. ``rank`` is the CP rank of each filter of the 3x3 convolutions, one
-number for all blocks or one per block; ``None`` leaves them dense.
+number for all blocks or one per block; ``None`` leaves them dense, and so does 0 one block of several.
 """
 
 import json
@@ -125,7 +125,7 @@ class CompressionSpec:
 
     Attributes:
         ratios: ``1 + 3 + B`` pruning ratios in [0, 1), see the module's legend.
-        rank: CP rank of the 3x3 convolutions (1..9), one per block when a tuple, ``None`` for dense.
+        rank: CP rank of the 3x3 convolutions (1..9), one per block when a tuple (0 there: dense), ``None`` for dense.
         arch: a name in ``ARCHITECTURES``.
         name: what people call it, for tables and file names.
 
@@ -166,15 +166,16 @@ class CompressionSpec:
                     f"rank: expected one number or {self.num_blocks} (one per block), got {len(ranks)}; "
                     f"give {self.num_blocks}"
                 )
-            object.__setattr__(self, "rank", ranks[0] if len(set(ranks)) == 1 else ranks)
+            object.__setattr__(self, "rank", (ranks[0] or None) if len(set(ranks)) == 1 else ranks)
+            lowest = 0
         else:
-            ranks = (_as_int(self.rank, "rank"),)
+            ranks, lowest = (_as_int(self.rank, "rank"),), 1
             object.__setattr__(self, "rank", ranks[0])
         for rank in ranks:
-            if not 1 <= rank <= largest:
+            if not lowest <= rank <= largest:
                 raise InputError(
                     f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {_short(rank)}; "
-                    f"use 1 to {largest}, or none for dense"
+                    f"use 1 to {largest}, or none for dense (0 in a list)"
                 )
 
     @classmethod
@@ -224,7 +225,8 @@ class CompressionSpec:
     @property
     def ranks(self) -> tuple[int | None, ...]:
         """CP rank of each block's 3x3 convolution; ``None`` where it is dense."""
-        return self.rank if isinstance(self.rank, tuple) else (self.rank,) * self.num_blocks
+        ranks = self.rank if isinstance(self.rank, tuple) else (self.rank,) * self.num_blocks
+        return tuple(rank or None for rank in ranks)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(stage 1..4, block 0..) of every bottleneck, in order."""

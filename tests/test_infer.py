@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from norton_det.errors import InputError
-from norton_det.infer import _ratio, spec_from_state
+from norton_det.infer import shortest_ratio, spec_from_state
 from norton_det.resnet import NortonResNet
 from norton_det.spec import BLOCK_WIDTHS, PRESETS, STAGE_WIDTHS, CompressionSpec
 
@@ -19,9 +19,9 @@ def shapes(spec: CompressionSpec) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("limit", [*BLOCK_WIDTHS, *STAGE_WIDTHS])
 def test_every_width_has_a_ratio(limit):
     for width in range(1, limit + 1):
-        ratio = _ratio(limit, width)
+        ratio = shortest_ratio(limit, width)
         assert 0 <= ratio < 1 and int(limit * (1 - ratio)) == width
-    assert _ratio(limit, limit) == 0
+    assert shortest_ratio(limit, limit) == 0
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -43,6 +43,14 @@ def test_deeper_networks_by_their_blocks(arch):
 def test_any_spec_comes_back(ratios, rank):
     spec = CompressionSpec.parse(rank, ratios)
     assert spec_from_state(shapes(spec)).same_network(spec)
+
+
+def test_blocks_may_stay_dense_beside_others():
+    spec = CompressionSpec.parse("[1]*3+[0]*4+[2]*9", "[0.]+[0.5]*19")
+    found = spec_from_state(shapes(spec))
+    assert found.same_network(spec) and found.ranks == (1,) * 3 + (None,) * 4 + (2,) * 9
+    with pytest.raises(InputError, match="the file says 2, its tensors have 1, 2, none"):
+        spec_from_state(shapes(spec), 2)
 
 
 def test_stated_ratios_are_kept_and_the_surplus_ignored():
@@ -71,9 +79,13 @@ def test_stated_rank_and_ratios_have_to_agree():
         ({"conv1.weight": (96, 3, 7, 7)}, r"expected 1 to 64 filters .* got shape \(96, 3, 7, 7\)"),
         ({"layer4.0.conv3.weight": (1024, 512, 1, 1)}, "expected 2048 filters, got 1024"),
         ({"layer4.3.conv1.weight": (512, 2048, 1, 1)}, r"got \(3, 4, 6, 4\)"),
-        ({"layer1.0.conv2.pointwise.weight": (64, 64, 1, 1)}, "all 3x3 convolutions decomposed or none"),
-        ({"layer1.0.conv2.pointwise.weight": (65, 64, 1, 1)}, "expected rank . 64 rows"),
-        ({"layer1.0.conv2.pointwise.weight": ()}, "expected rank . 64 rows"),
+        ({"layer1.0.conv2.pointwise.weight": (64, 64, 1, 1)}, "a dense weight or CP factors, got both"),
+        ({"layer1.0.conv2.weight": None}, r"layer1\.0\.conv2: expected a dense weight or CP factors, got neither"),
+        (
+            {"layer1.0.conv2.weight": None, "layer1.0.conv2.pointwise.weight": (65, 64, 1, 1)},
+            "expected rank . 64 rows",
+        ),
+        ({"layer1.0.conv2.weight": None, "layer1.0.conv2.pointwise.weight": ()}, "expected rank . 64 rows"),
     ],
 )
 def test_other_shapes_are_refused(change, told):

@@ -134,6 +134,10 @@ def test_ranks_per_block():
     assert CompressionSpec.parse("3", "[0.]*20").rank == 3
     assert CompressionSpec.parse("[3]*16", "[0.]*20").rank == 3  # equal ranks are one
     assert CompressionSpec.parse("none", "[0.]*20").rank is None
+    mixed = CompressionSpec.parse("[1]*8+[0]*8", "[0.]*20")  # 0 in a list: dense
+    assert mixed.ranks == (1,) * 8 + (None,) * 8 and not mixed.is_dense
+    assert CompressionSpec.from_json(mixed.to_json()) == mixed
+    assert CompressionSpec.parse("[0]*16", "[0.]*20").is_dense
 
 
 @pytest.mark.parametrize(
