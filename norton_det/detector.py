@@ -30,6 +30,7 @@ from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
+ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
 CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``reconstruct``
 
 
@@ -138,7 +139,7 @@ def compress_detector(
         InputError: not such a detector, a ResNet that is compressed already with another spec, or a rank out of range.
     """
     started = time.perf_counter()
-    stack = _stack_of(detector)
+    stack = adapter_of(stack_name(detector), "surgery")
     spec = CompressionSpec.preset(spec) if isinstance(spec, str) else spec
     for name, parameter in detector.named_parameters():
         if parameter.dtype != torch.float32:
@@ -213,15 +214,30 @@ def choose_layout(
     return layout, dense
 
 
-def _stack_of(detector: nn.Module) -> ModuleType:
-    """The adapter of the detector's stack."""
+def stack_name(detector: nn.Module) -> str:
+    """detectron2 or torchvision.
+
+    Raises:
+        InputError: neither's R-CNN.
+    """
     roots = {cls.__module__.partition(".")[0] for cls in type(detector).__mro__}
-    if not (hasattr(detector, "roi_heads") and (hasattr(detector, "rpn") or hasattr(detector, "proposal_generator"))):
-        roots = set()
-    for root, adapter in (("detectron2", ".d2.surgery"), ("torchvision", ".tv.surgery")):
-        if root in roots:
-            return importlib.import_module(adapter, __package__)
+    if hasattr(detector, "roi_heads") and (hasattr(detector, "rpn") or hasattr(detector, "proposal_generator")):
+        for name in ADAPTERS:
+            if name in roots:
+                return name
     raise InputError(f"detector: expected an R-CNN of Detectron2 or torchvision, got {type(detector).__name__}")
+
+
+def adapter_of(stack: str, what: str) -> ModuleType:
+    """The module of an adapter for a stack of ``stack_name``: ``surgery`` or ``deploy``.
+
+    Raises:
+        InputError: the stack is not installed.
+    """
+    try:
+        return importlib.import_module(f".{ADAPTERS[stack]}.{what}", __package__)
+    except ModuleNotFoundError as error:
+        raise InputError(f"expected {error.name} to be installed, found none; run make setup") from None
 
 
 def _compress_resnet(

@@ -208,11 +208,24 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
 
 
 class NortonTrainer(DefaultTrainer):
-    """Detectron2's trainer; its checkpoints carry the spec, and evaluation reports AP and AR."""
+    """Detectron2's trainer; its checkpoints carry the spec, and evaluation reports AP and AR.
+
+    On a CPU, ``SOLVER.AMP.ENABLED`` trains in bfloat16, and layers are in channels_last: both are a good deal faster.
+    """
 
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
-        super().__init__(cfg)
+        on_cpu = cfg.MODEL.DEVICE == "cpu"
+        plain = cfg.clone()
+        if on_cpu and cfg.SOLVER.AMP.ENABLED:  # Detectron2's own mixed precision is for CUDA alone
+            plain.defrost()
+            plain.SOLVER.AMP.ENABLED = False
+            plain.freeze()
+        super().__init__(plain)
+        if on_cpu:
+            model = self._trainer.model.to(memory_format=torch.channels_last)
+            if cfg.SOLVER.AMP.ENABLED:
+                model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
 
     def build_hooks(self) -> list[HookBase]:
         # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here

@@ -1,0 +1,147 @@
+"""The ``DetectorGraph`` of a Detectron2 R-CNN, and what turns its outputs into results as Detectron2 gives them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.layers import ROIAlign
+from detectron2.layers.mask_ops import paste_masks_in_image
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
+from detectron2.structures.keypoints import heatmaps_to_keypoints
+from torch import Tensor, nn
+
+from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names
+from ..errors import InputError
+
+
+class Maps(nn.Module):
+    """A backbone that gives the maps of these names as a list."""
+
+    def __init__(self, backbone: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.backbone, self.names = backbone, names
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.backbone(x)
+        return [maps[name] for name in self.names]
+
+
+class Layers(nn.Module):
+    """The layers of a mask or keypoint head, without its losses and its inference."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head.layers(x)
+
+
+def to_graph(detector: GeneralizedRCNN) -> DetectorGraph:
+    """A graph that shares the detector's layers.
+
+    Raises:
+        InputError: another kind of RPN, anchors, heads or poolers than the R-CNN family with FPN has.
+    """
+    rpn, heads = detector.proposal_generator, detector.roi_heads
+    for what, part, kind in (("detector", detector, GeneralizedRCNN), ("proposal_generator", rpn, RPN)):
+        _require(what, part, kind)
+    _require("roi_heads", heads, StandardROIHeads)
+    _require("anchor_generator", rpn.anchor_generator, DefaultAnchorGenerator)
+    predictor = heads.box_predictor
+    _require("box_predictor", predictor, FastRCNNOutputLayers)
+    if getattr(predictor, "use_sigmoid_ce", False):
+        raise InputError("box_predictor: expected softmax scores, got sigmoid ones; deploy it yourself")
+    rule = ProposalRule(
+        rpn.pre_nms_topk[False],
+        rpn.post_nms_topk[False],
+        rpn.nms_thresh,
+        rpn.min_box_size,
+        weights=tuple(rpn.box2box_transform.weights),
+        strides=tuple(rpn.anchor_generator.strides),
+        offset=rpn.anchor_generator.offset,
+    )
+    boxes = BoxRule(
+        predictor.test_score_thresh,
+        predictor.test_nms_thresh,
+        predictor.test_topk_per_image,
+        0.0,
+        tuple(predictor.box2box_transform.weights),
+        background=-1,
+        agnostic=predictor.bbox_pred.out_features == len(predictor.box2box_transform.weights),
+    )
+    order = list(rpn.in_features)
+    head = {"box": _head(heads, "box", nn.Sequential(heads.box_head, predictor), order)}
+    for name in ("mask", "keypoint"):
+        if getattr(heads, f"{name}_on"):
+            head[name] = _head(heads, name, Layers(getattr(heads, f"{name}_head")), order)
+    graph = DetectorGraph(
+        Maps(detector.backbone, order),
+        rpn.rpn_head,
+        list(rpn.anchor_generator.cell_anchors),
+        rule,
+        head["box"],
+        boxes,
+        head.get("mask"),
+        head.get("keypoint"),
+        detector.pixel_mean.flatten().tolist(),
+        detector.pixel_std.flatten().tolist(),
+        max(1, detector.backbone.size_divisibility),
+    )
+    return graph.to(detector.pixel_mean.device).train(detector.training)
+
+
+def _head(heads: nn.Module, name: str, layers: nn.Module, order: list[str]) -> Head:
+    pooler, used = getattr(heads, f"{name}_pooler"), getattr(heads, f"{name}_in_features")
+    if pooler is None or not all(isinstance(each, ROIAlign) for each in pooler.level_poolers):
+        raise InputError(f"{name}_pooler: expected RoIAlign, got another pooling; set POOLER_TYPE to ROIAlignV2")
+    if missing := [each for each in used if each not in order]:
+        raise InputError(f"{name}_pooler: expected maps that the RPN reads too, got {missing[0]}; add it to the RPN's")
+    first = pooler.level_poolers[0]
+    rule = PoolRule(
+        tuple(first.output_size),
+        tuple(each.spatial_scale for each in pooler.level_poolers),
+        first.sampling_ratio,
+        first.aligned,
+        (pooler.canonical_box_size, pooler.canonical_level),
+        (0.0, 1e-8),
+    )
+    return Head(rule, layers, levels=tuple(order.index(each) for each in used))
+
+
+def _require(what: str, part: nn.Module, kind: type) -> None:
+    if not isinstance(part, kind):
+        raise InputError(f"{what}: expected {kind.__name__}, got {type(part).__name__}; deploy it yourself")
+
+
+def describe(detector: GeneralizedRCNN) -> dict[str, Any]:
+    """What ``DeployInfo`` has to know; the sizes are Detectron2's defaults, as only a config says others."""
+    heads = detector.roi_heads
+    return {
+        "outputs": output_names(heads.mask_on, heads.keypoint_on),
+        "color": detector.input_format or "BGR",
+        "min_size": 800,
+        "max_size": 1333,
+        "proposals": detector.proposal_generator.post_nms_topk[False],
+    }
+
+
+def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
+    """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it: with Pillow, on whole numbers."""
+    pixels = image.byte().permute(1, 2, 0).numpy()
+    transform = ResizeShortestEdge([min_size, min_size], max_size).get_transform(pixels)
+    return torch.from_numpy(np.ascontiguousarray(transform.apply_image(pixels).transpose(2, 0, 1))).float()
+
+
+def keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
+    """Keypoints (N, K, 3) as x, y, score from heat maps (N, K, S, S) and boxes (N, 4)."""
+    return heatmaps_to_keypoints(heatmaps, boxes)[:, :, [0, 1, 3]]
+
+
+def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks (N, H, W), bool, of an image from masks (N, 1, S, S) of its boxes."""
+    return paste_masks_in_image(masks[:, 0], boxes, (height, width))

@@ -1,0 +1,290 @@
+"""Inference of an R-CNN as one graph of plain tensor operations, the same for both detection stacks.
+
+Detectron2 and torchvision wrap their tensors in lists of ``Boxes``, ``Instances`` and dicts, decode every anchor and
+look at shapes in Python; none of that survives an exporter. ``DetectorGraph`` holds the same layers and does the same
+arithmetic for one image, in a form that runs as it is in PyTorch and that ONNX and OpenVINO can take over with the
+image size left open:
+
+- deltas are decoded for the candidates alone, and anchors are computed from their index;
+- the number of candidates of a level is fixed (small levels are filled up with what scores minus infinity);
+- regions are sorted by level once, so that pooled features need not be put back in order.
+
+Legend: ``A`` anchors of a cell, ``L`` levels, ``P`` proposals, ``N`` detections, ``C`` classes without background.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import nms
+
+from ..detector import adapter_of, stack_name
+from .pooling import pool_regions
+
+CLIP = math.log(1000 / 16)  # of the log size in box deltas, both stacks
+FILL = -1e30  # objectness of what is not there
+
+
+@dataclass(frozen=True)
+class ProposalRule:
+    """How proposals are chosen.
+
+    Attributes:
+        pre_nms, post_nms: candidates of each level, and proposals of all.
+        nms: IoU threshold.
+        min_size: pixels; smaller ones are dropped (in torchvision; Detectron2 drops empty ones, 0).
+        score: least objectness, a probability.
+        weights: of the box deltas.
+        strides: of the levels in pixels; ``None``: padded size // size of the map, rounded down, as in torchvision.
+        offset: of the first anchor, in strides.
+    """
+
+    pre_nms: int
+    post_nms: int
+    nms: float
+    min_size: float
+    score: float = 0.0
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    strides: tuple[int, ...] | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How detections are chosen.
+
+    Attributes:
+        score: threshold, exclusive.
+        nms: IoU threshold within a class.
+        limit: detections of an image.
+        min_size: pixels, as in ``ProposalRule``.
+        weights: of the box deltas.
+        background: column of the background among the scores: 0 or -1.
+        agnostic: one box for all classes.
+    """
+
+    score: float
+    nms: float
+    limit: int
+    min_size: float
+    weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    background: int = 0
+    agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class PoolRule:
+    """RoIAlign over levels (Lin et al., 2017, equation 1).
+
+    Attributes:
+        size: of the pooled map.
+        scales: of the levels' maps, falling powers of two.
+        sampling: points per bin and direction; 0: as many as the bin has cells.
+        aligned: half-pixel correction.
+        canonical: (pixels, level) of the rule that gives a box its level.
+        eps: added to the logarithm, and to what it is taken of.
+    """
+
+    size: tuple[int, int]
+    scales: tuple[float, ...]
+    sampling: int
+    aligned: bool
+    canonical: tuple[int, int] = (224, 4)
+    eps: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head with its pooling: ``layers`` takes (P, C, S, S), ``projection`` maps each level before pooling."""
+
+    pool: PoolRule
+    layers: nn.Module
+    projection: nn.Module | None = None
+    levels: tuple[int, ...] = (0, 1, 2, 3)
+
+
+class DetectorGraph(nn.Module):
+    """Image (1, 3, H, W) in 0..255, colours as the weights want them, -> boxes, scores, labels[, masks | heat maps].
+
+    Boxes (N, 4) are xyxy in pixels of the image, scores (N,) fall, labels (N,) are those of the detector; masks
+    (N, 1, S, S) are probabilities within their box, heat maps (N, K, S, S) logits of keypoints within it.
+
+    Args:
+        backbone: (1, 3, H, W) -> L maps, finest first.
+        rpn_head: maps -> objectness (1, A, H, W) and deltas (1, 4A, H, W) of each.
+        cell_anchors: (A, 4) of each level, xyxy around the cell.
+        box: head -> scores (P, C+1), deltas.
+        mask, keypoint: head -> logits; ``None`` where there is none.
+        mean, std: of the three colours.
+        divisor: sides are padded to multiples of it.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[[Tensor], Sequence[Tensor]],
+        rpn_head: Callable[[list[Tensor]], tuple[list[Tensor], list[Tensor]]],
+        cell_anchors: Sequence[Tensor],
+        proposal_rule: ProposalRule,
+        box: Head,
+        box_rule: BoxRule,
+        mask: Head | None = None,
+        keypoint: Head | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        divisor: int = 32,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.rpn_head = backbone, rpn_head
+        self.proposal_rule, self.box_rule, self.divisor = proposal_rule, box_rule, divisor
+        self.pools, self.heads, self.projections = {}, nn.ModuleDict(), nn.ModuleDict()
+        for name, head in (("box", box), ("mask", mask), ("keypoint", keypoint)):
+            if head is not None:
+                self.pools[name] = (head.pool, head.levels)
+                self.heads[name] = head.layers
+                if head.projection is not None:
+                    self.projections[name] = head.projection
+        for level, anchors in enumerate(cell_anchors):
+            self.register_buffer(f"anchors{level}", anchors.detach().clone().float(), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean).float().view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).float().view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what ``forward`` gives."""
+        return output_names("mask" in self.heads, "keypoint" in self.heads)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        height, width = image.shape[2], image.shape[3]
+        x = (image - self.mean) / self.std
+        x = functional.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
+        maps = list(self.backbone(x))
+        limits = torch.stack([_scalar(width), _scalar(height)] * 2).to(x)  # (4,)
+        proposals = self.propose(maps, limits, (x.shape[2], x.shape[3]))
+        boxes, scores, labels = self.detect(maps, proposals, limits)
+        results = [boxes, scores, labels]
+        for name in ("mask", "keypoint"):
+            if name in self.heads:
+                pooled, order = self.pool(name, maps, boxes)
+                found = self.heads[name](pooled)[order.argsort()]
+                results.append(_own_mask(found, labels, self.box_rule.background) if name == "mask" else found)
+        return tuple(results)
+
+    def propose(self, maps: list[Tensor], limits: Tensor, padded: tuple[int, int]) -> Tensor:
+        """Proposals (P, 4) by falling score."""
+        rule = self.proposal_rule
+        boxes, scores, levels = [], [], []
+        for level, (logits, deltas) in enumerate(zip(*self.rpn_head(maps), strict=True)):
+            cells = getattr(self, f"anchors{level}")
+            height, width = logits.shape[2], logits.shape[3]
+            objectness = logits[0].float().permute(1, 2, 0).flatten()  # (H*W*A,)
+            filled = torch.cat([objectness, objectness.new_full((rule.pre_nms,), FILL)])
+            score, index = filled.topk(rule.pre_nms)
+            index = torch.minimum(index, _scalar(len(cells) * height * width - 1).to(index))
+            if rule.strides is None:
+                stride = torch.stack([_scalar(padded[1] // width), _scalar(padded[0] // height)])
+            else:
+                stride = torch.tensor([rule.strides[level]] * 2)
+            cell = torch.div(index, len(cells), rounding_mode="floor")
+            row = torch.div(cell, width, rounding_mode="floor")
+            at = (torch.stack([cell - row * width, row], 1).to(score) + rule.offset) * stride.to(score)  # (k, 2)
+            anchors = cells[index - cell * len(cells)] + at.repeat(1, 2)
+            chosen = deltas[0].float().unflatten(0, (len(cells), 4)).permute(2, 3, 0, 1).reshape(-1, 4)[index]
+            boxes.append(decode(chosen, anchors, rule.weights))
+            scores.append(score)
+            levels.append(torch.full_like(score, level))
+        box, score, level_of = clip(torch.cat(boxes), limits), torch.cat(scores), torch.cat(levels)
+        lowest = math.log(rule.score / (1 - rule.score)) if rule.score > 0 else FILL / 2
+        keep = torch.nonzero(_large(box, rule.min_size) & (score >= lowest))[:, 0]
+        box, score, level_of = box[keep], score[keep], level_of[keep]
+        kept = nms(box + _apart(level_of, limits), score, rule.nms)[: rule.post_nms]
+        return box[kept]
+
+    def pool(self, name: str, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (P, C, S, S) of regions, sorted by level, and the order (P,) that sorted them."""
+        rule, levels = self.pools[name]
+        given = [maps[level] for level in levels]
+        if name in self.projections:
+            given = [self.projections[name](each) for each in given]
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        pixels, canonical = rule.canonical
+        level = torch.floor(canonical + torch.log2(area.sqrt() / pixels + rule.eps[1]) + rule.eps[0])
+        first = round(-math.log2(rule.scales[0]))
+        level = (level - first).clamp(0, len(given) - 1)
+        members = [torch.nonzero(level == index)[:, 0] for index in range(len(given))]
+        pooled = []
+        for map_, scale, index in zip(given, rule.scales, members, strict=True):
+            pooled.append(pool_regions(map_, boxes[index], rule.size, scale, rule.sampling, rule.aligned))
+        return torch.cat(pooled), torch.cat(members)
+
+    def detect(self, maps: list[Tensor], proposals: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, scores and labels of the detections by falling score."""
+        rule = self.box_rule
+        pooled, order = self.pool("box", maps, proposals)
+        proposals = proposals[order]
+        logits, deltas = (part.float() for part in self.heads["box"](pooled))
+        scores = logits.softmax(1)
+        scores = scores[:, 1:] if rule.background == 0 else scores[:, :-1]
+        first = 1 if rule.background == 0 else 0  # label of the first column
+        found = torch.nonzero(scores > rule.score)
+        region, label = found[:, 0], found[:, 1]
+        score = scores[region, label]
+        columns = deltas.unflatten(1, (-1, 4))  # (P, C or 1, 4)
+        chosen = columns[region, torch.zeros_like(label) if rule.agnostic else label + first]
+        boxes = clip(decode(chosen, proposals[region], rule.weights), limits)
+        keep = torch.nonzero(_large(boxes, rule.min_size))[:, 0]
+        boxes, score, label = boxes[keep], score[keep], label[keep]
+        kept = nms(boxes + _apart(label, limits), score, rule.nms)[: rule.limit]
+        return boxes[kept], score[kept], label[kept] + first
+
+
+def output_names(masks: bool, keypoints: bool) -> tuple[str, ...]:
+    """Names of the outputs of a graph with or without these heads."""
+    return ("boxes", "scores", "labels", *(["masks"] if masks else []), *(["heatmaps"] if keypoints else []))
+
+
+def to_graph(detector: nn.Module) -> DetectorGraph:
+    """The graph of a Faster, Mask or Keypoint R-CNN of either stack; it shares the detector's layers.
+
+    Raises:
+        InputError: not such a detector, or one with parts of another kind.
+    """
+    return adapter_of(stack_name(detector), "deploy").to_graph(detector)
+
+
+def decode(deltas: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:
+    """Boxes (K, 4) moved by deltas (K, 4) as (dx, dy, dw, dh), divided by ``weights`` (Girshick et al., 2014)."""
+    deltas = deltas / deltas.new_tensor(weights)
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre = boxes[:, :2] + 0.5 * size + deltas[:, :2] * size
+    half = 0.5 * deltas[:, 2:].clamp(max=CLIP).exp() * size
+    return torch.cat([centre - half, centre + half], 1)
+
+
+def clip(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Boxes (K, 4) within (W, H, W, H)."""
+    return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def _large(boxes: Tensor, size: float) -> Tensor:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return ((sides >= size) if size else (sides > 0)).all(1)
+
+
+def _apart(group: Tensor, limits: Tensor) -> Tensor:
+    """Offsets (K, 1) that keep boxes of different groups from overlapping."""
+    return (group.to(limits) * (limits.max() + 1))[:, None]
+
+
+def _own_mask(logits: Tensor, labels: Tensor, background: int) -> Tensor:
+    """Probabilities (N, 1, S, S) of each one's own class, from logits (N, C, S, S) or class-agnostic (N, 1, S, S)."""
+    if logits.shape[1] == 1 and background != 0:
+        return logits.sigmoid()
+    return logits[torch.arange(len(labels), device=logits.device), labels][:, None].sigmoid()
+
+
+def _scalar(value: int | Tensor) -> Tensor:
+    """A number that is a tensor while a graph is traced, as a tensor."""
+    return value if isinstance(value, Tensor) else torch.tensor(value)

@@ -1,0 +1,110 @@
+"""What a deployed detector says of itself: preprocessing, outputs, classes. It travels in the exported file."""
+
+import json
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from ..detector import ADAPTERS, adapter_of, stack_name
+from ..errors import InputError
+
+VERSION = 1
+PRECISIONS = ("f32", "bf16", "int8")
+
+
+@dataclass(frozen=True)
+class DeployInfo:
+    """Preprocessing that is not in the graph, and what the outputs are.
+
+    Attributes:
+        stack: whose rules hold for resizing, masks and keypoints: detectron2 or torchvision.
+        outputs: names in order, see ``DetectorGraph.outputs``.
+        color: RGB or BGR, what the graph's input is.
+        min_size, max_size: pixels: the short side is resized to ``min_size`` unless the long one passes ``max_size``.
+        classes: names by label, if they are known.
+        precision: f32, bf16 or int8, what the engine is asked for.
+        proposals: of each image.
+    """
+
+    stack: str
+    outputs: tuple[str, ...]
+    color: str
+    min_size: int
+    max_size: int
+    classes: tuple[str, ...] = ()
+    precision: str = "f32"
+    proposals: int = 1000
+
+    def to_json(self) -> str:
+        return json.dumps({"version": VERSION} | asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> "DeployInfo":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            InputError: damaged, or of a newer version.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            version = fields.pop("version")
+            if version != VERSION:
+                raise InputError(f"{source}: version: expected {VERSION}, got {version!r}; update norton_det")
+            info = cls(**{name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()})
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise InputError(
+                f"{source}: expected what norton_det exports, got damaged metadata; export again"
+            ) from None
+        info.check(source)
+        return info
+
+    def check(self, source: str) -> None:
+        """Refuse values that make no sense.
+
+        Raises:
+            InputError: one line naming the field.
+        """
+        sizes = isinstance(self.min_size, int) and isinstance(self.max_size, int)
+        checks = {
+            "stack": (self.stack in ADAPTERS, " or ".join(ADAPTERS)),
+            "outputs": (tuple(self.outputs[:3]) == ("boxes", "scores", "labels"), "boxes, scores, labels, ..."),
+            "color": (self.color in ("RGB", "BGR"), "RGB or BGR"),
+            "min_size": (sizes and 1 <= self.min_size <= self.max_size <= 32768, "1 to max_size, at most 32768"),
+            "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
+            "classes": (all(isinstance(name, str) for name in self.classes), "names"),
+            "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),
+        }
+        for field, (good, expected) in checks.items():
+            if not good:
+                raise InputError(f"{source}: {field}: expected {expected}, got {getattr(self, field)!r}; change it")
+
+    @property
+    def adapter(self) -> ModuleType:
+        """``d2.deploy`` or ``tv.deploy``.
+
+        Raises:
+            InputError: the stack is not installed.
+        """
+        return adapter_of(self.stack, "deploy")
+
+
+def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
+    """What a detector says of itself, with changes by field; ``None`` changes nothing.
+
+    Raises:
+        InputError: not an R-CNN of either stack, or a value that makes no sense.
+    """
+    stack = stack_name(detector)
+    adapter = adapter_of(stack, "deploy")
+    found = adapter.describe(detector) | {name: value for name, value in changes.items() if value is not None}
+    if unknown := set(found) - set(DeployInfo.__dataclass_fields__):
+        raise InputError(f"{sorted(unknown)[0]}: no such option; there are min_size, max_size, classes, precision")
+    if found["max_size"] < found["min_size"] and "max_size" not in changes:
+        found["max_size"] = found["min_size"]
+    info = DeployInfo(stack, **found)
+    info.check("detector")
+    return info

@@ -1,0 +1,89 @@
+"""RoIAlign on a CPU as a weighted sum of rows, which PyTorch does vectorised and on all cores.
+
+RoIAlign (He et al., 2017) is linear in the feature map and separable: a bin's value is the sum over the cells that its
+samples touch, with weights that are a product of one factor per axis. With the map as a table (H*W, C) that is an
+``embedding_bag`` of one bag per bin. torchvision's operator runs on one core, sample by sample; samples that touch the
+same cell are merged here, so that Detectron2's adaptive sampling costs little more than a fixed one.
+
+Legend: ``K`` regions, ``P, Q`` bins per axis, ``M`` cells that a bin touches per axis, ``C`` channels.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+ENTRIES = 1 << 22  # of the table of weights held at a time
+
+
+def pool_regions(
+    map_: Tensor, regions: Tensor, size: tuple[int, int], scale: float, sampling: int, aligned: bool
+) -> Tensor:
+    """RoIAlign of regions of one map, as ``torchvision.ops.roi_align`` up to rounding.
+
+    Args:
+        map_: (1, C, H, W).
+        regions: (K, 4) xyxy in pixels of the image.
+        size: (P, Q).
+        scale: cells per pixel.
+        sampling: samples per bin and axis; 0: as many as the bin has cells.
+        aligned: half a cell is subtracted.
+
+    Returns:
+        (K, C, P, Q), in channels_last where it is computed here.
+    """
+    plain = map_.device.type != "cpu" or map_.dtype != torch.float32 or torch.jit.is_tracing() or map_.requires_grad
+    if plain or not len(regions):
+        with_index = torch.cat([torch.zeros_like(regions[:, :1]), regions], 1)
+        return roi_align(map_, with_index, size, scale, sampling, aligned)
+    height, width = map_.shape[2:]
+    table = map_[0].permute(1, 2, 0).reshape(height * width, -1)
+    shift = 0.5 if aligned else 0.0
+    low, high = regions[:, :2] * scale - shift, regions[:, 2:] * scale - shift  # (K, 2) as x, y
+    sides = high - low if aligned else (high - low).clamp(min=1)
+    rows, row_weights = _axis(low[:, 1], sides[:, 1], size[0], height, sampling)
+    columns, column_weights = _axis(low[:, 0], sides[:, 0], size[1], width, sampling)
+    step = max(1, ENTRIES // (size[0] * size[1] * rows.shape[2] * columns.shape[2]))
+    pooled = []
+    for at in range(0, len(regions), step):
+        part = slice(at, at + step)
+        index = rows[part, :, None, :, None] * width + columns[part, None, :, None, :]  # (k, P, Q, M, M')
+        weight = row_weights[part, :, None, :, None] * column_weights[part, None, :, None, :]
+        bags = (-1, index.shape[3] * index.shape[4])
+        sums = functional.embedding_bag(index.reshape(bags), table, mode="sum", per_sample_weights=weight.reshape(bags))
+        pooled.append(sums.view(-1, *size, table.shape[1]))
+    return torch.cat(pooled).permute(0, 3, 1, 2)
+
+
+def _axis(start: Tensor, side: Tensor, bins: int, cells: int, sampling: int) -> tuple[Tensor, Tensor]:
+    """Cells (K, P, M), int32, that each bin of each region touches along an axis, and their weights (K, P, M).
+
+    Args:
+        start, side: (K,) of the regions, in cells.
+        bins: P.
+        cells: of the map.
+        sampling: samples per bin, or 0.
+    """
+    step = side / bins
+    if sampling > 0:
+        counts = torch.full_like(step, float(sampling))
+    else:
+        counts = step.ceil()
+    most = max(1, int(counts.max()))
+    sample = torch.arange(most, device=start.device)  # (S,)
+    offset = (sample + 0.5) * (step / counts.clamp(min=1))[:, None]  # (K, S)
+    at = (start[:, None] + torch.arange(bins, device=start.device) * step[:, None])[..., None] + offset[:, None]
+    inside = (at >= -1) & (at <= cells) & (sample < counts[:, None, None])  # (K, P, S)
+    at = at.clamp(0, cells - 1)  # beyond the last cell its value holds, as before the first
+    lower = at.floor()
+    share = at - lower
+    first = torch.where(inside, lower, float(cells)).amin(2, keepdim=True).clamp(max=cells - 1)  # (K, P, 1)
+    last = torch.where(inside, lower, -1.0).amax(2, keepdim=True)
+    spread = max(2, int((last - first).max()) + 2)
+    scaled = inside / counts.clamp(min=1)[:, None, None]
+    weights = start.new_zeros(*at.shape[:2], spread)
+    place = torch.where(inside, lower - first, 0.0).long()
+    weights.scatter_add_(2, place, (1 - share) * scaled)
+    weights.scatter_add_(2, place + 1, share * scaled)
+    index = first + torch.arange(spread, device=start.device)
+    return index.clamp(max=cells - 1).int(), weights

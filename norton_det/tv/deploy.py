@@ -1,0 +1,119 @@
+"""The ``DetectorGraph`` of a torchvision R-CNN, and what turns its outputs into results as torchvision gives them."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, paste_masks_in_image
+from torchvision.ops import MultiScaleRoIAlign
+
+from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names
+from ..errors import InputError
+
+PROBE = 128  # pixels: side of the image that tells the strides of the maps
+
+
+class MapList(nn.Module):
+    """A backbone that gives its maps as a list."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(self.backbone(x).values())
+
+
+def to_graph(detector: FasterRCNN) -> DetectorGraph:
+    """A graph that shares the detector's layers.
+
+    Raises:
+        InputError: poolers or predictors of another kind than torchvision's builders make.
+    """
+    rpn, heads, transform = detector.rpn, detector.roi_heads, detector.transform
+    device = next(detector.parameters()).device
+    with torch.no_grad():
+        maps = detector.backbone(torch.zeros(1, 3, PROBE, PROBE, device=device))
+    strides = {name: PROBE / map_.shape[-1] for name, map_ in maps.items()}
+    proposals = ProposalRule(
+        rpn._pre_nms_top_n["testing"],
+        rpn._post_nms_top_n["testing"],
+        rpn.nms_thresh,
+        rpn.min_size,
+        rpn.score_thresh,
+        tuple(rpn.box_coder.weights),
+    )
+    boxes = BoxRule(
+        heads.score_thresh, heads.nms_thresh, heads.detections_per_img, 1e-2, tuple(heads.box_coder.weights)
+    )
+    found = {name: _head(heads, name, strides) for name in ("box", "mask", "keypoint")}
+    mean, std = ([255 * value for value in values] for values in (transform.image_mean, transform.image_std))
+    graph = DetectorGraph(
+        MapList(detector.backbone),
+        rpn.head,
+        rpn.anchor_generator.cell_anchors,
+        proposals,
+        found["box"],
+        boxes,
+        found["mask"],
+        found["keypoint"],
+        mean,
+        std,
+        transform.size_divisible,
+    )
+    return graph.to(device).train(detector.training)
+
+
+def _head(heads: nn.Module, name: str, strides: dict[str, float]) -> Head | None:
+    if name != "box" and not getattr(heads, f"has_{name}")():
+        return None
+    pool = getattr(heads, f"{name}_roi_pool")
+    if not isinstance(pool, MultiScaleRoIAlign):
+        raise InputError(f"{name}_roi_pool: expected MultiScaleRoIAlign, got {type(pool).__name__}; deploy it yourself")
+    names = [each for each in strides if each in pool.featmap_names]
+    rule = PoolRule(
+        tuple(pool.output_size),
+        tuple(1 / strides[each] for each in names),
+        pool.sampling_ratio,
+        False,
+        (pool.canonical_scale, pool.canonical_level),
+        (1e-6, 0.0),
+    )
+    layers = nn.Sequential(getattr(heads, f"{name}_head"), getattr(heads, f"{name}_predictor"))
+    return Head(rule, layers, levels=tuple(list(strides).index(each) for each in names))
+
+
+def describe(detector: FasterRCNN) -> dict[str, Any]:
+    """What ``DeployInfo`` has to know."""
+    transform, heads = detector.transform, detector.roi_heads
+    return {
+        "outputs": output_names(heads.has_mask(), heads.has_keypoint()),
+        "color": "RGB",
+        "min_size": int(transform.min_size[-1]),
+        "max_size": int(transform.max_size),
+        "proposals": detector.rpn._post_nms_top_n["testing"],
+    }
+
+
+def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
+    """An image (3, H, W) as torchvision's ``GeneralizedRCNNTransform`` resizes it: bilinear, on floats."""
+    short, long = sorted(image.shape[1:])
+    scale = min(min_size / short, max_size / long)
+    size = [math.floor(side * scale) for side in image.shape[1:]]
+    if size == list(image.shape[1:]):
+        return image
+    options: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "recompute_scale_factor": True}
+    return nn.functional.interpolate(image[None], scale_factor=scale, **options)[0]
+
+
+def keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
+    """Keypoints (N, K, 3) as x, y, score from heat maps (N, K, S, S) and boxes (N, 4)."""
+    found, scores = heatmaps_to_keypoints(heatmaps, boxes)
+    return torch.cat([found[..., :2], scores[..., None]], 2)
+
+
+def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks (N, H, W), bool, of an image from masks (N, 1, S, S) of its boxes."""
+    return paste_masks_in_image(masks, boxes, (height, width))[:, 0] >= 0.5
