@@ -97,7 +97,7 @@ def compress(
     criterion = criterion or ("pabs" if calibration is None else "css")
     if get_criterion(criterion).needs_data and calibration is None:
         raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
-    state, found_preprocessing, found_stride = _read_model(model)
+    state, found_preprocessing, found_stride = read_model(model)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
     preprocessing = preprocessing or found_preprocessing
@@ -185,7 +185,7 @@ def _fit_laterals(
     """The FPN's lateral convolutions, fitted to what they give on the dense ResNet."""
     laterals = find_laterals(rest)
     dense = NortonResNet(CompressionSpec.dense(small.spec.arch), small.num_classes, small.stride_in_1x1)
-    dense.load_state_dict(_read_model(resnet)[0])
+    dense.load_state_dict(read_model(resnet)[0])
     dense.to(calibration.device).eval()
     small = copy.deepcopy(small).to(calibration.device)
     readers = {stage: rest[name].flatten(1) for name, stage in laterals.items()}
@@ -201,7 +201,7 @@ def _fit_laterals(
     return out
 
 
-def _read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:
+def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:
     """State dict in float32 on the CPU, preprocessing, and whether strides sit in the 1x1 convolutions."""
     if isinstance(model, nn.Module):
         state: Mapping[str, Tensor] = model.state_dict()

@@ -250,14 +250,29 @@ def random(weight: Tensor, factors: Factors | None, generator: torch.Generator) 
 
 @register_criterion("css", needs_data=True)
 def css(covariance: Tensor, readers: Tensor) -> Tensor:
-    """Greedy column subset selection: channels from which what the readers compute is best predicted.
+    """Greedy column subset selection, see ``css_curve``. Taken earlier = higher score."""
+    order = css_curve(covariance, readers)[0]
+    scores = torch.empty(len(order), dtype=torch.double)
+    scores[order] = torch.arange(len(order), 0, -1, dtype=torch.double)
+    return scores
+
+
+def css_curve(covariance: Tensor, readers: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels from which what the readers compute is best predicted, and the error that is left with so many.
 
     Each step takes the channel that lowers the readers' error most when all outputs are predicted by least squares
     from the channels taken so far (orthogonal matching; Farahat et al., "Efficient greedy feature selection", 2013).
-    Taken earlier = higher score.
 
     With residual covariance R and readers W only ``R`` and ``H = R W^T W R`` are kept; taking channel j lowers the
     error by ``H_jj / R_jj`` and changes both by terms of rank 1.
+
+    Args:
+        covariance: of C channels, (C, C).
+        readers: weights that read them, (rows, C).
+
+    Returns:
+        The order in which channels are taken, (C,), and the readers' squared error with 0, 1, ..., C of them, relative
+        to the variance of what they compute, (C + 1,).
     """
     residual = covariance.detach().cpu().double().clone()
     count = len(residual)
@@ -265,15 +280,19 @@ def css(covariance: Tensor, readers: Tensor) -> Tensor:
     # float noise must not look like a direction; channels without variance come last
     residual.diagonal().add_(1e-6 * residual.diagonal().mean().clamp_min(1e-30))
     floor = 1e-9 * float(residual.diagonal().mean())
-    gains = residual @ (readers.T @ readers) @ residual  # H
-    scores = torch.zeros(count, dtype=torch.double)
+    energy = readers.T @ readers
+    errors = torch.empty(count + 1, dtype=torch.double)
+    errors[0] = (residual * energy).sum()
+    gains = residual @ energy @ residual  # H
+    order = torch.empty(count, dtype=torch.long)
     left = torch.ones(count, dtype=torch.bool)
     for step in range(count):
         gain = torch.where(left, gains.diagonal() / residual.diagonal().clamp_min(floor), -torch.inf)
         chosen = int(gain.argmax())
-        scores[chosen], left[chosen] = count - step, False
+        order[step], left[chosen] = chosen, False
+        errors[step + 1] = errors[step] - gain[chosen].clamp_min(0.0)
         r = residual[chosen] / residual[chosen, chosen].clamp_min(floor)
         column, h = residual[chosen].clone(), gains[chosen].clone()
         gains.addr_(h, r, alpha=-1).addr_(r, h - h[chosen] * r, alpha=-1)
         residual.addr_(column, r, alpha=-1)
-    return scores
+    return order, (errors / errors[0].clamp_min(1e-300)).clamp(0.0, 1.0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import FPN
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ..checkpoint import CheckpointInfo
@@ -59,6 +59,16 @@ def check_image(image: object) -> str:
 def preprocess(detector: nn.Module, images: Sequence[Any]) -> Any:
     """Detectron2's ``ImageList`` of inputs such as ``{"image": (3, H, W)}``."""
     return detector.preprocess_image(images)
+
+
+def image_list(pixels: Tensor) -> Any:
+    """Detectron2's ``ImageList`` of pixels (N, 3, H, W) that are preprocessed already."""
+    return ImageList(pixels, [tuple(pixels.shape[2:])] * len(pixels))
+
+
+def noise(size: tuple[int, int, int]) -> dict[str, Tensor]:
+    """An image of noise (3, H, W) as the detector takes it."""
+    return {"image": 255 * torch.rand(size, generator=torch.Generator().manual_seed(0))}
 
 
 def image_features(detector: nn.Module, images: Sequence[Any]) -> tuple[Any, dict[str, Tensor]]:

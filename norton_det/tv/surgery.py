@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoint import CheckpointInfo
@@ -99,6 +101,16 @@ def check_image(image: object) -> str:
 def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:
     """torchvision's ``ImageList`` of images (3, H, W) in 0..1."""
     return detector.transform(list(images))[0]
+
+
+def image_list(pixels: Tensor) -> Any:
+    """torchvision's ``ImageList`` of pixels (N, 3, H, W) that are preprocessed already."""
+    return ImageList(pixels, [tuple(pixels.shape[2:])] * len(pixels))
+
+
+def noise(size: tuple[int, int, int]) -> Tensor:
+    """An image of noise (3, H, W) as the detector takes it."""
+    return torch.rand(size, generator=torch.Generator().manual_seed(0))
 
 
 def image_features(detector: nn.Module, images: Sequence[Tensor]) -> tuple[Any, dict[str, Tensor]]:

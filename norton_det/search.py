@@ -1,0 +1,237 @@
+"""Ranks and ratios for a target: so many MACs, parameters, or milliseconds.
+
+    found = nd.search(detector, target_macs="40%", calibration=pictures)
+    result = nd.compress_detector(detector, found.spec, layout=found.layout, calibration=pictures)
+
+1. Every width and rank that could be chosen gets an error, on one scale for all layers (``sensitivity``).
+2. ``allocate`` takes those that save most for their error until the target is met.
+3. A target of milliseconds is measured: of a quick version of that choice, fused, in turns with the dense network.
+   Where the prediction (``latency``) was off, the choice is made again for a corrected target.
+
+What is minimised is the sum of the groups' errors, each measured alone. The network itself is not compressed here.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .allocate import Allocation, allocate
+from .cost_model import Budget
+from .errors import InputError
+from .latency import LatencyBudget
+from .sensitivity import Group
+from .spec import CompressionSpec
+from .subject import Subject, subject_of
+from .timing import environment, measure
+
+TOLERANCE = 0.05  # of the target
+CLOSE = 0.03  # a latency that is as near is not corrected again
+ATTEMPTS = 6  # choices that are measured at most
+UNITS = {"macs": ("G MACs", 1e9), "params": ("M params", 1e6), "latency_ms": ("ms", 1.0)}
+_FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_TARGET = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*(%|ms|[kmgt]?)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One choice that was costed: ``predicted`` and, for a latency, ``measured`` in the target's unit."""
+
+    predicted: float
+    measured: float
+    error: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        spec: for ``compress`` or ``compress_detector``.
+        layout: ranks of a detector's layers outside the ResNet by name, ``None`` for those that stay dense: for
+            ``compress_detector``. Empty for a classifier.
+        kind: macs, params or latency_ms.
+        target, reached, dense: in MACs, parameters, or milliseconds.
+        error: predicted, the sum that was minimised.
+        history: the choices that were costed.
+        groups: name, dense value, value chosen, and its error.
+        input_size: (3, H, W).
+        seconds: in all.
+        where: of a latency, the machine.
+    """
+
+    spec: CompressionSpec
+    layout: dict[str, int | None]
+    kind: str
+    target: float
+    reached: float
+    dense: float
+    error: float
+    history: tuple[Step, ...]
+    groups: tuple[tuple[str, int | None, int | None, float], ...]
+    input_size: tuple[int, int, int]
+    seconds: float
+    where: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"spec": self.spec.to_dict()}
+
+    def table(self) -> str:
+        """One line per group, then the summary."""
+        width = max(len(name) for name, *_ in self.groups)
+        lines = [f"{'group':{width}} {'dense':>6} {'chosen':>6} {'error':>8}"]
+        for name, dense, value, error in self.groups:
+            shown = ["dense" if part is None else str(part) for part in (dense, value)]
+            lines.append(f"{name:{width}} {shown[0]:>6} {shown[1]:>6} {error:8.5f}")
+        return "\n".join([*lines, self.summary()])
+
+    def summary(self) -> str:
+        """One line: target, what was reached, seconds."""
+        size = "x".join(map(str, self.input_size))
+        where = f", {self.where}" if self.where else ""
+        return (
+            f"target {show(self.kind, self.target)}: reached {show(self.kind, self.reached)} "
+            f"({100 * (self.reached / self.target - 1):+.1f} %; dense {show(self.kind, self.dense)}; {size}{where}); "
+            f"search {self.seconds:.1f} s"
+        )
+
+
+def search(
+    model: Any,
+    *,
+    target_macs: float | str | None = None,
+    target_params: float | str | None = None,
+    target_latency_ms: float | str | None = None,
+    calibration: Any = None,
+    input_size: tuple[int, int, int] | None = None,
+    rounds: int = 5,
+    progress: bool = False,
+) -> SearchResult:
+    """Ranks and ratios that meet one target at the least error; the model is untouched.
+
+    Args:
+        model: a dense ResNet as ``compress`` takes it, or a dense detector as ``compress_detector`` does.
+        target_macs, target_params, target_latency_ms: one of them: a number, or text such as ``25G``, ``12.5M``,
+            ``300ms``, ``40%`` (of the dense network's). Latency is that of the fused network for one image on this
+            machine: a median, measured in turns with the dense network. A detector's is that of the backbone, the
+            proposals, and the heads on the dense detector's regions, on noise; it lacks the last NMS.
+        calibration: unlabelled images as ``compress`` or ``compress_detector`` take them; without, the weights alone
+            tell which layers are sensitive.
+        input_size: (3, H, W) that MACs and milliseconds are of; by default 224 x 224, of a detector 800 x 800.
+        rounds: of timing.
+        progress: show bars.
+
+    Raises:
+        InputError: not one target, not a dense network, or a target that cannot be met within 5 %; that message names
+            the best that was reached.
+    """
+    started = time.perf_counter()
+    given = {"macs": target_macs, "params": target_params, "latency_ms": target_latency_ms}
+    asked = {kind: value for kind, value in given.items() if value is not None}
+    if len(asked) != 1:
+        raise InputError(
+            f"search: expected one of target_macs, target_params, target_latency_ms, got {len(asked)}; give one"
+        )
+    kind, text = next(iter(asked.items()))
+    parse_target(text, kind)  # refused before long work
+    if rounds < 1:
+        raise InputError(f"rounds: expected 1 or more, got {rounds}; 5 is enough")
+    subject = subject_of(model, calibration, input_size)
+    clock = _Clock(subject, rounds, progress) if kind == "latency_ms" else None
+    dense = clock.dense if clock else float(getattr(subject.network.complexity, kind))
+    target = parse_target(text, kind, dense)
+    if target >= dense:
+        raise InputError(
+            f"target_{kind}: expected less than the dense network's {show(kind, dense)}, got {show(kind, target)}; "
+            "lower it"
+        )
+    groups = subject.sensitivity(progress)
+    if clock:
+        budget: Budget = LatencyBudget(subject.network, dense, rounds, progress)
+        found, reached, history = _measured(groups, budget, target, clock)
+    else:
+        budget = Budget(subject.network, kind)
+        found = allocate(groups, budget, target)
+        reached, history = found.cost, [Step(found.cost, found.cost, found.error)]
+    if abs(reached / target - 1) > TOLERANCE:
+        raise InputError(
+            f"target_{kind}: expected what ranks and ratios can reach, got {show(kind, target)}; the best that was "
+            f"reached is {show(kind, reached)} of {show(kind, dense)}; choose a target near it"
+        )
+    spec, layout = subject.network.to_spec(found.choice)
+    whole: dict[str, int | None] = {each.name: layout.get(each.name) for each in subject.network.around}
+    errors = {group.name: dict(zip(group.values, group.errors, strict=True)) for group in groups}
+    start = subject.network.dense()
+    rows = tuple(
+        (name, start[name], value, errors.get(name, {}).get(value, float("nan")))
+        for name, value in found.choice.items()
+    )
+    size = subject.network.complexity.input_size
+    seconds = time.perf_counter() - started
+    where = environment() if clock else ""
+    return SearchResult(
+        spec, whole, kind, target, reached, dense, found.error, tuple(history), rows, size, seconds, where
+    )
+
+
+def parse_target(value: float | str, kind: str, dense: float | None = None) -> float:
+    """A target as a number; a share needs what the dense network has.
+
+    Raises:
+        InputError: not such a number, or not above 0.
+    """
+    forms = {"macs": "25G, 25e9", "params": "12.5M, 12.5e6", "latency_ms": "300, 300ms"}[kind]
+    found = _TARGET.fullmatch(str(value).strip())
+    unit = found[2].lower() if found else ""
+    number = float(found[1]) if found else -1.0
+    wrong = (unit == "ms") is not (kind == "latency_ms") and unit not in ("", "%")
+    if isinstance(value, bool) or not found or wrong or not 0 < number < float("inf"):
+        raise InputError(f"target_{kind}: expected a number such as {forms} or 40%, got {value!r}; write it so")
+    if unit == "%":
+        return number / 100 * (dense if dense is not None else 1.0)
+    return number * _FACTORS.get(unit, 1.0)
+
+
+def show(kind: str, value: float) -> str:
+    """A cost in words, such as 25.02 G MACs."""
+    unit, scale = UNITS[kind]
+    return f"{value / scale:.{1 if kind == 'latency_ms' else 2}f} {unit}"
+
+
+class _Clock:
+    """Milliseconds of fused networks, measured in turns with the dense one, so that both meet the same noise."""
+
+    def __init__(self, subject: Subject, rounds: int, progress: bool) -> None:
+        self.subject, self.rounds, self.progress = subject, rounds, progress
+        self.baseline: Callable[[], object] = subject.frame(None, {})
+        self.dense = 1e3 * measure({"dense": self.baseline}, rounds=rounds, warmup=1, progress=progress)["dense"].median
+
+    def of(self, choice: Allocation) -> float:
+        """As long as the dense network takes ``dense`` ms: the ratio of the medians times that."""
+        spec, layout = self.subject.network.to_spec(choice.choice)
+        calls = {"dense": self.baseline, "choice": self.subject.frame(spec, layout)}
+        found = measure(calls, rounds=self.rounds, warmup=1, progress=self.progress)
+        return self.dense * found["choice"].median / found["dense"].median
+
+
+def _measured(
+    groups: list[Group], budget: Budget, target: float, clock: _Clock
+) -> tuple[Allocation, float, list[Step]]:
+    """Choose, measure, correct; the choice that came nearest to the target."""
+    aim, history = target, []
+    best: tuple[float, Allocation, float] | None = None
+    for _ in range(ATTEMPTS):
+        found = allocate(groups, budget, aim)
+        reached = clock.of(found)
+        history.append(Step(found.cost, reached, found.error))
+        distance = abs(reached / target - 1)
+        if best is None or distance < best[0]:
+            best = (distance, found, reached)
+        if distance <= CLOSE or (not found.met and reached > target):
+            break
+        # what is saved is off by a factor
+        factor = max(0.1, (budget.dense - reached) / max(1e-9, budget.dense - found.cost))
+        aim = budget.dense - (budget.dense - target) / factor
+    assert best is not None
+    return best[1], best[2], history
