@@ -24,7 +24,9 @@ from .preprocessing import Preprocessing
 from .report import CompressionReport
 from .resnet import NortonResNet
 from .saliency import criteria, register_criterion
+from .search import SearchResult, search
 from .spec import CompressionSpec
+from .tune import tune
 from .weights import load_weights
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ __all__ = [
     "LowRankLinear",
     "NortonResNet",
     "Preprocessing",
+    "SearchResult",
     "compress",
     "compress_detector",
     "compress_detector_state",
@@ -53,4 +56,6 @@ __all__ = [
     "reestimate_batch_norm",
     "register_criterion",
     "save_checkpoint",
+    "search",
+    "tune",
 ]

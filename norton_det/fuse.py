@@ -28,12 +28,21 @@ def fuse(model: nn.Module) -> nn.Module:
     """
     if model.training:
         raise InputError("fuse: expected a model in eval mode, got training mode; call model.eval() first")
-    model = copy.deepcopy(model)
+    model = fold_batch_norms(copy.deepcopy(model))
     if isinstance(model, CPConv2d):
         return model.fuse()
-    for name, module in list(model.named_modules()):
+    forms: dict[int, nn.Module] = {}  # a layer that is used in several places stays one
+    for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, CPConv2d):
-            replace_module(model, name, module.fuse())
+            replace_module(model, name, forms.setdefault(id(module), module.fuse()))
+    return model.eval()
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Fold batch normalisations into the convolutions before them, dense or ``CPConv2d``; in place, returned.
+
+    Which ones, see ``fuse``. For a model in eval mode; its outputs stay equal to 1e-5.
+    """
     uses = Counter(id(child) for parent in model.modules() for child in parent._modules.values())
     for parent in list(model.modules()):
         for conv_name, norm_name in _pairs(parent):
@@ -48,7 +57,7 @@ def fuse(model: nn.Module) -> nn.Module:
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.Module) and _is_batch_norm(norm) and uses[id(conv)] == 1:
             _fold(conv, norm)
             conv.norm = None  # type: ignore[assignment]
-    return model.eval()
+    return model
 
 
 def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
@@ -63,7 +72,8 @@ def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
 
 def _is_plain_conv(module: nn.Module) -> bool:
     """A convolution that does nothing else; a subclass may apply a norm or an activation of its own."""
-    return isinstance(module, nn.Conv2d) and type(module).forward is nn.Conv2d.forward
+    kinds = (nn.Conv2d, CPConv2d)
+    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
 
 
 def _is_batch_norm(module: nn.Module) -> bool:
@@ -76,7 +86,8 @@ def _is_batch_norm(module: nn.Module) -> bool:
 
 def _fold(conv: nn.Module, norm: nn.Module) -> None:
     """Fold ``norm(conv(x))`` into ``conv`` in place."""
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, nn.Conv2d | CPConv2d)
+    last, rank = (conv.horizontal, conv.rank) if isinstance(conv, CPConv2d) else (conv, 1)
     fields = ("weight", "bias", "running_mean", "running_var")
     weight, bias, mean, variance = (getattr(norm, field).double() for field in fields)
     with torch.no_grad():
@@ -84,5 +95,5 @@ def _fold(conv: nn.Module, norm: nn.Module) -> None:
         shift = bias - mean * scale
         if conv.bias is not None:
             shift = shift + conv.bias.double() * scale
-        conv.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
-        conv.bias = nn.Parameter(shift.to(conv.weight.dtype))
+        last.weight.copy_(last.weight.double() * scale.repeat_interleave(rank).view(-1, 1, 1, 1))  # filter-major
+        conv.bias = nn.Parameter(shift.to(last.weight.dtype))

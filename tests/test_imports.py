@@ -30,6 +30,7 @@ ORDER = [
         "channels",
     ),
     *("reconstruct", "prune", "report", "compress", "detector_fit", "detector", "classify", "finetune"),
+    *("forms", "fuse", "tune_report", "tune"),
 ]
 
 
