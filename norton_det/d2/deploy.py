@@ -1,5 +1,6 @@
 """The ``DetectorGraph`` of a Detectron2 R-CNN, and what turns its outputs into results as Detectron2 gives them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,3 +146,14 @@ def keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Masks (N, H, W), bool, of an image from masks (N, 1, S, S) of its boxes."""
     return paste_masks_in_image(masks[:, 0], boxes, (height, width))
+
+
+def native_call(detector: GeneralizedRCNN, picture: np.ndarray) -> Callable[[], Any]:
+    """What runs a picture (H, W, 3), RGB, of the network's input size through the detector itself."""
+
+    def call() -> Any:
+        pixels = picture if detector.input_format == "RGB" else picture[:, :, ::-1]
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+        return detector([{"image": image, "height": picture.shape[0], "width": picture.shape[1]}])
+
+    return call

@@ -5,7 +5,6 @@ quantisation by NNCF on unlabelled pictures. Files are written whole or not at a
 """
 
 import contextlib
-import importlib
 import logging
 import os
 import shutil
@@ -26,13 +25,14 @@ from tqdm import tqdm
 from ..errors import InputError, first_line
 from ..files import atomic_path, require_writable
 from ..fuse import fuse
+from .engines import INPUT, METADATA_KEY, require_module
 from .graph import DetectorGraph, to_graph
-from .info import PRECISIONS, DeployInfo, describe
-from .predictor import METADATA_KEY, Predictor
+from .info import DeployInfo, describe
+from .predictor import Predictor
 
 OPSET = 17
 EXAMPLE = (192, 256)  # pixels: the image that is traced
-INPUT = "image"
+PRECISIONS = ("f32", "bf16", "int8")
 
 
 def export(
@@ -75,7 +75,7 @@ def export(
     require_writable(target)
     info = describe(detector, precision=precision, min_size=min_size, max_size=max_size, classes=classes)
     for module in ("onnx", *(("openvino",) if target.suffix == ".xml" else ()), *(("nncf",) * (precision == "int8"))):
-        _require(module, "onnx" if target.suffix == ".onnx" else "openvino")
+        require_module(module, "onnx" if target.suffix == ".onnx" else "openvino")
     graph = fuse(to_graph(detector)).cpu().float()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
@@ -180,12 +180,3 @@ def _beside(target: Path) -> Iterator[Path]:
         raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _require(module: str, extra: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError:
-        raise InputError(
-            f"expected {module} to be installed, found none; run pip install norton_det[{extra}]"
-        ) from None

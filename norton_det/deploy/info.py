@@ -11,7 +11,7 @@ from ..detector import ADAPTERS, adapter_of, stack_name
 from ..errors import InputError
 
 VERSION = 1
-PRECISIONS = ("f32", "bf16", "int8")
+PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DeployInfo:
         color: RGB or BGR, what the graph's input is.
         min_size, max_size: pixels: the short side is resized to ``min_size`` unless the long one passes ``max_size``.
         classes: names by label, if they are known.
-        precision: f32, bf16 or int8, what the engine is asked for.
+        precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
     """
 

@@ -1,7 +1,6 @@
 """One call for a detector in PyTorch, ONNX Runtime or OpenVINO: a picture in, boxes in its pixels out."""
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, first_line
-from ..files import require_file
-from ..fuse import fuse
-from .graph import DetectorGraph, to_graph
-from .info import DeployInfo, describe
-
-Run = Callable[[np.ndarray], Sequence[Any]]
-ENGINES = {".onnx": ("onnxruntime", "onnx"), ".xml": ("openvino", "openvino")}  # ending -> module, extra
-METADATA_KEY = "norton_det"
+from ..errors import InputError
+from .engines import OnnxEngine, OpenVINOEngine, TorchEngine, load_engine
+from .info import describe
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ class Predictor:
         source: an ``.onnx`` or ``.xml`` (OpenVINO) file of ``export``, or a detector of either stack, which then runs
             in PyTorch, in its deploy form, where it is.
         color: order of the pictures given: RGB, or BGR as OpenCV reads them.
-        precision: f32 or bf16; by default what the file says, f32 for a detector.
+        precision: f32 or bf16 (f16 for a detector on a GPU); by default what the file says, f32 for a detector.
         threads: of the CPU; by default all cores (of PyTorch: what ``torch.set_num_threads`` says).
         options: of a detector: ``min_size``, ``max_size`` and ``classes`` of its ``DeployInfo``.
 
@@ -87,25 +80,19 @@ class Predictor:
     ) -> None:
         if color not in ("RGB", "BGR"):
             raise InputError(f"color: expected RGB or BGR, got {color!r}; say how the pictures are given")
-        if precision not in (None, "f32", "bf16"):
-            raise InputError(f"precision: expected f32 or bf16, got {precision!r}; int8 is made by export")
         self.color = color
+        self.engine: TorchEngine | OnnxEngine | OpenVINOEngine
         if isinstance(source, nn.Module):
             if threads is not None:
                 raise InputError("threads: expected none beside a detector, got some; call torch.set_num_threads")
-            self.info = describe(source, precision=precision or "f32", **options)
-            self.engine, self._run = "PyTorch", _torch_run(source, self.info.precision)
-            return
-        if options:
-            raise InputError(f"{next(iter(options))}: expected with a detector alone; a file says so itself")
-        path = require_file(source, "an exported detector (.onnx or .xml)")
-        if path.suffix not in ENGINES:
-            raise InputError(
-                f"{path}: expected a file ending in .onnx or .xml, got {path.suffix!r}; see tools/export.py"
-            )
-        load = _onnx_run if path.suffix == ".onnx" else _openvino_run
-        self.engine = "ONNX Runtime" if path.suffix == ".onnx" else "OpenVINO"
-        self.info, self._run = load(path, precision, threads)
+            self.engine = TorchEngine(source, describe(source, precision=precision, **options))
+        else:
+            if options:
+                raise InputError(f"{next(iter(options))}: expected with a detector alone; a file says so itself")
+            if precision not in (None, "f32", "bf16"):
+                raise InputError(f"precision: expected f32 or bf16, got {precision!r}; int8 is made by export")
+            self.engine = load_engine(source, precision, threads)
+        self.info = self.engine.info
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Detect in one picture.
@@ -132,10 +119,9 @@ class Predictor:
 
     def run(self, pixels: np.ndarray) -> list[Tensor]:
         """The graph alone: input of ``prepare`` -> outputs of ``DetectorGraph``, and its input's (h, w) last."""
-        found = [
-            torch.as_tensor(np.asarray(part)) if not isinstance(part, Tensor) else part for part in self._run(pixels)
-        ]
-        return [*found, torch.tensor(pixels.shape[2:])]
+        found: Sequence[Any] = self.engine.run(pixels)
+        tensors = [part if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part)) for part in found]
+        return [*tensors, torch.tensor(pixels.shape[2:])]
 
     def finish(self, outputs: Sequence[Tensor], height: int, width: int) -> Detections:
         """Outputs of ``run`` as detections in a picture of that size."""
@@ -154,71 +140,3 @@ class Predictor:
             found = self.info.adapter.keypoints(extra[0].float(), boxes.float())
             keypoints = (found * torch.cat([scale[:2], torch.ones(1)])).numpy()
         return Detections(scaled.numpy(), scores.float().numpy(), labels.long().numpy(), masks, keypoints)
-
-
-def _torch_run(detector: nn.Module, precision: str) -> Run:
-    graph = fuse((detector if isinstance(detector, DetectorGraph) else to_graph(detector)).eval())
-    device = next(graph.parameters()).device
-    graph = graph.to(memory_format=torch.channels_last)
-
-    def run(pixels: np.ndarray) -> list[Tensor]:
-        image = torch.from_numpy(pixels).to(device).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return [part.cpu() for part in graph(image)]
-
-    return run
-
-
-def _onnx_run(path: Path, precision: str | None, threads: int | None) -> tuple[DeployInfo, Run]:
-    runtime = _engine(path)
-    if precision == "bf16":
-        raise InputError(f"{path}: expected precision f32 with ONNX Runtime, got bf16; export to .xml for OpenVINO")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise InputError(
-            f"{path}: expected an ONNX file, got a damaged one ({first_line(error)}); export again"
-        ) from None
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        raise InputError(f"{path}: expected a file of tools/export.py, got another ONNX file; export the detector")
-    return DeployInfo.from_json(text, str(path)), lambda pixels: session.run(None, {"image": pixels})
-
-
-def _openvino_run(path: Path, precision: str | None, threads: int | None) -> tuple[DeployInfo, Run]:
-    openvino = _engine(path)
-    core = openvino.Core()
-    try:
-        model = core.read_model(path)
-    except Exception as error:
-        raise InputError(f"{path}: expected an OpenVINO file with its .bin, got none ({first_line(error)})") from None
-    if not model.has_rt_info([METADATA_KEY]):
-        raise InputError(f"{path}: expected a file of tools/export.py, got another model; export the detector")
-    info = DeployInfo.from_json(model.get_rt_info([METADATA_KEY]).astype(str), str(path))
-    hint = precision or ("bf16" if info.precision == "bf16" else "f32")
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-    if threads is not None:
-        options["INFERENCE_NUM_THREADS"] = threads
-    compiled = core.compile_model(model, "CPU", options)
-    request = compiled.create_infer_request()
-    outputs = [compiled.output(name) for name in info.outputs]
-
-    def run(pixels: np.ndarray) -> list[np.ndarray]:
-        found = request.infer([pixels])
-        return [found[output].copy() for output in outputs]
-
-    return info, run
-
-
-def _engine(path: Path) -> Any:
-    module, extra = ENGINES[path.suffix]
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        mend = f"run pip install norton_det[{extra}]"
-        raise InputError(f"{path}: expected {module} to be installed, found none; {mend}") from None

@@ -1,8 +1,11 @@
 """The ``DetectorGraph`` of a torchvision R-CNN, and what turns its outputs into results as torchvision gives them."""
 
+import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
@@ -117,3 +120,20 @@ def keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """Masks (N, H, W), bool, of an image from masks (N, 1, S, S) of its boxes."""
     return paste_masks_in_image(masks, boxes, (height, width))[:, 0] >= 0.5
+
+
+def native_call(detector: FasterRCNN, picture: np.ndarray) -> Callable[[], Any]:
+    """What runs a picture (H, W, 3), RGB, through the detector itself, at the picture's size."""
+    transform = copy.copy(detector.transform)
+    transform.min_size, transform.max_size = (min(picture.shape[:2]),), max(picture.shape[:2])
+    device = next(detector.parameters()).device
+
+    def call() -> Any:
+        image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).to(device).float() / 255
+        kept, detector.transform = detector.transform, transform
+        try:
+            return detector([image])
+        finally:
+            detector.transform = kept
+
+    return call

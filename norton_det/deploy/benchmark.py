@@ -1,0 +1,119 @@
+"""Latency of detectors in every form they run in, side by side, end to end and by part.
+
+A *form* is how a detector runs:
+
+================  ===========================================================================================
+eager             the detector as it is trained
+fused             the same with CP layers as two convolutions, normalisation folded, channels_last
+deploy            ``DetectorGraph`` in PyTorch: fused, and proposals, RoIAlign and NMS written for inference
+deploy-bf16       the same in bfloat16 (autocast); deploy-fp16 in float16, on a GPU
+onnxruntime       the exported graph in ONNX Runtime
+openvino          in OpenVINO, float32; openvino-bf16, openvino-int8
+================  ===========================================================================================
+
+End to end is a picture (H, W, 3), uint8, to detections in its pixels, one at a time.
+"""
+
+import importlib.util
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..detector import adapter_of, stack_name
+from ..errors import InputError
+from ..fuse import fuse
+from .export import export
+from .predictor import Predictor
+
+TORCH_FORMS = ("eager", "fused", "deploy", "deploy-bf16", "deploy-fp16")
+FILE_FORMS = {  # form -> ending, precision, module
+    "onnxruntime": (".onnx", "f32", "onnxruntime"),
+    "openvino": (".xml", "f32", "openvino"),
+    "openvino-bf16": (".xml", "bf16", "openvino"),
+    "openvino-int8": (".xml", "int8", "nncf"),
+}
+FORMS = (*TORCH_FORMS, *FILE_FORMS)
+Call = Callable[[], Any]
+
+
+def available_forms(device: torch.device | str = "cpu") -> list[str]:
+    """Forms whose engines are installed, for detectors on this device."""
+    if torch.device(device).type != "cpu":
+        return list(TORCH_FORMS)
+    engines = [form for form, (_, _, module) in FILE_FORMS.items() if importlib.util.find_spec(module)]
+    return [form for form in TORCH_FORMS if form != "deploy-fp16"] + engines
+
+
+def make_call(
+    detector: nn.Module,
+    form: str,
+    picture: np.ndarray,
+    folder: Path,
+    calibration: Sequence[np.ndarray] = (),
+    threads: int | None = None,
+) -> tuple[Call, Predictor | None, int]:
+    """What runs one picture through a detector in a form.
+
+    Args:
+        detector: in eval mode.
+        form: one of ``FORMS``.
+        picture: (H, W, 3), uint8, RGB; the network's input has its size.
+        folder: for exported files.
+        calibration: pictures for int8; by default the one.
+        threads: of the engines; PyTorch's are what ``torch.set_num_threads`` says.
+
+    Returns:
+        The call, the predictor it uses (none for eager and fused) and the bytes of weights or file.
+
+    Raises:
+        InputError: an unknown form, or its engine is not installed.
+    """
+    if form not in FORMS:
+        raise InputError(f"form: expected {', '.join(FORMS)}, got {form!r}; choose some of them")
+    size = {"min_size": min(picture.shape[:2]), "max_size": max(picture.shape[:2])}
+    if form in ("eager", "fused"):
+        model = fuse(detector).to(memory_format=torch.channels_last) if form == "fused" else detector
+        return adapter_of(stack_name(detector), "deploy").native_call(model, picture), None, _bytes(model)
+    if form in TORCH_FORMS:
+        precision = form.partition("-")[2].replace("fp16", "f16") or "f32"
+        predictor = Predictor(detector, precision=precision, **size)
+        return lambda: predictor(picture), predictor, _bytes(detector)
+    ending, precision, _ = FILE_FORMS[form]
+    path = folder / f"{form}{ending}"
+    given = (list(calibration) or [picture]) if precision == "int8" else None
+    export(detector, path, precision=precision, calibration=given, **size)
+    files = (path, path.with_suffix(".bin")) if ending == ".xml" else (path,)
+    predictor = Predictor(path, threads=threads)
+    return lambda: predictor(picture), predictor, sum(file.stat().st_size for file in files)
+
+
+def time_parts(predictor: Predictor, picture: np.ndarray, rounds: int = 3) -> dict[str, float]:
+    """Median milliseconds of each part of a prediction.
+
+    Parts: prepare, backbone, rpn_head, proposals, pooling, box_head, mask_head, keypoint_head, finish, and ``rest``.
+    In OpenVINO they are sums of nodes' times, and proposals and NMS are in ``rest``; ONNX Runtime has ``rest`` alone.
+    """
+    collected: dict[str, list[float]] = defaultdict(list)
+    for index in range(rounds + 1):
+        times = [time.perf_counter()]
+        pixels = predictor.prepare(picture)
+        times.append(time.perf_counter())
+        outputs = predictor.run(pixels)
+        times.append(time.perf_counter())
+        predictor.finish(outputs, *picture.shape[:2])
+        times.append(time.perf_counter())
+        if index:  # the first one warms up
+            found = {"prepare": times[1] - times[0], **predictor.engine.parts(pixels), "finish": times[3] - times[2]}
+            for name, seconds in found.items():
+                collected[name].append(1e3 * seconds)
+    return {name: float(np.median(values)) for name, values in collected.items()}
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())

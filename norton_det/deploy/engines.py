@@ -1,0 +1,213 @@
+"""The engines that run a ``DetectorGraph``: PyTorch, ONNX Runtime, OpenVINO. Input (1, 3, H, W) float32 in 0..255.
+
+All have ``info``, ``run`` (the graph's outputs) and ``parts`` (seconds of its parts, for one input).
+"""
+
+import contextlib
+import importlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, first_line
+from ..files import require_file
+from ..fuse import fuse
+from .graph import DetectorGraph, to_graph
+from .info import DeployInfo
+
+INPUT = "image"
+METADATA_KEY = "norton_det"
+MODULES = {".onnx": ("onnxruntime", "onnx"), ".xml": ("openvino", "openvino")}  # ending -> module, extra
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class TorchEngine:
+    """A detector in its deploy form, in channels_last, where it is; bf16 and f16 by autocast."""
+
+    name = "PyTorch"
+
+    def __init__(self, detector: nn.Module, info: DeployInfo) -> None:
+        self.info = info
+        graph = detector if isinstance(detector, DetectorGraph) else to_graph(detector)
+        self.graph: DetectorGraph = fuse(graph.eval()).to(memory_format=torch.channels_last)  # type: ignore[assignment]
+        self.device = next(self.graph.parameters()).device
+
+    def run(self, pixels: np.ndarray) -> list[Tensor]:
+        image = torch.from_numpy(pixels).to(self.device).contiguous(memory_format=torch.channels_last)
+        dtype = DTYPES[self.info.precision]
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, None if dtype == torch.float32 else dtype, dtype != torch.float32),
+        ):
+            return [part.cpu() for part in self.graph(image)]
+
+    def parts(self, pixels: np.ndarray) -> dict[str, float]:
+        graph = self.graph
+        methods: dict[str, list[tuple[Any, str]]] = {
+            "backbone": [(graph.backbone, "forward")],
+            "rpn_head": [(graph.rpn_head, "forward")],
+            "proposals": [(graph, "propose")],
+            "pooling": [(graph, "pool")],
+        }
+        methods |= {f"{name}_head": [(head, "forward")] for name, head in graph.heads.items()}
+        return _with_rest(lambda: self.run(pixels), methods, self.device)
+
+
+class OnnxEngine:
+    """An ``.onnx`` file of ``export`` in ONNX Runtime, on the CPU."""
+
+    name = "ONNX Runtime"
+
+    def __init__(self, path: Path, precision: str | None, threads: int | None) -> None:
+        runtime = _import(path)
+        if precision not in (None, "f32"):
+            raise InputError(f"precision: expected f32 with ONNX Runtime, got {precision}; export to .xml for OpenVINO")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads sleep
+        try:
+            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever a damaged file leads to
+            reason = first_line(error)
+            raise InputError(f"{path}: expected an intact ONNX file ({reason}); export it again") from None
+        text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is None:
+            raise InputError(f"{path}: expected a file of tools/export.py, got another ONNX file; export the detector")
+        self.info = DeployInfo.from_json(text, str(path))
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(list(self.info.outputs), {INPUT: pixels})
+
+    def parts(self, pixels: np.ndarray) -> dict[str, float]:
+        """ONNX Runtime tells no times of nodes without a file of its own: only the whole."""
+        return _with_rest(lambda: self.run(pixels), {}, torch.device("cpu"))
+
+
+class OpenVINOEngine:
+    """An ``.xml`` file of ``export`` in OpenVINO, on the CPU."""
+
+    name = "OpenVINO"
+
+    def __init__(self, path: Path, precision: str | None, threads: int | None) -> None:
+        openvino = _import(path)
+        require_file(path.with_suffix(".bin"), "the weights of an OpenVINO file")
+        self.core = openvino.Core()
+        try:
+            self.model = self.core.read_model(path)
+        except Exception as error:  # whatever a damaged file leads to
+            reason = first_line(error)
+            raise InputError(f"{path}: expected an intact OpenVINO file ({reason}); export it again") from None
+        if not self.model.has_rt_info([METADATA_KEY]):
+            raise InputError(f"{path}: expected a file of tools/export.py, got another model; export the detector")
+        self.info = DeployInfo.from_json(self.model.get_rt_info([METADATA_KEY]).astype(str), str(path))
+        hint = precision or ("bf16" if self.info.precision == "bf16" else "f32")
+        self.options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            self.options["INFERENCE_NUM_THREADS"] = threads
+        self.request = self._compile({})
+        self.outputs = [self.request.model_outputs[index] for index in range(len(self.info.outputs))]
+
+    def _compile(self, more: dict[str, Any]) -> Any:
+        return self.core.compile_model(self.model, "CPU", self.options | more).create_infer_request()
+
+    def run(self, pixels: np.ndarray) -> list[np.ndarray]:
+        found = self.request.infer([pixels])
+        return [found[output].copy() for output in self.outputs]
+
+    def parts(self, pixels: np.ndarray) -> dict[str, float]:
+        """Times of nodes by the part that they came from; nodes of proposals, pooling and NMS are the rest."""
+        request = self._compile({"PERF_COUNT": True})
+        for _ in range(2):  # the first one prepares kernels
+            request.infer([pixels])
+        spent: dict[str, float] = defaultdict(float)
+        for node in request.get_profiling_info():
+            words = node.node_name.strip("/").split("/")
+            part = words[0] if words[0] in ("backbone", "rpn_head") else "rest"
+            if words[0] in ("box", "mask", "keypoint"):
+                part = f"{words[0]}_head"
+            if node.node_type in ("ROIAlign", "RoiAlign"):
+                part = "pooling"
+            spent[part] += node.real_time.total_seconds()
+        return dict(spent)
+
+
+def load_engine(path: str | Path, precision: str | None, threads: int | None) -> OnnxEngine | OpenVINOEngine:
+    """The engine for a file of ``export``.
+
+    Raises:
+        InputError: no such file, not one of ``export``, or the engine is not installed; its extra is named.
+    """
+    file = require_file(path, "an exported detector (.onnx or .xml)")
+    if file.suffix not in MODULES:
+        raise InputError(f"{file}: expected an ending .onnx or .xml, got {file.suffix!r}; see tools/export.py")
+    return (OnnxEngine if file.suffix == ".onnx" else OpenVINOEngine)(file, precision, threads)
+
+
+def require_module(module: str, extra: str) -> Any:
+    """An engine's module.
+
+    Raises:
+        InputError: it is not installed; one line with the extra that has it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        mend = f"run pip install norton_det[{extra}]"
+        raise InputError(f"expected {module} to be installed, found none; {mend}") from None
+
+
+def _import(path: Path) -> Any:
+    return require_module(*MODULES[path.suffix])
+
+
+def _with_rest(
+    run: Callable[[], Any], methods: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device
+) -> dict[str, float]:
+    """Seconds of methods during a run, and of all else as ``rest``."""
+    started = time.perf_counter()
+    with _clocked(methods, device) as spent:
+        run()
+    seconds = time.perf_counter() - started
+    return {**spent, "rest": max(0.0, seconds - sum(spent.values()))}
+
+
+@contextlib.contextmanager
+def _clocked(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds spent in methods while the block runs; what one timed method calls counts for the inner one alone."""
+    spent: dict[str, float] = dict.fromkeys(parts, 0.0)
+    inner: list[float] = []
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def clock(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            wait()
+            started = time.perf_counter()
+            inner.append(0.0)
+            result = method(*args, **kwargs)
+            wait()
+            seconds = time.perf_counter() - started
+            spent[name] += seconds - inner.pop()
+            if inner:
+                inner[-1] += seconds
+            return result
+
+        return timed
+
+    methods = [(owner, attribute, name) for name, pairs in parts.items() for owner, attribute in pairs]
+    for owner, attribute, name in methods:
+        setattr(owner, attribute, clock(name, getattr(owner, attribute)))
+    try:
+        yield spent
+    finally:
+        for owner, attribute, _ in methods:
+            delattr(owner, attribute)

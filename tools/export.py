@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""Write a whole detector, dense or compressed, as one file for ONNX Runtime (.onnx) or OpenVINO (.xml): network,
+proposals, RoIAlign and NMS, for any image size. Then it is run beside PyTorch on pictures, and the differences shown.
+
+norton_det.deploy.Predictor runs the file; preprocessing and classes are in it."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from norton_det.cli import parser, run
+
+# isort: split
+from norton_det.data.images import find_images, read_image
+from norton_det.deploy import Detections, Predictor, export
+from norton_det.deploy.info import PRECISIONS
+from norton_det.deploy.source import load_detector
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_writable
+
+EXAMPLES = """
+  tools/export.py --config norton_faster_rcnn.yaml --weights output/norton_faster_rcnn/model_final.pth \\
+      --output detector.xml --precision bf16
+  tools/export.py --weights detector.safetensors --output detector.onnx          # torchvision's need no config
+  tools/export.py --weights detector.safetensors --output detector.xml --precision int8 --calibrate coco/val2017
+  tools/export.py --weights detector.safetensors --output detector.xml --check street.jpg --json parity.json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument(
+        "--config-file", "--config", metavar="FILE", help="of a Detectron2 detector; torchvision's need none"
+    )
+    own.add_argument("--weights", default="", metavar="FILE", help="trained detector; without it the config's, fresh")
+    own.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
+    own.add_argument("--precision", default="f32", choices=PRECISIONS, help="bf16 and int8 are for .xml")
+    own.add_argument("--min-size", type=int, metavar="S", help="short side of the network's input, pixels")
+    own.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
+    own.add_argument("--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders")
+    own.add_argument("--images", type=int, default=128, help="how many of them, drawn at random")
+    own.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="pictures to compare with PyTorch on")
+    own.add_argument("--json", metavar="FILE", help="write the differences there")
+    own.add_argument("--quiet", action="store_true", help="no progress bar")
+    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return own
+
+
+def read(path: str | Path) -> np.ndarray:
+    """A picture (H, W, 3), RGB."""
+    return np.asarray(read_image(Path(path)))
+
+
+def compare(expected: Detections, found: Detections) -> dict[str, float]:
+    """How far detections are from those of PyTorch: numbers, and of pairs of one label with IoU over 0.9 the most
+    that boxes (pixels) and scores differ."""
+    pairs = []
+    for index in range(len(expected)):
+        same = np.flatnonzero(found.labels == expected.labels[index])
+        if not len(same):
+            continue
+        top = np.maximum(found.boxes[same, :2], expected.boxes[index, :2])
+        low = np.minimum(found.boxes[same, 2:], expected.boxes[index, 2:])
+        inter = np.clip(low - top, 0, None).prod(1)
+        areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (found.boxes[same], expected.boxes[index])]
+        iou = inter / (areas[0] + areas[1] - inter)
+        if iou.max() > 0.9:
+            best = same[int(iou.argmax())]
+            pairs.append(
+                (
+                    float(np.abs(found.boxes[best] - expected.boxes[index]).max()),
+                    float(abs(found.scores[best] - expected.scores[index])),
+                )
+            )
+    boxes, scores = zip(*pairs, strict=True) if pairs else ((0.0,), (0.0,))
+    return {
+        "expected": len(expected),
+        "found": len(found),
+        "matched": len(pairs),
+        "box_pixels": max(boxes),
+        "score": max(scores),
+    }
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if args.images < 1:
+        raise InputError(f"--images: expected 1 or more, got {args.images}; raise it")
+    if (args.precision == "int8") != bool(args.calibrate):
+        raise InputError("--calibrate: expected pictures with --precision int8 and none else; give both or neither")
+    for path in filter(None, (args.output, args.json)):
+        require_writable(path)
+    detector, known = load_detector(args.weights, args.config_file, args.opts)
+    options = known | {name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None}
+    pictures = None
+    if args.calibrate:
+        files = find_images(args.calibrate)
+        order = np.random.default_rng(0).permutation(len(files))[: args.images]
+        pictures = [read(files[index]) for index in sorted(order)]
+    started = time.perf_counter()
+    info = export(
+        detector, args.output, precision=args.precision, calibration=pictures, progress=not args.quiet, **options
+    )
+    size = sum(
+        file.stat().st_size for file in (Path(args.output), Path(args.output).with_suffix(".bin")) if file.exists()
+    )
+    print(f"{args.output}: {info.precision}, {size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s")
+    if not args.check:
+        return
+    plain, exported = Predictor(detector, **options), Predictor(args.output)
+    rows = {}
+    print(f"{'picture':30} {'PyTorch':>8} {exported.engine:>13} {'matched':>8} {'box px':>8} {'score':>9}")
+    for path in args.check:
+        row = rows[path] = compare(plain(read(path)), exported(read(path)))
+        print(
+            f"{Path(path).name[-30:]:30} {row['expected']:8d} {row['found']:13d} {row['matched']:8d} "
+            f"{row['box_pixels']:8.4f} {row['score']:9.2e}"
+        )
+    if args.json:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
