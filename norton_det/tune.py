@@ -31,7 +31,7 @@ from .tune_report import LayerTiming, TuneReport
 
 Input = tuple[tuple[int, ...], torch.dtype, bool]  # shape, dtype, whether channels last
 
-LEAST = 5  # measured calls of each candidate at any rate
+LEAST = 5  # measured calls of each candidate, however long they take
 LAYER = 1.0  # seconds: about as long as the forms of one layer are measured on one input
 WHOLE = 20.0  # seconds: the same for whole models
 OTHER = "tuned, channels last"
@@ -69,7 +69,7 @@ def tune(
         baseline: the dense model, to be measured beside it; the report says if the new one is slower.
         memory_format: of the weights; ``auto`` tunes as given and for channels last, and takes the faster.
         margin: share by which a form has to be faster than the fused one to take its place, against noise.
-        rounds: measured calls of each form at most; fewer (at least 5) where they take long.
+        rounds: measured calls of each form at most; fewer where they take long, but not below 5 (or ``rounds``).
         progress: show bars.
 
     Raises:
