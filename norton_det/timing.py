@@ -39,6 +39,12 @@ class Timing:
         deciles = statistics.quantiles(self.seconds, n=10, method="inclusive")
         return deciles[0], deciles[-1]
 
+    def percentile(self, share: int) -> float:
+        """Seconds that ``share`` per cent of the calls stay below."""
+        if len(self.seconds) < 2:
+            return self.seconds[0]
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[share - 1]
+
 
 def measure(
     candidates: Mapping[str, Callable[[], object]],

@@ -1,102 +1,294 @@
 #!/usr/bin/env python3
-"""Latency and FPS of a NORTON detector beside its dense baseline, interleaved, as trained and in deploy form.
+"""Latency, FPS and memory of compressed detectors beside their dense baselines, in every form they run in.
 
-A frame is one image through the whole detector: normalisation, backbone, proposals, heads and NMS. Without weights
-the detectors are random: backbone and neck cost the same, the number of detections does not."""
+A frame is one picture end to end: normalisation, backbone, proposals, heads, NMS, results in its pixels. All rows of a
+table take turns, frame by frame, so that they meet the same noise. Without weights the detectors are random: networks
+cost the same, the number of detections does not. "vs eager" is against the dense detector as it is trained, "vs dense"
+against the dense one in the same form."""
 
 import argparse
+import copy
 import json
+import resource
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from norton_det.cli import parser, run
 
 # isort: split
-import cv2
 import torch
+from torch import nn
+from tqdm import tqdm
 
 from norton_det.complexity import count_complexity
-from norton_det.d2.engine import build_detector, load_config, load_detector
+from norton_det.data.images import find_images, read_image
+from norton_det.deploy.benchmark import FORMS, available_forms, make_call, time_parts
+from norton_det.deploy.source import load_detector
+from norton_det.deploy.train_step import make_step
 from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_file
-from norton_det.fuse import fuse
-from norton_det.timing import environment, measure
+from norton_det.files import atomic_path, require_file, require_writable
+from norton_det.plots import plot_groups
+from norton_det.timing import Timing, environment, measure
 
 EXAMPLES = """
-  tools/benchmark.py --config norton_faster_rcnn.yaml
-  tools/benchmark.py --config norton_faster_rcnn.yaml --weights output/norton_faster_rcnn/model_final.pth \\
-      --baseline-weights output/dense_faster_rcnn/model_final.pth --image street.jpg --json speed.json
+  tools/benchmark.py --config norton_faster_rcnn.yaml                        # backbone compressed, as in the paper
+  tools/benchmark.py --config norton_faster_rcnn.yaml --whole --markdown speed.md --plot speed.png
+  tools/benchmark.py --config norton_faster_rcnn.yaml --config norton_mask_rcnn.yaml --whole --parts --memory
+  tools/benchmark.py --config norton_faster_rcnn.yaml --weights output/norton/model_final.pth \\
+      --baseline-weights output/dense/model_final.pth --image street.jpg --json speed.json
+  tools/benchmark.py --weights small.safetensors --baseline-weights dense.safetensors --forms eager,openvino
+  tools/benchmark.py --config norton_faster_rcnn.yaml --whole --train-step --size 320 320
 """
+WHOLE = {"NECK_RANK": "1", "HEAD_RANK": "1", "BOX_HEAD_RANK": "128"}
+DENSE = ["MODEL.NORTON.PRESET", "dense", *(word for key in WHOLE for word in (f"MODEL.NORTON.{key}", "None"))]
+TRAIN = "training step"
 
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="of the compressed detector")
-    own.add_argument("--weights", default="", metavar="FILE", help="its trained weights")
+    own.add_argument(
+        "--config-file",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of a compressed detector; repeat",
+    )
+    own.add_argument("--weights", default="", metavar="FILE", help="trained weights; torchvision's need no config")
     own.add_argument("--baseline", metavar="FILE", help="config to compare with; by default the same, dense")
     own.add_argument("--baseline-weights", default="", metavar="FILE", help="the baseline's trained weights")
+    own.add_argument("--whole", action="store_true", help="factor neck and heads too: ranks 1, 1 and 128")
+    own.add_argument("--forms", metavar="FORM,FORM", help=f"some of {', '.join(FORMS)}; by default all that can be had")
     own.add_argument("--image", metavar="FILE", help="picture to use; by default noise")
     own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the network's input")
+    own.add_argument("--calibrate", metavar="DIR", help="32 pictures of it for int8; by default the picture alone")
     own.add_argument("--rounds", type=int, default=10, help="measured frames of each")
     own.add_argument("--threads", type=int, help="CPU threads; by default all cores")
+    own.add_argument("--parts", action="store_true", help="the time of each part, too")
+    own.add_argument("--memory", action="store_true", help="the peak memory of each, too: each in a process of its own")
+    own.add_argument("--train-step", action="store_true", help="a step of training (2 images), too")
     own.add_argument("--json", metavar="FILE", help="write the figures there")
+    own.add_argument("--markdown", metavar="FILE", help="write the tables there")
+    own.add_argument("--plot", metavar="FILE", help="draw the latencies of the first table there (PNG)")
+    own.add_argument("--only", nargs=2, metavar=("MODEL", "FORM"), help=argparse.SUPPRESS)  # a child of --memory
     own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to both configs")
     return own
 
 
-def load(config: str, weights: str, opts: list[str]) -> torch.nn.Module:
-    cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
-    return load_detector(cfg) if weights else build_detector(cfg).eval()
-
-
-def frame(path: str | None, height: int, width: int) -> torch.Tensor:
-    """(3, H, W) in 0..255."""
+def read(path: str | None, height: int, width: int) -> np.ndarray:
+    """A picture (H, W, 3), RGB, at that size."""
     if path is None:
-        return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0)).float()
-    image = cv2.imread(str(require_file(path, "a picture")), cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"{path}: expected a picture, got a file that OpenCV cannot read; use JPEG or PNG")
-    return torch.from_numpy(cv2.resize(image, (width, height))[:, :, ::-1].copy()).permute(2, 0, 1).float()
+        return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return np.asarray(read_image(require_file(path, "a picture")).resize((width, height)))
+
+
+def load(args: argparse.Namespace, config: str | None, model: str) -> nn.Module:
+    """The detector ``norton`` or ``dense`` of a table."""
+    if config is None:
+        return load_detector(args.weights if model == "norton" else args.baseline_weights)[0]
+    if model == "norton":
+        ranks = [word for key, rank in WHOLE.items() for word in (f"MODEL.NORTON.{key}", rank)] if args.whole else []
+        return load_detector(args.weights, config, [*ranks, *args.opts])[0]
+    opts = args.opts + ([] if args.baseline else DENSE)
+    return load_detector(args.baseline_weights, args.baseline or config, opts)[0]
+
+
+def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:
+    """Pictures for int8."""
+    if args.calibrate is None:
+        return []
+    files = find_images(args.calibrate)
+    order = np.random.default_rng(0).permutation(len(files))[:32]
+    return [read(str(files[index]), *args.size) for index in sorted(order)]
+
+
+def peak_memory(args: argparse.Namespace, config: str | None, model: str, form: str) -> float:
+    """Peak resident megabytes of a process that loads one detector and runs it."""
+    words = [sys.executable, __file__, "--only", model, form, "--size", *map(str, args.size)]
+    for flag, value in (
+        ("--config", config),
+        ("--weights", args.weights),
+        ("--baseline", args.baseline),
+        ("--baseline-weights", args.baseline_weights),
+        ("--image", args.image),
+        ("--threads", args.threads),
+    ):
+        words += [flag, str(value)] if value else []
+    done = subprocess.run(
+        [*words, *(["--whole"] if args.whole else []), *map(str, args.opts)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise InputError(f"{model}, {form}: expected to run alone, got {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def run_alone(args: argparse.Namespace) -> None:
+    """What the process of ``peak_memory`` does; files are made by another, so that making them does not count."""
+    model, form = args.only
+    picture = read(args.image, *args.size)
+    with tempfile.TemporaryDirectory() as folder:
+        detector = load(args, args.config_file[0] if args.config_file else None, model)
+        call, _, _ = make_call(detector, form, picture, Path(folder), threads=args.threads)
+        if form.startswith(("onnx", "openvino")):
+            path = next(file for file in Path(folder).iterdir() if file.suffix in (".onnx", ".xml"))
+            code = (
+                "import resource, sys, numpy as np\nfrom norton_det.deploy import Predictor\n"
+                f"run = Predictor(sys.argv[1], threads={args.threads})\n"
+                f"[run(np.zeros(({args.size[0]}, {args.size[1]}, 3), np.uint8)) for _ in range(2)]\n"
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            )
+            done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+            print(float(done.stdout.split()[-1]) / 1024)
+            return
+        with torch.inference_mode():
+            for _ in range(2):
+                call()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def table_of(args: argparse.Namespace, config: str | None, forms: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Rows of one table."""
+    picture, calibration = read(args.image, *args.size), pictures_of(args)
+    models = {name: load(args, config, name) for name in ("dense", "norton")}
+    device = next(models["dense"].parameters()).device
+    if device.type == "cpu":
+        forms = [form for form in forms if form != "deploy-fp16"]
+    calls, predictors, sizes = {}, {}, {}
+    pairs = [(model, form) for form in forms for model in models]
+    for model, form in tqdm(pairs, "prepare", leave=False):
+        place = folder / f"{Path(config or 'torchvision').stem}-{model}"
+        place.mkdir(exist_ok=True)
+        made = make_call(models[model], form, picture, place, calibration, args.threads)
+        calls[model, form], predictors[model, form], sizes[model, form] = made
+    timings: dict[tuple[str, str], Timing] = {}
+    timings.update(measure(calls, rounds=args.rounds, device=device, progress=True))  # type: ignore[arg-type]
+    if args.train_step:
+        steps = {(name, TRAIN): make_step(copy.deepcopy(model), *args.size) for name, model in models.items()}
+        timings.update(measure(steps, rounds=max(3, args.rounds // 3), warmup=1, device=device, progress=True))
+        pairs += list(steps)
+    counted = {name: count_complexity(model, (3, *args.size)) for name, model in models.items()}
+    rows = []
+    for model, form in pairs:
+        timing = timings[model, form]
+        first = timings.get(("dense", "eager"))
+        row = {
+            "model": model,
+            "form": form,
+            "macs": counted[model].macs,
+            "params": counted[model].params,
+            "bytes": sizes.get((model, form)),
+            "ms": 1e3 * timing.median,
+            "p95": 1e3 * timing.percentile(95),
+            "fps": timing.fps,
+            "vs_eager": None if form == TRAIN or first is None else first.median / timing.median,
+            "vs_dense": timings["dense", form].median / timing.median,
+        }
+        predictor = predictors.get((model, form))
+        if args.parts and predictor is not None:
+            row["parts"] = time_parts(predictor, picture)
+        if args.memory and form != TRAIN:
+            row["peak_mb"] = peak_memory(args, config, model, form)
+        rows.append(row)
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table, and below it the times of the parts."""
+    memory = any("peak_mb" in row for row in rows)
+    heads = ["model", "form", "MACs G", "params M", "MB", "ms", "p95", "FPS", "vs eager", "vs dense"]
+    lines = [f"| {' | '.join(heads + ['peak MB'] * memory)} |", f"| --- | --- |{' ---: |' * (8 + memory)}"]
+    for row in rows:
+        cells = [
+            row["model"],
+            row["form"],
+            f"{row['macs'] / 1e9:.2f}",
+            f"{row['params'] / 1e6:.2f}",
+            "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}",
+            f"{row['ms']:.1f}",
+            f"{row['p95']:.1f}",
+            f"{row['fps']:.2f}",
+            "-" if row["vs_eager"] is None else f"{row['vs_eager']:.2f}x",
+            f"{row['vs_dense']:.2f}x",
+        ]
+        cells += [f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-"] * memory
+        lines.append(f"| {' | '.join(cells)} |")
+    timed = [row for row in rows if row.get("parts")]
+    if timed:
+        names = list(dict.fromkeys(name for row in timed for name in row["parts"]))
+        lines += ["", f"| ms of parts | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+        for row in timed:
+            cells = [f"{row['parts'][name]:.1f}" if name in row["parts"] else "-" for name in names]
+            lines.append(f"| {row['model']}, {row['form']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def check(args: argparse.Namespace) -> list[str]:
+    """The forms to run, once the flags make sense."""
+    if min(*args.size, args.rounds, args.threads or 1) < 1 or args.threads == 0:
+        raise InputError("--size, --rounds, --threads: expected 1 or more, got less; choose such numbers")
+    if not args.config_file and not (args.weights and args.baseline_weights):
+        raise InputError("expected detectors; give --config, or --weights and --baseline-weights of torchvision's")
+    if len(args.config_file) > 1 and (args.weights or args.baseline or args.baseline_weights):
+        raise InputError("--weights: expected one --config beside it, got several; run them one after the other")
+    device = "cuda" if torch.cuda.is_available() and args.config_file else "cpu"
+    forms = args.forms.split(",") if args.forms else available_forms(device)
+    if unknown := [form for form in forms if form not in FORMS]:
+        raise InputError(f"--forms: expected some of {', '.join(FORMS)}, got {unknown[0]}; choose of them")
+    for path in filter(None, (args.json, args.markdown, args.plot)):
+        require_writable(path)
+    if args.image:
+        read(args.image, *args.size)
+    return forms
 
 
 def main() -> None:
     args = make_parser().parse_args()
-    if min(*args.size, args.rounds, args.threads or 1) < 1 or args.threads == 0:
-        raise InputError("--size, --rounds, --threads: expected 1 or more, got less; choose such numbers")
     if args.threads:
         torch.set_num_threads(args.threads)
-    dense_opts = [] if args.baseline else ["MODEL.NORTON.PRESET", "dense"]
-    small = load(args.config_file, args.weights, args.opts)
-    dense = load(args.baseline or args.config_file, args.baseline_weights, args.opts + dense_opts)
-    models = {"dense": dense, "norton": small, "dense, fused": fuse(dense), "norton, fused": fuse(small)}
-    device = small.device
-    image = {"image": frame(args.image, *args.size)}
-    calls = {name: (lambda model=model: model([image])) for name, model in models.items()}
-    timings = measure(calls, rounds=args.rounds, device=device, progress=True)
-    found = {"dense": count_complexity(dense, (3, *args.size)), "norton": count_complexity(small, (3, *args.size))}
-    rows = []
-    print(f"{'model':15} {'MACs G':>8} {'params M':>9} {'ms':>9} {'8 of 10 in':>17} {'FPS':>7} {'ratio':>7}")
-    for name, timing in timings.items():
-        complexity = found[name.split(",")[0]]
-        low, high = timing.spread
-        rows.append(
-            {
-                "model": name,
-                "macs": complexity.macs,
-                "params": complexity.params,
-                "ms": 1e3 * timing.median,
-                "fps": timing.fps,
-                "ratio": timings["dense"].median / timing.median,
-            }
-        )
-        print(
-            f"{name:15} {complexity.macs / 1e9:8.2f} {complexity.params / 1e6:9.2f} {1e3 * timing.median:9.1f} "
-            f"{1e3 * low:8.1f}-{1e3 * high:<8.1f} {timing.fps:7.2f} {rows[-1]['ratio']:6.2f}x"
-        )
-    where = environment(device)
-    print(f"{args.size[0]}x{args.size[1]}, batch 1, median of {args.rounds} interleaved frames; {where}")
+    if args.only:
+        run_alone(args)
+        return
+    forms = check(args)
+    report: dict[str, Any] = {"size": args.size, "rounds": args.rounds, "tables": {}}
+    texts = []
+    with tempfile.TemporaryDirectory() as folder:
+        for config in args.config_file or [None]:
+            rows = table_of(args, config, forms, Path(folder))
+            name = Path(config).stem if config else "torchvision"
+            report["tables"][name] = rows
+            texts.append(f"{name}\n\n{markdown(rows)}")
+            print(texts[-1], end="\n\n")
+    report["environment"] = environment("cuda" if torch.cuda.is_available() and args.config_file else "cpu")
+    texts.append(
+        f"{args.size[0]}x{args.size[1]}, batch 1, median of {args.rounds} interleaved frames; {report['environment']}"
+    )
+    print(texts[-1])
+    slower = [
+        f"{name}: {row['form']}" for name, rows in report["tables"].items() for row in rows if row["vs_dense"] < 1
+    ]
+    if slower:
+        print(f"slower than dense: {', '.join(slower)}")
     if args.json:
         with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps({"environment": where, "size": args.size, "rows": rows}, indent=2) + "\n")
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+    if args.markdown:
+        with atomic_path(Path(args.markdown)) as temporary:
+            temporary.write_text("\n\n".join(texts) + "\n")
+    if args.plot:
+        rows = next(iter(report["tables"].values()))
+        series = {
+            model: [row["ms"] for row in rows if row["model"] == model and row["form"] in forms]
+            for model in ("dense", "norton")
+        }
+        plot_groups(args.plot, forms, series, "ms", f"one {args.size[0]}x{args.size[1]} frame, end to end")
 
 
 if __name__ == "__main__":

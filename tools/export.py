@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
     own.add_argument("--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders")
     own.add_argument("--images", type=int, default=128, help="how many of them, drawn at random")
-    own.add_argument("--check", nargs="+", default=[], metavar="IMAGE", help="pictures to compare with PyTorch on")
+    own.add_argument("--check", action="append", default=[], metavar="IMAGE", help="compare with PyTorch on it; repeat")
     own.add_argument("--json", metavar="FILE", help="write the differences there")
     own.add_argument("--quiet", action="store_true", help="no progress bar")
     own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
@@ -104,9 +104,8 @@ def main() -> None:
     info = export(
         detector, args.output, precision=args.precision, calibration=pictures, progress=not args.quiet, **options
     )
-    size = sum(
-        file.stat().st_size for file in (Path(args.output), Path(args.output).with_suffix(".bin")) if file.exists()
-    )
+    files = [Path(args.output), *([Path(args.output).with_suffix(".bin")] if args.output.endswith(".xml") else [])]
+    size = sum(file.stat().st_size for file in files)
     print(f"{args.output}: {info.precision}, {size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s")
     if not args.check:
         return

@@ -12,7 +12,9 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
+from detectron2.structures import Boxes, Instances, Keypoints, PolygonMasks
 from detectron2.structures.keypoints import heatmaps_to_keypoints
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names
@@ -157,3 +159,30 @@ def native_call(detector: GeneralizedRCNN, picture: np.ndarray) -> Callable[[], 
         return detector([{"image": image, "height": picture.shape[0], "width": picture.shape[1]}])
 
     return call
+
+
+def training_call(detector: GeneralizedRCNN, images: Tensor, boxes: list[Tensor]) -> Callable[[], dict[str, Tensor]]:
+    """What computes the losses of images (B, 3, H, W) in 0..1 with boxes (N, 4) of each, all of the first class."""
+    height, width = images.shape[2:]
+    heads, inputs = detector.roi_heads, []
+    for image, each in zip(images, boxes, strict=True):
+        found = Instances((height, width))
+        found.gt_boxes, found.gt_classes = Boxes(each), torch.zeros(len(each), dtype=torch.long)
+        if heads.mask_on:
+            found.gt_masks = PolygonMasks([[_corners(box)] for box in each])
+        if heads.keypoint_on:
+            middle = (each[:, None, :2] + each[:, None, 2:]) / 2
+            points = torch.cat([middle, torch.full((len(each), 1, 1), 2.0)], 2)
+            found.gt_keypoints = Keypoints(points.repeat(1, heads.keypoint_head.num_keypoints, 1))
+        inputs.append({"image": 255 * image, "instances": found})
+
+    def call() -> dict[str, Tensor]:
+        with EventStorage():
+            return detector(inputs)
+
+    return call
+
+
+def _corners(box: Tensor) -> np.ndarray:
+    left, top, right, bottom = box.tolist()
+    return np.array([left, top, right, top, right, bottom, left, bottom])

@@ -137,3 +137,28 @@ def native_call(detector: FasterRCNN, picture: np.ndarray) -> Callable[[], Any]:
             detector.transform = kept
 
     return call
+
+
+def training_call(detector: FasterRCNN, images: Tensor, boxes: list[Tensor]) -> Callable[[], dict[str, Tensor]]:
+    """What computes the losses of images (B, 3, H, W) in 0..1 with boxes (N, 4) of each, all of the first class."""
+    device = next(detector.parameters()).device
+    targets = []
+    for each in boxes:
+        count = len(each)
+        target = {"boxes": each, "labels": torch.ones(count, dtype=torch.long)}
+        if detector.roi_heads.has_mask():
+            target["masks"] = _filled(each, *images.shape[2:]).to(torch.uint8)
+        if detector.roi_heads.has_keypoint():
+            points = detector.roi_heads.keypoint_predictor.kps_score_lowres.out_channels
+            middle = (each[:, None, :2] + each[:, None, 2:]) / 2
+            target["keypoints"] = torch.cat([middle, torch.ones(count, 1, 1)], 2).repeat(1, points, 1)
+        targets.append({name: value.to(device) for name, value in target.items()})
+    inputs = list(images.to(device))
+    return lambda: detector(inputs, targets)
+
+
+def _filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks (N, H, W) of boxes (N, 4)."""
+    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None]
+    left, top, right, bottom = (side[:, None, None] for side in boxes.unbind(1))
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)

@@ -1,0 +1,51 @@
+"""RoIAlign as a sum of rows equals torchvision's operator, at the borders too."""
+
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from norton_det.deploy import pooling
+from norton_det.deploy.pooling import pool_regions
+
+EDGES = torch.tensor(
+    [
+        [0, 0, 320, 240],  # all of it
+        [-9, -9, 3, 3],  # over the border
+        [310, 230, 330, 260],
+        [10, 10, 10, 10],  # empty
+        [10.3, 10, 11, 239],  # thin
+        [319, 0, 320, 240],
+        [5, 5, 6, 6],
+        [-50, -50, -20, -20],  # outside
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def regions():
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(60, 2, generator=generator) * torch.tensor([300.0, 220.0])
+    return torch.cat([torch.cat([corner, corner + torch.rand(60, 2, generator=generator) * 90], 1), EDGES])
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [0, 1, 2, 3])
+@pytest.mark.parametrize("size", [(7, 7), (3, 5)])
+def test_equals_torchvision(regions, aligned, sampling, size, monkeypatch):
+    monkeypatch.setattr(pooling, "ENTRIES", 9000)  # several pieces
+    map_ = torch.randn(1, 8, 60, 80, generator=torch.Generator().manual_seed(1))
+    index = torch.cat([torch.zeros(len(regions), 1), regions], 1)
+    expected = roi_align(map_, index, size, 0.25, sampling, aligned)
+    found = pool_regions(map_, regions, size, 0.25, sampling, aligned)
+    assert found.shape == (len(regions), 8, *size)
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_no_regions():
+    assert pool_regions(torch.randn(1, 4, 9, 9), torch.zeros(0, 4), (7, 7), 0.25, 2, True).shape == (0, 4, 7, 7)
+
+
+def test_a_map_of_one_cell():
+    map_ = torch.full((1, 2, 1, 1), 3.0)
+    found = pool_regions(map_, torch.tensor([[0.0, 0, 32, 32]]), (2, 2), 1 / 32, 2, False)
+    torch.testing.assert_close(found, torch.full((1, 2, 2, 2), 3.0))
