@@ -46,7 +46,7 @@ class CompressionResult:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """All matrices here are small: more threads save little, and waiting for each other on a busy machine they can
     take a hundred times longer.
     """
@@ -108,7 +108,7 @@ def compress(
         small = NortonResNet(spec, classes, stride_in_1x1)
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
-    with _timed(seconds, "decompose"), _one_thread():
+    with _timed(seconds, "decompose"), one_thread():
         factors = _decompose(state, spec, seed, starts, progress)
     teacher, statistics = None, None
     if calibration is not None:
@@ -117,7 +117,7 @@ def compress(
         if get_criterion(criterion).needs_data:
             with _timed(seconds, "channels"):
                 statistics = channel_statistics(teacher, spec, calibration, progress)
-    with _timed(seconds, "prune"), _one_thread():
+    with _timed(seconds, "prune"), one_thread():
         kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")

@@ -23,7 +23,7 @@ from .moments import Moments
 from .reconstruct import patches
 from .saliency import css_curve
 
-FILTERS = 32  # of a layer that stand for all
+FILTERS = 16  # of a layer that stand for all
 RANKS = (5, 3, 2, 1)  # of convolutions
 SHARES = tuple(step / 8 for step in range(8, 0, -1))  # of channels that are kept
 STARTS = 2  # of the sample's decompositions

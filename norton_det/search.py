@@ -12,24 +12,31 @@ What is minimised is the sum of the groups' errors, each measured alone. The net
 """
 
 import re
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+from torch import nn
 
 from .allocate import Allocation, allocate
 from .cost_model import Budget
 from .errors import InputError
+from .fuse import fuse
 from .latency import LatencyBudget
 from .sensitivity import Group
 from .spec import CompressionSpec
-from .subject import Subject, subject_of
+from .subject import Subject, subject_of, whole_input
 from .timing import environment, measure
 
 TOLERANCE = 0.05  # of the target
-CLOSE = 0.03  # a latency that is as near is not corrected again
-ATTEMPTS = 6  # choices that are measured at most
+CLOSE = 0.04  # a latency that is as near is not corrected again
+ATTEMPTS = 8  # choices that are measured at most
+FEWEST, MOST, PATIENCE = 5, 25, 20.0  # rounds of timing, and the seconds that they may take in all
 UNITS = {"macs": ("G MACs", 1e9), "params": ("M params", 1e6), "latency_ms": ("ms", 1.0)}
+TARGETS = tuple(f"target_{kind}" for kind in UNITS)
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _TARGET = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\s*(%|ms|[kmgt]?)", re.IGNORECASE)
 
@@ -55,7 +62,8 @@ class SearchResult:
         target, reached, dense: in MACs, parameters, or milliseconds.
         error: predicted, the sum that was minimised.
         history: the choices that were costed.
-        groups: name, dense value, value chosen, and its error.
+        chosen: of each group its name, dense value, value chosen, and the error of that.
+        sensitivity: errors of all choices; another search on the same network can begin with them.
         input_size: (3, H, W).
         seconds: in all.
         where: of a latency, the machine.
@@ -69,7 +77,8 @@ class SearchResult:
     dense: float
     error: float
     history: tuple[Step, ...]
-    groups: tuple[tuple[str, int | None, int | None, float], ...]
+    chosen: tuple[tuple[str, int | None, int | None, float], ...]
+    sensitivity: tuple[Group, ...]
     input_size: tuple[int, int, int]
     seconds: float
     where: str = ""
@@ -79,9 +88,9 @@ class SearchResult:
 
     def table(self) -> str:
         """One line per group, then the summary."""
-        width = max(len(name) for name, *_ in self.groups)
+        width = max(len(name) for name, *_ in self.chosen)
         lines = [f"{'group':{width}} {'dense':>6} {'chosen':>6} {'error':>8}"]
-        for name, dense, value, error in self.groups:
+        for name, dense, value, error in self.chosen:
             shown = ["dense" if part is None else str(part) for part in (dense, value)]
             lines.append(f"{name:{width}} {shown[0]:>6} {shown[1]:>6} {error:8.5f}")
         return "\n".join([*lines, self.summary()])
@@ -105,7 +114,8 @@ def search(
     target_latency_ms: float | str | None = None,
     calibration: Any = None,
     input_size: tuple[int, int, int] | None = None,
-    rounds: int = 5,
+    sensitivity: Sequence[Group] | None = None,
+    rounds: int | None = None,
     progress: bool = False,
 ) -> SearchResult:
     """Ranks and ratios that meet one target at the least error; the model is untouched.
@@ -119,7 +129,8 @@ def search(
         calibration: unlabelled images as ``compress`` or ``compress_detector`` take them; without, the weights alone
             tell which layers are sensitive.
         input_size: (3, H, W) that MACs and milliseconds are of; by default 224 x 224, of a detector 800 x 800.
-        rounds: of timing.
+        sensitivity: of an earlier result on the same network, so that it is not measured again.
+        rounds: of timing; by default what half a minute allows, 5 to 25.
         progress: show bars.
 
     Raises:
@@ -135,8 +146,8 @@ def search(
         )
     kind, text = next(iter(asked.items()))
     parse_target(text, kind)  # refused before long work
-    if rounds < 1:
-        raise InputError(f"rounds: expected 1 or more, got {rounds}; 5 is enough")
+    if rounds is not None and rounds < 1:
+        raise InputError(f"rounds: expected 1 or more, got {rounds}; leave it out")
     subject = subject_of(model, calibration, input_size)
     clock = _Clock(subject, rounds, progress) if kind == "latency_ms" else None
     dense = clock.dense if clock else float(getattr(subject.network.complexity, kind))
@@ -146,9 +157,9 @@ def search(
             f"target_{kind}: expected less than the dense network's {show(kind, dense)}, got {show(kind, target)}; "
             "lower it"
         )
-    groups = subject.sensitivity(progress)
+    groups = subject.sensitivity(progress) if sensitivity is None else list(sensitivity)
     if clock:
-        budget: Budget = LatencyBudget(subject.network, dense, rounds, progress)
+        budget: Budget = LatencyBudget(subject.network, dense, min(clock.rounds, 7), progress)
         found, reached, history = _measured(groups, budget, target, clock)
     else:
         budget = Budget(subject.network, kind)
@@ -161,17 +172,22 @@ def search(
         )
     spec, layout = subject.network.to_spec(found.choice)
     whole: dict[str, int | None] = {each.name: layout.get(each.name) for each in subject.network.around}
-    errors = {group.name: dict(zip(group.values, group.errors, strict=True)) for group in groups}
     start = subject.network.dense()
-    rows = tuple(
-        (name, start[name], value, errors.get(name, {}).get(value, float("nan")))
-        for name, value in found.choice.items()
-    )
-    size = subject.network.complexity.input_size
-    seconds = time.perf_counter() - started
-    where = environment() if clock else ""
+    errors = {group.name: group.error_of(found.choice[group.name]) for group in groups}
     return SearchResult(
-        spec, whole, kind, target, reached, dense, found.error, tuple(history), rows, size, seconds, where
+        spec,
+        whole,
+        kind,
+        target,
+        reached,
+        dense,
+        found.error,
+        tuple(history),
+        tuple((name, start[name], value, errors.get(name, 0.0)) for name, value in found.choice.items()),
+        tuple(groups),
+        subject.network.complexity.input_size,
+        time.perf_counter() - started,
+        environment() if clock else "",
     )
 
 
@@ -199,27 +215,46 @@ def show(kind: str, value: float) -> str:
     return f"{value / scale:.{1 if kind == 'latency_ms' else 2}f} {unit}"
 
 
+def measure_whole(
+    dense: nn.Module, small: nn.Module, input_size: tuple[int, int, int], rounds: int = 7, progress: bool = False
+) -> dict[str, float]:
+    """Milliseconds of whole calls of two fused networks for one image of noise, in turns: ``dense`` and ``small``."""
+    image = whole_input(dense, input_size)
+    models = {"dense": fuse(dense.eval()), "small": fuse(small.eval())}
+    calls = {name: partial(model, image) for name, model in models.items()}
+    found = measure(calls, rounds=rounds, warmup=1, progress=progress)
+    return {name: 1e3 * timing.median for name, timing in found.items()}
+
+
 class _Clock:
     """Milliseconds of fused networks, measured in turns with the dense one, so that both meet the same noise."""
 
-    def __init__(self, subject: Subject, rounds: int, progress: bool) -> None:
-        self.subject, self.rounds, self.progress = subject, rounds, progress
+    def __init__(self, subject: Subject, rounds: int | None, progress: bool) -> None:
+        self.subject, self.rounds, self.progress = subject, rounds or FEWEST, progress
         self.baseline: Callable[[], object] = subject.frame(None, {})
-        self.dense = 1e3 * measure({"dense": self.baseline}, rounds=rounds, warmup=1, progress=progress)["dense"].median
+        self.dense = self._dense()
+        if rounds is None:
+            self.rounds = min(MOST, max(FEWEST, int(PATIENCE / (2e-3 * self.dense))))
+            self.dense = self._dense()
+
+    def _dense(self) -> float:
+        found = measure({"dense": self.baseline}, rounds=self.rounds, warmup=1, progress=self.progress)
+        return 1e3 * found["dense"].median
 
     def of(self, choice: Allocation) -> float:
-        """As long as the dense network takes ``dense`` ms: the ratio of the medians times that."""
+        """As long as the dense network takes ``dense`` ms: the median of the ratios of all turns, times that."""
         spec, layout = self.subject.network.to_spec(choice.choice)
         calls = {"dense": self.baseline, "choice": self.subject.frame(spec, layout)}
         found = measure(calls, rounds=self.rounds, warmup=1, progress=self.progress)
-        return self.dense * found["choice"].median / found["dense"].median
+        turns = zip(found["choice"].seconds, found["dense"].seconds, strict=True)
+        return self.dense * statistics.median(small / dense for small, dense in turns)
 
 
 def _measured(
     groups: list[Group], budget: Budget, target: float, clock: _Clock
 ) -> tuple[Allocation, float, list[Step]]:
     """Choose, measure, correct; the choice that came nearest to the target."""
-    aim, history = target, []
+    aim, history, factors = target, [], []
     best: tuple[float, Allocation, float] | None = None
     for _ in range(ATTEMPTS):
         found = allocate(groups, budget, aim)
@@ -228,10 +263,10 @@ def _measured(
         distance = abs(reached / target - 1)
         if best is None or distance < best[0]:
             best = (distance, found, reached)
-        if distance <= CLOSE or (not found.met and reached > target):
+        if distance <= CLOSE or (not found.met and reached > target * (1 + TOLERANCE)):
             break
-        # what is saved is off by a factor
-        factor = max(0.1, (budget.dense - reached) / max(1e-9, budget.dense - found.cost))
-        aim = budget.dense - (budget.dense - target) / factor
+        # what is saved is off by a factor; measurements are noisy, so all that were made have a say
+        factors.append(max(0.1, (budget.dense - reached) / max(1e-9, budget.dense - found.cost)))
+        aim = budget.dense - (budget.dense - target) / statistics.median(factors)
     assert best is not None
     return best[1], best[2], history

@@ -24,8 +24,10 @@ from tqdm import tqdm
 
 from .calibration import Calibration
 from .channels import channel_statistics
+from .compress import one_thread
 from .cost_model import Network, resnet_groups
 from .error_curves import ConvRows, css_errors, projection, rank_grid, weight_errors, width_grid
+from .errors import InputError
 from .resnet import NortonResNet
 from .spec import CompressionSpec
 
@@ -41,6 +43,16 @@ class Group:
     name: str
     values: tuple[int | None, ...]
     errors: tuple[float, ...]
+
+    def error_of(self, value: int | None) -> float:
+        """The error of a value, of a width between two by interpolation."""
+        if value in self.values:
+            return self.errors[self.values.index(value)]
+        points = zip(self.values, self.errors, self.values[1:], self.errors[1:], strict=False)
+        for high, above, low, below in points:
+            if high is not None and low is not None and value is not None and low < value < high:
+                return below + (above - below) * (value - low) / (high - low)
+        raise InputError(f"{self.name}: expected one of {self.values}, got {value}; search again")
 
 
 def groups_from_weights(network: Network, state: Mapping[str, Tensor], progress: bool = False) -> list[Group]:
@@ -121,7 +133,8 @@ def groups_from_images(
             target = around.get(name) or model.get_submodule(f"{prefix}{name}")
             assert isinstance(target, nn.Conv2d)
             values = rank_grid(_largest(network, name), False)
-            fits = convs.pop(name).fit([rank for rank in values if rank])
+            with one_thread():
+                fits = convs.pop(name).fit([rank for rank in values if rank])
             curve_ = [0.0, *(fit.error for fit in fits)]
             if not fits:
                 continue

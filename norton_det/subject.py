@@ -66,6 +66,13 @@ def subject_of(model: Any, calibration: Any, input_size: tuple[int, int, int] | 
     return _of_classifier(model, calibration, input_size or (3, 224, 224))
 
 
+def whole_input(model: nn.Module, size: tuple[int, int, int]) -> Any:
+    """Noise (3, H, W) as a whole call of a network takes it: a batch of one."""
+    if hasattr(model, "roi_heads"):
+        return [adapter_of(stack_name(model), "surgery").noise(size)]
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+
+
 def _of_classifier(
     model: nn.Module | Mapping[str, Tensor], calibration: Tensor | Calibration | None, size: tuple[int, int, int]
 ) -> Subject:

@@ -31,6 +31,7 @@ ORDER = [
     ),
     *("reconstruct", "prune", "report", "compress", "detector_fit", "detector", "classify", "finetune"),
     *("forms", "fuse", "tune_report", "tune"),
+    *("cost_model", "error_curves", "sensitivity", "allocate", "latency", "subject", "search"),
 ]
 
 

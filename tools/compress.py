@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Compress a ResNet, or the ResNet inside a trained detector, with NORTON and write a norton checkpoint.
+"""Compress a ResNet, the ResNet inside a trained detector, or all of one, with NORTON; write a norton checkpoint.
 
+To a preset, to ranks and ratios, or to a target: --target-macs, --target-params or --target-latency-ms find those.
 Reads torchvision's, Detectron2's and the NORTON release's files (nothing in them is run), or torchvision://resnet50.
 The checkpoint carries its ranks, ratios and preprocessing: nothing has to be repeated when it is used."""
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from norton_det.calibration import Calibration
 from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from norton_det.cli import add_image_options, parser, run
 from norton_det.compress import compress, compress_detector_state
-from norton_det.data.images import load_images
+from norton_det.data.images import load_images, load_pictures
 from norton_det.detector import DetectorReport, compress_detector
 from norton_det.device import check_device
 from norton_det.errors import InputError
@@ -20,10 +23,12 @@ from norton_det.files import atomic_path, require_writable
 from norton_det.preprocessing import Preprocessing
 from norton_det.report import CompressionReport
 from norton_det.saliency import criteria
+from norton_det.search import TARGETS, SearchResult, measure_whole, parse_target, search
 from norton_det.spec import PRESETS, CompressionSpec
 from norton_det.weights import load_detector_state, load_weights
 
 AROUND = ("neck_rank", "head_rank", "box_head_rank")
+IMAGES, PICTURES = 512, 64  # to calibrate a ResNet, and a whole detector
 EXAMPLES = """
   tools/compress.py --weights torchvision://resnet50 --preset norton-78 --output output/resnet50_norton-78.safetensors
   tools/compress.py --weights resnet50.pth --preset norton-78 --calibrate imagenet/train --output small.safetensors
@@ -31,6 +36,9 @@ EXAMPLES = """
   tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --preset norton-64 --output detector.safetensors
   tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --config dense_faster_rcnn.yaml \\
       --preset norton-64 --neck-rank 2 --box-head-rank 128 --output detector.safetensors
+  tools/compress.py --weights resnet50.pth --target-macs 1.5G --calibrate imagenet/train --output small.safetensors
+  tools/compress.py --weights output/dense_faster_rcnn/model_final.pth --config dense_faster_rcnn.yaml \\
+      --target-latency-ms 50% --calibrate coco/val2017 --output detector.safetensors
   tools/compress.py --weights released_norton.pt --output converted.safetensors   # already compressed: converted
 """
 
@@ -51,14 +59,35 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument(
         "--criterion", metavar="NAME", help=f"of pruning: {', '.join(criteria())}; css with --calibrate, else pabs"
     )
+    aim = own.add_argument_group(
+        "target",
+        "instead of a preset or ranks: what costs least error for it, of a detector in all of its layers; within 5 %",
+    )
+    aim.add_argument("--target-macs", metavar="N", help="such as 25G, 25e9, or 40%% of the dense network's")
+    aim.add_argument("--target-params", metavar="N", help="such as 12.5M, 12.5e6 or 40%%")
+    aim.add_argument(
+        "--target-latency-ms", metavar="MS", help="such as 300 or 40%%: of the fused network on this machine, one image"
+    )
+    aim.add_argument(
+        "--input-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="pixels that MACs and latency are of; by default 224 224, for whole detectors 800 800",
+    )
     fit = own.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
     fit.add_argument("--calibrate", metavar="DIR", help="a folder of images, searched with its sub-folders")
     fit.add_argument(
-        "--images", type=int, default=512, help="how many of them, drawn at random; all, where there are fewer"
+        "--images",
+        type=int,
+        metavar="N",
+        help=f"how many of them, drawn at random; all, where there are fewer; {IMAGES}, for whole detectors {PICTURES}",
     )
     add_image_options(fit)
     fit.add_argument("--no-compensate", action="store_true", help="no least squares of the 1x1 convolutions")
-    fit.add_argument("--decomposition", default="output", choices=("output", "weight"), help="what CP is to preserve")
+    fit.add_argument(
+        "--decomposition", choices=("output", "weight"), help="what CP is to preserve; the output by default"
+    )
     fit.add_argument(
         "--no-batch-norm",
         action="store_true",
@@ -86,6 +115,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
     """The spec that the flags ask for; ``None`` without any."""
+    ranks = [name for name in ("preset", "rank", "ratios", *AROUND) if getattr(args, name) is not None]
+    targets = [name for name in TARGETS if getattr(args, name) is not None]
+    if targets and (ranks or len(targets) > 1):
+        flags = [f"--{name.replace('_', '-')}" for name in targets + ranks]
+        raise InputError(f"expected one target and no ranks or ratios, got {', '.join(flags)}; drop all but one")
     if args.preset and (args.rank or args.ratios):
         raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
     if args.preset and args.arch != "resnet50":
@@ -98,6 +132,22 @@ def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
     return None
 
 
+def target_from(args: argparse.Namespace) -> dict[str, str]:
+    """The target that the flags ask for, as ``search`` takes it."""
+    found = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
+    for name, value in found.items():
+        parse_target(value, name.removeprefix("target_"))
+    return found
+
+
+def size_from(args: argparse.Namespace, side: int) -> tuple[int, int, int]:
+    """(3, H, W) that costs are of."""
+    height, width = args.input_size or (side, side)
+    if min(height, width) < 32:
+        raise InputError(f"--input-size: expected 32 pixels or more, got {height} {width}; enlarge it")
+    return 3, height, width
+
+
 def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> Calibration | None:
     """The images and switches that the flags ask for; what cannot be read is named."""
     if args.calibrate is None:
@@ -105,7 +155,7 @@ def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> 
     images, broken, shape = load_images(
         args.calibrate,
         preprocessing,
-        count=args.images,
+        count=IMAGES if args.images is None else args.images,
         size=args.image_size,
         resize=args.resize,
         seed=args.seed,
@@ -118,41 +168,88 @@ def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> 
         images,
         batch_norm=not args.no_batch_norm,
         compensate=not (args.no_compensate or args.no_batch_norm),
-        decomposition="weight" if args.no_batch_norm else args.decomposition,
+        decomposition="weight" if args.no_batch_norm else args.decomposition or "output",
         seed=args.seed,
         device=args.device,
     )
 
 
-def compress_around(args: argparse.Namespace, spec: CompressionSpec | None) -> None:
+def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> list[Any] | None:
+    """The images that the flags ask for, as a detector takes them; what cannot be read is named."""
+    if args.calibrate is None:
+        return None
+    count = PICTURES if args.images is None else args.images
+    found, broken = load_pictures(args.calibrate, convert, count=count, seed=args.seed, progress=not args.quiet)
+    for path in broken:
+        print(f"skipped, cannot be read: {path}")
+    print(f"{args.calibrate}: {len(found)} images, resized as the detector is tested")
+    return found
+
+
+def compress_around(args: argparse.Namespace, spec: CompressionSpec | None, target: dict[str, str]) -> None:
     """Compress a whole detector."""
-    ranks = {name: getattr(args, name) for name in AROUND}
-    options = ranks | {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet}
-    if args.calibrate:
-        raise InputError("--calibrate: expected a ResNet to fit, got ranks of a whole detector; drop one of them")
+    for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
+        if getattr(args, name):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: expected a ResNet alone, got a whole detector; drop --{flag}")
     if "://" in args.weights:
         raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
     if args.config_file:
-        from norton_det.d2.engine import compress_to_file, load_config
+        from norton_det.d2.engine import load_as_it_is, load_config, save_detector, to_input
 
-        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights])
-        report = compress_to_file(args.output, cfg, spec, whole=True, **options)
+        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
+        convert: Callable[[Any], Any] = to_input(cfg)
+        detector = load_as_it_is(cfg)
     else:
         from norton_det.tv import save_detector
-        from norton_det.tv.surgery import load_torchvision_detector
+        from norton_det.tv.surgery import load_torchvision_detector, to_input
 
-        result = compress_detector(load_torchvision_detector(args.weights), spec, **options)
-        report = result.report
-        save_detector(args.output, result.model)
-    print(report.summary() if args.quiet else report.table())
-    write_report(args, report)
+        convert, detector = to_input, load_torchvision_detector(args.weights)
+    size, found = size_from(args, 800), None
+    pictures = read_pictures(args, convert)
+    options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}
+    if target:
+        found = run_search(args, detector, target, pictures, size)
+        spec, options["layout"] = found.spec, found.layout
+    if pictures is not None and not args.config_file:
+        pictures = [picture.to(args.device) for picture in pictures]
+    options |= {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet, "input_size": size}
+    result = compress_detector(detector.to(args.device), spec, calibration=pictures, **options)
+    save_detector(args.output, result.model.to("cpu"))
+    print(result.report.summary() if args.quiet else result.report.table())
+    finish(args, result.report, found, (detector.to("cpu"), result.model))
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
 
 
-def write_report(args: argparse.Namespace, report: CompressionReport | DetectorReport) -> None:
+def run_search(
+    args: argparse.Namespace, model: Any, target: dict[str, str], images: Any, size: tuple[int, int, int]
+) -> SearchResult:
+    """Find ranks and ratios, and say so."""
+    found = search(model, **target, calibration=images, input_size=size, progress=not args.quiet)
+    print(found.summary() if args.quiet else found.table())
+    return found
+
+
+def finish(
+    args: argparse.Namespace,
+    report: CompressionReport | DetectorReport,
+    found: SearchResult | None,
+    models: tuple[Any, Any] | None = None,
+) -> None:
+    """Measure what a latency was asked for, and write the report."""
+    fields = report.to_dict()
+    if found is not None:
+        fields["search"] = found.to_dict()
+    if found is not None and models is not None and found.kind == "latency_ms":
+        fields["latency_ms"] = measure_whole(*models, found.input_size, progress=not args.quiet)
+        print(
+            "whole call, fused, in turns: dense {dense:.1f} ms, compressed {small:.1f} ms".format(
+                **fields["latency_ms"]
+            )
+        )
     if args.json:
         with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+            temporary.write_text(json.dumps(fields, indent=1) + "\n")
 
 
 def main() -> None:
@@ -164,40 +261,48 @@ def main() -> None:
         require_writable(path)
     if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):
         raise InputError(f"--output: expected another file than --weights, got {args.output}; choose another name")
-    spec = spec_from(args)
-    if args.config_file or any(getattr(args, name) is not None for name in AROUND):
-        compress_around(args, spec)
+    spec, target = spec_from(args), target_from(args)
+    around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
+    if around or (target and "://" not in args.weights and load_detector_state(args.weights) is not None):
+        compress_around(args, spec, target)
         return
     loaded = load_weights(args.weights)
     print(f"{args.weights}: {loaded.source}")
-    if not loaded.spec.is_dense or spec is None:
-        if spec is not None:
-            raise InputError(
-                f"{args.weights}: expected dense weights, got {loaded.spec}; drop --preset, --rank, --ratios"
-            )
+    asked = spec is not None or bool(target)
+    if not loaded.spec.is_dense or not asked:
+        if asked:
+            raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop the ranks or the target")
         if loaded.spec.is_dense:
-            raise InputError("expected what to compress to; give --preset norton-78, or --rank and --ratios")
+            raise InputError("expected what to compress to; give --preset norton-78, --rank and --ratios, or a target")
         save_checkpoint(args.output, loaded.build())
         print(f"{args.output}: converted, {loaded.spec}")
         return
-    options = {
+    size, found, models = size_from(args, 224), None, None
+    options: dict[str, Any] = {
         "criterion": args.criterion,
         "calibration": read_calibration(args, loaded.preprocessing),
         "seed": args.seed,
         "preprocessing": loaded.preprocessing,
         "stride_in_1x1": loaded.stride_in_1x1,
+        "input_size": size,
         "progress": not args.quiet,
     }
+    if target:
+        dense = loaded.build()
+        found = run_search(args, dense, target, options["calibration"], size)
+        spec = found.spec
+    assert spec is not None
     detector = load_detector_state(args.weights)
     if detector is None:
         result = compress(loaded.state, spec, **options)
         report = result.report
         save_checkpoint(args.output, result.model)
+        models = (dense, result.model) if target else None
     else:
         state, report = compress_detector_state(detector, spec, **options)
         save_tensors(args.output, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     print(report.summary() if args.quiet else report.table())
-    write_report(args, report)
+    finish(args, report, found, models)
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")
 
 

@@ -2,12 +2,15 @@
 
 import logging
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -132,6 +135,13 @@ def compress_to_file(
         whole: refuse weights that lack a part of the detector, or have heads of another number of classes.
         options: of ``compress_detector``.
     """
+    result = compress_detector(load_as_it_is(cfg, whole), spec, **options)
+    save_detector(path, result.model)
+    return result.report
+
+
+def load_as_it_is(cfg: CfgNode, whole: bool = True) -> torch.nn.Module:
+    """The detector of ``MODEL.WEIGHTS``, whatever ``MODEL.NORTON`` says; ``whole``: see ``compress_to_file``."""
     dense = cfg.clone()
     dense.defrost()
     dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
@@ -139,11 +149,31 @@ def compress_to_file(
     check_weights(dense)
     model = build_detector(dense)
     NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
-    result = compress_detector(model, spec, **options)
-    info = info_of_model(result.model)
+    return model.eval()
+
+
+def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
+    """Write the norton checkpoint (.safetensors) of a compressed detector."""
+    info = info_of_model(detector)
     assert info is not None
-    save_tensors(path, result.model.state_dict(), info)
-    return result.report
+    save_tensors(path, detector.state_dict(), info)
+
+
+def to_input(cfg: CfgNode) -> Callable[[Any], dict[str, Any]]:
+    """From a Pillow image in RGB to what the config's detector takes at test time: {"image": (3, H, W) in 0..255},
+    resized to INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, in the order of INPUT.FORMAT.
+    """
+    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+
+    def convert(image: Any) -> dict[str, Any]:
+        pixels = np.asarray(image)[:, :, ::step]  # (H, W, 3)
+        height, width = pixels.shape[:2]
+        pixels = resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+        return {"image": tensor, "height": height, "width": width}
+
+    return convert
 
 
 def resume_weights(cfg: CfgNode) -> CfgNode | None:

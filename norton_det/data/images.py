@@ -117,12 +117,45 @@ def load_images(
     random.Random(seed).shuffle(found)
     shape = choose_size(found, size, resize)
     transform = make_transform(preprocessing, shape)
-    images: list[Tensor] = []
+    images, broken = _read_sample(folder, found, transform, count, progress)
+    return torch.stack(images), broken, shape
+
+
+def load_pictures(
+    folder: str | Path, convert: Callable[[Any], Any], *, count: int = 64, seed: int = 0, progress: bool = False
+) -> tuple[list[Any], list[Path]]:
+    """A random sample of the images below a folder as a detector takes them, for calibration.
+
+    Args:
+        folder: searched with its sub-folders.
+        convert: from a Pillow image in RGB to what the detector takes.
+        count: how many images at most.
+        seed: of the sample.
+        progress: show a bar.
+
+    Returns:
+        The inputs, and the files that could not be read.
+
+    Raises:
+        InputError: no such folder, or none of its images can be read.
+    """
+    if count < 1:
+        raise InputError(f"calibration images: expected 1 or more, got {count}; 64 are enough")
+    found = find_images(folder)
+    random.Random(seed).shuffle(found)
+    return _read_sample(folder, found, convert, count, progress)
+
+
+def _read_sample(
+    folder: str | Path, found: Sequence[Path], convert: Callable[[Any], Any], count: int, progress: bool
+) -> tuple[list[Any], list[Path]]:
+    """The first ``count`` files that can be read, converted, and those that could not."""
+    images: list[Any] = []
     broken: list[Path] = []
     with tqdm(total=min(count, len(found)), desc="images", unit="image", disable=not progress) as bar:
         for path in found:
             try:
-                images.append(transform(read_image(path)))
+                images.append(convert(read_image(path)))
                 bar.update()
             except InputError:
                 broken.append(path)
@@ -133,7 +166,7 @@ def load_images(
             f"{folder}: expected images, got {len(broken)} that cannot be read (first: {broken[0].name}); "
             "name another folder"
         )
-    return torch.stack(images), broken, shape
+    return images, broken
 
 
 def read_image(path: Path) -> Any:

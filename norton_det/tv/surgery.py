@@ -10,6 +10,7 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
+from torchvision.transforms.functional import pil_to_tensor
 
 from ..checkpoint import CheckpointInfo
 from ..errors import InputError
@@ -96,6 +97,11 @@ def check_image(image: object) -> str:
     if image.isfinite().all() and not -0.01 <= float(image.min()) <= float(image.max()) <= 1.01:
         return f"values in 0..1, got {float(image.min()):g} to {float(image.max()):g}"
     return ""
+
+
+def to_input(image: Any) -> Tensor:
+    """A Pillow image in RGB as torchvision's detectors take it: (3, H, W) in 0..1; they resize it themselves."""
+    return pil_to_tensor(image).float() / 255
 
 
 def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:

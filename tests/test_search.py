@@ -1,0 +1,274 @@
+"""Targets are met within 5 %, at the least error; what cannot be met says what can; costs are those of the count."""
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+import norton_det as nd
+from norton_det import error_curves
+from norton_det.allocate import allocate
+from norton_det.calibration import Calibration
+from norton_det.complexity import count_complexity
+from norton_det.cost_model import Budget, describe
+from norton_det.error_curves import rank_grid, width_grid
+from norton_det.errors import InputError
+from norton_det.latency import LatencyBudget
+from norton_det.resnet import NortonResNet
+from norton_det.saliency import css_curve
+from norton_det.search import _measured, parse_target, search
+from norton_det.sensitivity import Group
+from norton_det.spec import CompressionSpec
+
+SIZE = (3, 64, 64)
+
+
+def random_resnet(seed: int = 0, classes: int = 5) -> NortonResNet:
+    """A dense network whose normalisations are not the identity."""
+    torch.manual_seed(seed)
+    model = NortonResNet(CompressionSpec.dense(), classes).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var") or (".bn" in name and name.endswith("weight")):
+            tensor.uniform_(0.5, 1.0)
+    return model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Fewer ranks to choose from, told by fewer filters."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(error_curves, "RANKS", (2, 1))
+        patch.setattr(error_curves, "FILTERS", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_resnet()
+
+
+@pytest.fixture(scope="module")
+def first(model):
+    """A search by the weights; the others begin with its errors."""
+    return search(model, target_macs="50%")
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stride_in_1x1", "size"), [(False, (3, 96, 70)), (True, (3, 64, 130))])
+def test_costs_are_those_of_the_count(stride_in_1x1, size):
+    with torch.device("meta"):
+        dense = NortonResNet(CompressionSpec.dense(), 10, stride_in_1x1)
+    network = describe(dense, "resnet50", size, stride_in_1x1=stride_in_1x1)
+    generator = random.Random(0)
+    for _ in range(3):
+        choice = {
+            name: generator.choice([None, 1, 2, 9]) if value is None else generator.randint(1, value)
+            for name, value in network.dense().items()
+        }
+        spec, layout = network.to_spec(choice)
+        with torch.device("meta"):
+            counted = count_complexity(NortonResNet(spec, 10, stride_in_1x1), size)
+        assert layout == {}
+        assert Budget(network, "macs").total(choice) == counted.macs
+        assert Budget(network, "params").total(choice) == counted.params
+
+
+def test_a_change_of_one_group_is_the_difference_of_the_totals(model):
+    network = describe(model, "resnet50", SIZE)
+    budget, choice = Budget(network, "macs"), network.dense()
+    for group, value in (("layer2", 100), ("layer3.1", 7), ("layer4.2.conv2", 2), ("conv1", 16)):
+        changed = budget.change(choice, group, value)
+        assert changed == budget.total(choice | {group: value}) - budget.total(choice) < 0
+
+
+def test_grids():
+    assert width_grid(64) == [64, 56, 48, 40, 32, 24, 16, 8]
+    assert rank_grid(8, False) == [None, 2, 1] and rank_grid(1, False) == [None, 1]
+    assert rank_grid(40, True) == [None, 32, 24, 16, 12] and rank_grid(0, True) == [None]
+
+
+def test_css_curve_is_what_least_squares_leaves(generator):
+    x = torch.randn(200, 8, generator=generator).double() @ torch.randn(8, 8, generator=generator).double()
+    readers = torch.randn(5, 8, generator=generator).double()
+    x = x - x.mean(0)
+    order, errors = css_curve(x.T @ x / len(x), readers)
+    target = x @ readers.T
+    assert sorted(order.tolist()) == list(range(8)) and errors[0] == 1
+    for keep in (1, 4, 7):
+        found = torch.linalg.lstsq(x[:, order[:keep]], target).solution
+        left = (target - x[:, order[:keep]] @ found).square().sum() / target.square().sum()
+        assert float(errors[keep]) == pytest.approx(float(left), rel=1e-3, abs=1e-4)
+
+
+# --- allocation -------------------------------------------------------------------------------------------------------
+
+
+def groups_for(network, errors):
+    """Groups whose errors grow with what is dropped, times a number by name."""
+    found = []
+    for name, value in network.dense().items():
+        values = rank_grid(9, False) if value is None else width_grid(value)
+        scale = errors.get(name, 1.0)
+        found.append(Group(name, tuple(values), tuple(scale * step**1.5 for step in range(len(values)))))
+    return found
+
+
+def test_sensitive_layers_keep_more(model):
+    network = describe(model, "resnet50", SIZE)
+    budget = Budget(network, "macs")
+    found = allocate(groups_for(network, {"layer3.1": 100.0, "layer3.2": 0.01}), budget, 0.5 * budget.dense)
+    assert found.met and found.choice["layer3.1"] == 256 and found.choice["layer3.2"] < 100
+    assert 0.97 * budget.dense < 2 * found.cost <= budget.dense
+    assert found.cost == budget.total(found.choice)
+
+
+def test_allocation_is_near_the_best_of_all():
+    """Two groups of few values: against trying everything."""
+    with torch.device("meta"):
+        network = describe(NortonResNet(CompressionSpec.dense()), "resnet50", SIZE)
+    budget = Budget(network, "params")
+    groups = [each for each in groups_for(network, {"layer4.0": 3.0}) if each.name in ("layer4.0", "layer4.1")]
+    for share in (0.95, 0.9, 0.8):
+        found = allocate(groups, budget, share * budget.dense)
+        costs = []
+        for one, two in itertools.product(range(8), range(8)):
+            choice = network.dense() | {"layer4.0": groups[0].values[one], "layer4.1": groups[1].values[two]}
+            if budget.total(choice) <= share * budget.dense:
+                costs.append(groups[0].errors[one] + groups[1].errors[two])
+        assert found.met and found.error <= 1.2 * min(costs)
+
+
+def test_what_cannot_be_met_is_the_cheapest(model):
+    network = describe(model, "resnet50", SIZE)
+    found = allocate(groups_for(network, {}), Budget(network, "macs"), 1.0)
+    assert not found.met and found.choice["layer1"] == 32 and found.choice["layer4.1.conv2"] == 1
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("share", ["70%", "40%", "15%"])
+def test_targets_are_met(model, first, kind, share):
+    found = search(model, **{f"target_{kind}": share}, sensitivity=first.sensitivity)
+    assert abs(found.reached / found.target - 1) <= 0.05 and found.kind == kind
+    with torch.device("meta"):
+        counted = count_complexity(NortonResNet(found.spec, 5))
+    assert getattr(counted, kind) == found.reached
+    assert f"target {found.target / (1e9 if kind == 'macs' else 1e6):.2f}" in found.summary()
+
+
+def test_the_result_compresses_saves_and_loads(model, first, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = search(model, target_params=12.0e6, sensitivity=first.sensitivity)
+    result = nd.compress(model, found.spec, criterion="norm", starts=1)
+    assert result.report.params[1] == found.reached == pytest.approx(12.0e6, rel=0.05)
+    nd.save_checkpoint(tmp_path / "small.safetensors", result.model)
+    again = nd.load_checkpoint(tmp_path / "small.safetensors")
+    assert again.spec.same_network(found.spec)
+    x = torch.randn(1, *SIZE)
+    with torch.no_grad():
+        assert torch.equal(again(x), result.model(x))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert found.to_dict()["spec"] == found.spec.to_dict() and "layer4.2.conv2" in found.table()
+
+
+def test_images_tell_which_layers_matter(generator):
+    """A block that adds next to nothing is cut to the bone; with images that shows in its errors too."""
+    model = random_resnet(1)
+    with torch.no_grad():
+        model.layer3[2].bn3.weight.mul_(1e-3)
+        model.layer3[2].bn3.bias.zero_()
+    images = torch.nn.functional.interpolate(torch.randn(8, 3, 6, 6, generator=generator), size=64, mode="bilinear")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = search(model, target_macs="60%", calibration=Calibration(images))
+    assert abs(found.reached / found.target - 1) <= 0.05
+    assert found.spec.widths().blocks[2][2] == 32 and min(found.spec.widths().blocks[2][3:]) > 32
+    errors = {group.name: group.errors for group in found.sensitivity}
+    assert errors["layer3.2"][-1] < 1e-3 * errors["layer3.3"][-1]
+    assert all(part[0] == 0 and list(part) == sorted(part) for part in errors.values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Clock:
+    """Measures what a budget predicts, off by a factor and an offset."""
+
+    def __init__(self, budget, factor):
+        self.budget, self.factor = budget, factor
+
+    def of(self, found):
+        return self.budget.dense - self.factor * (self.budget.dense - found.cost)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.6, 1.4])
+def test_latencies_are_corrected_by_what_is_measured(model, factor):
+    network = describe(model, "resnet50", SIZE)
+    budget = Budget(network, "macs", 100.0 + Budget(network, "macs").dense)
+    found, reached, history = _measured(groups_for(network, {}), budget, 0.6 * budget.dense, Clock(budget, factor))
+    assert abs(reached / (0.6 * budget.dense) - 1) <= 0.05 and found.met
+    assert len(history) == (1 if factor == 1.0 else len(history)) and len(history) < 8
+
+
+def test_a_latency_table_predicts_less_for_less(model):
+    network = describe(model, "resnet50", SIZE)
+    budget = LatencyBudget(network, 50.0, rounds=2)
+    smallest = {name: 1 if value is None else value // 8 for name, value in network.dense().items()}
+    assert budget.total(network.dense()) == pytest.approx(50.0)
+    assert budget.total(smallest) < 50.0
+
+
+def test_a_latency_is_searched_on_this_machine(model, first):
+    """One that is easy to meet; noise may make even that fail, but then with the one line that says so."""
+    try:
+        found = search(model, target_latency_ms="70%", input_size=SIZE, sensitivity=first.sensitivity, rounds=3)
+    except InputError as error:
+        assert "the best that was reached is" in str(error)
+    else:
+        assert abs(found.reached / found.target - 1) <= 0.05 and "threads" in found.summary()
+        assert all(step.measured > 0 for step in found.history)
+
+
+@pytest.mark.parametrize(
+    ("target", "pattern"),
+    [
+        ({}, "expected one of target_macs, target_params, target_latency_ms, got 0; give one"),
+        ({"target_macs": 1e9, "target_params": 1e6}, "got 2; give one"),
+        ({"target_macs": "lots"}, "target_macs: expected a number such as 25G, 25e9 or 40%, got 'lots'"),
+        ({"target_macs": "30ms"}, "target_macs: expected a number such as"),
+        ({"target_macs": 0}, "target_macs: expected a number such as"),
+        ({"target_macs": "5G"}, r"expected less than the dense network's 4\.09 G MACs, got 5\.00 G MACs; lower it"),
+        ({"target_params": "0.1M"}, r"got 0\.10 M params; the best that was reached is \d\.\d\d M params of 23"),
+        (
+            {"target_macs": "1%"},
+            r"the best that was reached is 0\.\d\d G MACs of 4\.09 G MACs; choose",
+        ),
+    ],
+)
+def test_other_targets_are_refused_in_one_line(model, first, target, pattern):
+    with pytest.raises(InputError, match=pattern) as caught:
+        search(model, **target, sensitivity=first.sensitivity)
+    assert "\n" not in str(caught.value)
+
+
+def test_compressed_networks_are_refused():
+    with torch.device("meta"):
+        small = NortonResNet(CompressionSpec.preset("norton-64"))
+    with pytest.raises(InputError, match="expected dense"):
+        search(small.to_empty(device="cpu"), target_macs="50%")
+
+
+def test_forms_of_targets():
+    assert parse_target("25G", "macs") == parse_target(25e9, "macs") == parse_target("25e9", "macs") == 25e9
+    assert parse_target("12.5m", "params") == 12.5e6 and parse_target(" 300 ms", "latency_ms") == 300
+    assert parse_target("40%", "latency_ms", 50.0) == pytest.approx(20.0)
+
+
+def test_groups_know_errors_between_their_values():
+    group = Group("layer1", (256, 224, 192), (0.0, 1.0, 3.0))
+    assert group.error_of(224) == 1.0 and group.error_of(208) == pytest.approx(2.0)
+    with pytest.raises(InputError, match="expected one of"):
+        replace(group, values=(None, 2, 1)).error_of(3)
