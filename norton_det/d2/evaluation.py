@@ -1,9 +1,15 @@
 """COCO evaluation with the columns of the published table: AP, AP50, AP75 and AR."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from tqdm import tqdm
+
+from ..errors import InputError
 
 COLUMNS = {
     # task -> (name, position in COCOeval.stats)
@@ -33,6 +39,46 @@ class NortonCOCOEvaluator(COCOEvaluator):
             value = float(coco_eval.stats[position])  # -1: there are no such objects
             results[name] = value * 100 if value >= 0 else math.nan
         return results
+
+
+def evaluate_predictor(
+    predict: Callable[[np.ndarray], Any],
+    dataset_name: str,
+    read: Callable[[str], np.ndarray],
+    *,
+    first_label: int = 0,
+    output_dir: str | None = None,
+    progress: bool = False,
+) -> dict[str, dict[str, float]]:
+    """COCO metrics of anything that finds objects in pictures, such as ``norton_det.deploy.Predictor``.
+
+    Args:
+        predict: picture (H, W, 3), uint8 -> ``Detections``.
+        dataset_name: registered with Detectron2, its classes in the order of the detector's.
+        read: file -> the picture as ``predict`` takes it.
+        first_label: the detector's label of the first class; torchvision's is 1.
+        output_dir: where Detectron2's evaluator keeps the detections, in COCO's result format.
+        progress: show a bar.
+
+    Returns:
+        As Detectron2's evaluators do: task -> metric -> per cent.
+
+    Raises:
+        InputError: a label that the data set has no class for.
+    """
+    evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir)
+    evaluator.reset()
+    classes = len(MetadataCatalog.get(dataset_name).thing_classes)
+    for record in tqdm(DatasetCatalog.get(dataset_name), "evaluate", unit="image", disable=not progress):
+        picture = read(record["file_name"])
+        found = predict(picture)
+        labels = found.labels - first_label
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise InputError(f"{dataset_name}: expected {classes} classes, got label {labels.max()}; use its data set")
+        instances = found.to_instances(*picture.shape[:2])
+        instances.pred_classes -= first_label
+        evaluator.process([record], [{"instances": instances}])
+    return evaluator.evaluate()
 
 
 def published_columns(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

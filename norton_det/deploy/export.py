@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,12 @@ from ..fuse import fuse
 from .engines import INPUT, METADATA_KEY, require_module
 from .graph import DetectorGraph, to_graph
 from .info import DeployInfo, describe
-from .predictor import Predictor
+from .predictor import prepare
 
 OPSET = 17
 EXAMPLE = (192, 256)  # pixels: the image that is traced
 PRECISIONS = ("f32", "bf16", "int8")
+NETWORK = ("backbone", "rpn_head", "box", "mask", "keypoint")  # first part of the names of nodes that int8 is for
 
 
 def export(
@@ -133,25 +133,23 @@ def _write_openvino(
 
 
 def _quantise(model: Any, info: DeployInfo, pictures: Sequence[np.ndarray], progress: bool) -> Any:
-    """int8 by NNCF: symmetric weights, activations as the engine likes them; what follows the heads stays f32."""
+    """int8 by NNCF in the network; boxes are decoded, chosen and pooled in f32."""
     import nncf
 
-    preparer = _Preparer(replace(info, precision="f32"))
-    inputs = [preparer.prepare(picture) for picture in tqdm(pictures, "prepare", unit="image", disable=not progress)]
+    bar = tqdm(pictures, "prepare", unit="image", disable=not progress)
+    inputs = [prepare(info, picture, "RGB")[None].numpy() for picture in bar]
+    names = [
+        node.get_friendly_name() for node in model.get_ops() if node.get_type_name() not in ("Parameter", "Result")
+    ]
+    rest = [name for name in names if name.startswith("/") and name.split("/")[1] not in NETWORK]
     with _quiet(progress):
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
             preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(names=rest, validate=False),
         )
-
-
-class _Preparer(Predictor):
-    """The preprocessing of a predictor, without an engine."""
-
-    def __init__(self, info: DeployInfo) -> None:
-        self.info, self.color = info, "RGB"
 
 
 @contextmanager

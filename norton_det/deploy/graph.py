@@ -25,7 +25,7 @@ from ..detector import adapter_of, stack_name
 from .pooling import pool_regions
 
 CLIP = math.log(1000 / 16)  # of the log size in box deltas, both stacks
-FILL = -1e30  # objectness of what is not there
+FILL = -1e4  # objectness of what is not there
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .engines import OnnxEngine, OpenVINOEngine, TorchEngine, load_engine
-from .info import describe
+from .info import DeployInfo, describe
 
 
 @dataclass(frozen=True)
@@ -107,15 +107,7 @@ class Predictor:
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """The graph's input (1, 3, h, w), float32 in 0..255, for a picture."""
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-            raise InputError(f"image: expected an array (H, W, 3) of uint8, got {got}; convert it")
-        if not image.size:
-            raise InputError(f"image: expected pixels, got shape {image.shape}; give a picture")
-        pixels = image if self.color == self.info.color else image[:, :, ::-1]
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
-        resized = self.info.adapter.resize(tensor, self.info.min_size, self.info.max_size)
-        return resized[None].numpy()
+        return prepare(self.info, image, self.color)[None].numpy()
 
     def run(self, pixels: np.ndarray) -> list[Tensor]:
         """The graph alone: input of ``prepare`` -> outputs of ``DetectorGraph``, and its input's (h, w) last."""
@@ -140,3 +132,24 @@ class Predictor:
             found = self.info.adapter.keypoints(extra[0].float(), boxes.float())
             keypoints = (found * torch.cat([scale[:2], torch.ones(1)])).numpy()
         return Detections(scaled.numpy(), scores.float().numpy(), labels.long().numpy(), masks, keypoints)
+
+
+def prepare(info: DeployInfo, image: np.ndarray, color: str) -> Tensor:
+    """A picture as a detector's input (3, h, w), float32 in 0..255, resized and in the detector's colour order.
+
+    Args:
+        info: of the detector.
+        image: (H, W, 3), uint8.
+        color: order of its colours, RGB or BGR.
+
+    Raises:
+        InputError: another shape or type.
+    """
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputError(f"image: expected an array (H, W, 3) of uint8, got {got}; convert it")
+    if not image.size:
+        raise InputError(f"image: expected pixels, got shape {image.shape}; give a picture")
+    pixels = image if color == info.color else image[:, :, ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+    return info.adapter.resize(tensor, info.min_size, info.max_size)

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""COCO AP of a detector in any form it runs in: a file of tools/export.py (.xml, .onnx), or a detector of either stack
+in PyTorch, dense or compressed."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from norton_det.cli import parser, run
+
+# isort: split
+from detectron2.utils.logger import setup_logger
+
+from norton_det.d2.evaluation import evaluate_predictor, format_rows, published_columns
+from norton_det.data.images import read_image
+from norton_det.data.register import check_datasets, register_coco_folder
+from norton_det.deploy import Predictor
+from norton_det.deploy.source import load_detector
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_writable
+
+EXAMPLES = """
+  tools/evaluate_detector.py --weights detector.xml --dataset coco_2017_val
+  tools/evaluate_detector.py --weights detector.xml --precision bf16 --dataset bccd_test
+  tools/evaluate_detector.py --weights detector.safetensors --dataset coco_2017_val    # of torchvision, in PyTorch
+  tools/evaluate_detector.py --config norton_faster_rcnn.yaml --weights model_final.pth --dataset mine_val \\
+      --register mine_val=data/val.json:data/images --json ap.json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--weights", required=True, metavar="FILE", help=".xml, .onnx, or a detector's weights")
+    own.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
+    own.add_argument("--dataset", required=True, metavar="NAME", help="to evaluate on, such as coco_2017_val")
+    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
+    own.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
+    own.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    own.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
+    own.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
+    own.add_argument("--json", metavar="FILE", help="write the metrics there")
+    own.add_argument("--quiet", action="store_true", help="no progress bar")
+    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return own
+
+
+def make_predictor(args: argparse.Namespace) -> Predictor:
+    if args.weights.endswith((".xml", ".onnx")):
+        if args.config_file or args.min_size or args.opts:
+            raise InputError(f"{args.weights}: expected no config beside an exported file, got some; it has its own")
+        return Predictor(args.weights, precision=args.precision, threads=args.threads)
+    if args.threads:
+        raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
+    detector, known = load_detector(args.weights, args.config_file, args.opts)
+    sizes = known | ({"min_size": args.min_size} if args.min_size else {})
+    return Predictor(detector, precision=args.precision, **sizes)
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    for entry in args.register:
+        name, _, paths = entry.partition("=")
+        annotations, _, images = paths.rpartition(":")
+        if not (name and annotations and images):
+            raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
+        register_coco_folder(name, annotations, images)
+    check_datasets(args.dataset)
+    if args.json:
+        require_writable(args.json)
+    predictor = make_predictor(args)
+    setup_logger(name="detectron2").setLevel("WARNING")
+    with open(os.devnull, "w") as nowhere:
+        import contextlib
+
+        with contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
+            results = evaluate_predictor(
+                predictor,
+                args.dataset,
+                lambda path: np.asarray(read_image(Path(path))),
+                first_label=1 if predictor.info.stack == "torchvision" else 0,
+                output_dir=args.output,
+                progress=not args.quiet,
+            )
+    print(f"{args.dataset}, {predictor.engine.name}, {predictor.info.precision}")
+    print(format_rows(published_columns(results)))
+    if args.json:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

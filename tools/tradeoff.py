@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""AP against milliseconds: a trained Detectron2 detector compressed to several levels and ranks, each evaluated and
+timed, dense beside them. Writes tradeoff.csv, .md and .png; what was cut off goes on where it stopped.
+
+A case is PRESET, or PRESET,neck=R,head=R,box=R. Compressed detectors are fitted to the dense one on unlabelled pictures
+and not fine-tuned; trained ones are added by name."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from norton_det.cli import parser, run
+
+# isort: split
+from detectron2.utils.logger import setup_logger
+from studies.bench import Table, markdown
+
+from norton_det.complexity import count_complexity
+from norton_det.d2.engine import NortonTrainer, compress_to_file, load_config, load_detector
+from norton_det.d2.evaluation import published_columns
+from norton_det.data.images import find_images, read_image
+from norton_det.data.register import check_datasets
+from norton_det.deploy.benchmark import FORMS, make_call
+from norton_det.deploy.info import describe
+from norton_det.deploy.predictor import prepare
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_file, require_writable
+from norton_det.plots import plot_lines
+from norton_det.spec import CompressionSpec
+from norton_det.timing import environment, measure
+
+EXAMPLES = """
+  tools/tradeoff.py --config bccd_dense_faster_rcnn.yaml --weights output/bccd_dense_faster_rcnn/model_final.pth \\
+      --calibrate datasets/bccd/train --case norton-43 --case norton-78,neck=2 --case norton-78,neck=1,box=64 \\
+      --trained "norton-78 fine-tuned=output/bccd_norton_faster_rcnn/model_final.pth" --output output/tradeoff
+"""
+RANKS = {"neck": "neck_rank", "head": "head_rank", "box": "box_head_rank"}
+DEFAULTS = {"neck": 1, "head": 1, "box": 128}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="of the dense detector")
+    own.add_argument("--weights", required=True, metavar="FILE", help="the trained dense detector")
+    own.add_argument("--calibrate", required=True, metavar="DIR", help="unlabelled pictures to fit to")
+    own.add_argument("--images", type=int, default=64, help="how many of them")
+    own.add_argument("--case", action="append", default=[], metavar="CASE", help="what to compress to; may be repeated")
+    own.add_argument("--trained", action="append", default=[], metavar="NAME=FILE", help="a trained one; repeat")
+    own.add_argument("--form", default="openvino", choices=FORMS, help="what is timed")
+    own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the timed frame")
+    own.add_argument("--rounds", type=int, default=10, help="timed frames of each")
+    own.add_argument("--output", default="output/tradeoff", metavar="DIR", help="where table, plot and detectors go")
+    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return own
+
+
+def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
+    """Preset and ranks of a case."""
+    preset, *parts = text.split(",")
+    if preset != "dense":
+        CompressionSpec.preset(preset)
+    ranks: dict[str, int | None] = dict(DEFAULTS)
+    for part in parts:
+        name, _, rank = part.partition("=")
+        if name not in RANKS or not (rank.isdigit() or rank == "dense"):
+            raise InputError(f"--case {text}: expected {', '.join(f'{each}=R' for each in RANKS)}, got {part!r}")
+        ranks[name] = None if rank == "dense" else int(rank)
+    return preset, {RANKS[name]: rank for name, rank in ranks.items()}
+
+
+def inputs_of(args: argparse.Namespace, cfg: Any, detector: Any) -> list[dict[str, Any]]:
+    """Pictures as the detector takes them."""
+    info = describe(detector, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
+    files = find_images(args.calibrate)
+    order = np.random.default_rng(0).permutation(len(files))[: args.images]
+    return [{"image": prepare(info, np.asarray(read_image(files[index])), "RGB")[0]} for index in sorted(order)]
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    output = Path(args.output)
+    require_writable(output / "tradeoff.md")
+    cases = {text: parse_case(text) for text in args.case}
+    trained = dict(entry.rpartition("=")[::2] for entry in args.trained)
+    for path in (args.weights, *trained.values()):
+        require_file(path, "a trained detector")
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
+    check_datasets(cfg.DATASETS.TEST)
+    setup_logger(name="detectron2").setLevel("WARNING")
+    dense = load_detector(cfg)
+    table = Table(output / "tradeoff.csv", ("case",))
+    paths = {"dense": Path(args.weights)} | {name: Path(file) for name, file in trained.items()}
+    paths |= {text: output / f"{text.replace(',', '_').replace('=', '')}.safetensors" for text in cases}
+    for row in table.missing([{"case": case} for case in paths]):
+        case = row["case"]
+        if case in cases and not paths[case].exists():
+            preset, ranks = cases[case]
+            spec = None if preset == "dense" else CompressionSpec.preset(preset)
+            compress_to_file(paths[case], cfg, spec, calibration=inputs_of(args, cfg, dense), whole=True, **ranks)
+        detector = load(args, paths[case])
+        counted = count_complexity(detector, (3, *args.size))
+        columns = published_columns(NortonTrainer.test(cfg, detector))[0]
+        table.add({**row, "AP": columns["AP"], "AP50": columns["AP50"], "macs": counted.macs, "params": counted.params})
+    time_all(args, paths, table)
+
+
+def load(args: argparse.Namespace, path: Path) -> Any:
+    return load_detector(load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(path)]))
+
+
+def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> None:
+    """Time every case in turns; write the table and the plot."""
+    picture = np.asarray(read_image(find_images(args.calibrate)[0]).resize(args.size[::-1]))
+    calls = {}
+    for case, path in paths.items():
+        folder = Path(args.output) / "exported" / path.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        calls[case] = make_call(load(args, path), args.form, picture, folder)[0]
+    timings = measure(calls, rounds=args.rounds, progress=True)
+    rows = []
+    for found in table.rows:
+        if found["case"] in timings:
+            rows.append(
+                {
+                    "case": found["case"],
+                    "AP": found["AP"],
+                    "AP50": found["AP50"],
+                    "MACs G": found["macs"] / 1e9,
+                    "params M": found["params"] / 1e6,
+                    "ms": 1e3 * timings[found["case"]].median,
+                    "speed-up": timings["dense"].median / timings[found["case"]].median,
+                }
+            )
+    height, width = args.size
+    text = f"{args.form}, {width}x{height}, median of {args.rounds} interleaved frames; {environment()}"
+    output = Path(args.output)
+    with atomic_path(output / "tradeoff.md") as temporary:
+        temporary.write_text(f"{text}\n\n{markdown(rows)}", encoding="utf-8")
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in sorted(rows, key=lambda each: each["ms"]):
+        name = row["case"].partition(",")[0]
+        series.setdefault(name, ([], []))
+        series[name][0].append(row["ms"])
+        series[name][1].append(row["AP"])
+    plot_lines(output / "tradeoff.png", series, f"ms, {args.form}, {width}x{height}", "AP", "AP against time")
+    print(f"{text}\n\n{markdown(rows)}")
+
+
+if __name__ == "__main__":
+    run(main)
