@@ -221,17 +221,57 @@ def test_benchmark(call, tmp_path):
 
     picture = tmp_path / "street.png"
     cv2.imwrite(str(picture), np.zeros((40, 50, 3), np.uint8))
-    words = ["--config", "norton_faster_rcnn.yaml", "--size", 64, 64, "--rounds", 1, "--threads", 1]
-    words += ["--image", picture, "--json", tmp_path / "speed.json", *QUICK_TEST]
-    status, out, err = call("tools/benchmark.py", *words, "MODEL.WEIGHTS", "")
+    words = [
+        "--config",
+        "norton_faster_rcnn.yaml",
+        "--size",
+        64,
+        64,
+        "--rounds",
+        1,
+        "--threads",
+        1,
+        "--whole",
+        "--parts",
+    ]
+    words += [
+        "--image",
+        picture,
+        "--json",
+        tmp_path / "speed.json",
+        "--markdown",
+        tmp_path / "speed.md",
+        "--train-step",
+    ]
+    words += ["--plot", tmp_path / "speed.png", "--forms", "eager,fused,deploy,deploy-bf16"]
+    status, out, err = call("tools/benchmark.py", *words, *QUICK_TEST, "MODEL.WEIGHTS", "")
     assert status == 0, err
     written = json.loads((tmp_path / "speed.json").read_text())
-    rows = {row["model"]: row for row in written["rows"]}
-    assert list(rows) == ["dense", "norton", "dense, fused", "norton, fused"] and written["size"] == [64, 64]
-    assert rows["dense"]["ratio"] == 1 and all(row["fps"] == pytest.approx(1e3 / row["ms"]) for row in rows.values())
-    assert rows["norton"]["macs"] < rows["dense"]["macs"] and rows["norton"]["params"] < 0.6 * rows["dense"]["params"]
+    rows = {(row["model"], row["form"]): row for row in written["tables"]["norton_faster_rcnn"]}
+    assert list(rows)[:3] == [("dense", "eager"), ("norton", "eager"), ("dense", "fused")] and len(rows) == 10
+    assert written["size"] == [64, 64] and rows["dense", "eager"]["vs_eager"] == 1
+    assert all(row["fps"] == pytest.approx(1e3 / row["ms"]) and row["p95"] >= 0 for row in rows.values())
+    dense, small = rows["dense", "deploy"], rows["norton", "deploy"]
+    assert (
+        small["macs"] < dense["macs"] / 3 and small["params"] < dense["params"] / 3 and small["bytes"] < dense["bytes"]
+    )
+    assert small["vs_dense"] == pytest.approx(dense["ms"] / small["ms"])
+    assert set(small["parts"]) == {
+        "prepare",
+        "backbone",
+        "rpn_head",
+        "proposals",
+        "pooling",
+        "box_head",
+        "rest",
+        "finish",
+    }
+    assert rows["norton", "training step"]["vs_eager"] is None
     assert "1 threads" in written["environment"]
-    assert len(out.splitlines()) == 6 and "64x64, batch 1, median of 1 interleaved frames" in out
+    assert "64x64, batch 1, median of 1 interleaved frames" in out and "| norton | deploy |" in out
+    assert (tmp_path / "speed.md").read_text().count("| dense |") == 5 and (
+        tmp_path / "speed.png"
+    ).stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
@@ -242,6 +282,8 @@ def test_benchmark(call, tmp_path):
         (["--config", "norton_faster_rcnn.yaml", "--rounds", "0"], "--rounds, --threads: expected 1 or more"),
         (["--config", "norton_faster_rcnn.yaml", "--size", "0", "64"], "--size, "),
         (["--config", "norton_faster_rcnn.yaml", "--threads", "0"], "--threads: "),
+        (["--config", "norton_faster_rcnn.yaml", "--forms", "eager,tensorrt"], "--forms: expected some of eager"),
+        ([], "expected detectors; give --config"),
         (["--config", "norton_faster_rcnn.yaml", "MODEL.NORTON.PRESET", "norton-1"], "preset: expected one of"),
         (
             ["--config", "norton_faster_rcnn.yaml", "--image", str(Path(__file__))],
@@ -252,6 +294,71 @@ def test_benchmark(call, tmp_path):
 def test_benchmark_refuses(call, tmp_path, monkeypatch, words, pattern):
     monkeypatch.chdir(tmp_path)
     status, _, err = call("tools/benchmark.py", "--json", "speed.json", *words)
+    one_error(status, err[err.rfind("error: ") :], pattern)
+    assert not list(tmp_path.iterdir())
+
+
+# --- export, evaluate_detector, tradeoff -----------------------------------------------------------------------------
+
+
+def test_export_and_evaluate(call, repository, tmp_path, shared):
+    """A fresh detector of the generated shapes as an ONNX file: the same pictures, the same metrics."""
+    pytest.importorskip("onnxruntime")
+    content = json.loads((shared / "data" / "bccd" / "annotations" / "test.json").read_text())
+    content["images"] = content["images"][:3]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
+    (tmp_path / "few.json").write_text(json.dumps(content))
+    images = shared / "data" / "bccd" / "test"
+    config = ["--config", "bccd_norton_faster_rcnn.yaml"]
+    small = [*QUICK_TEST, "INPUT.MIN_SIZE_TEST", 96, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "MODEL.WEIGHTS", ""]
+    picture = images / content["images"][0]["file_name"]
+    words = ["--output", tmp_path / "d.onnx", "--check", picture, "--json", tmp_path / "parity.json", "--quiet"]
+    status, out, err = call("tools/export.py", *config, *words, *small)
+    assert status == 0, err
+    row = json.loads((tmp_path / "parity.json").read_text())[str(picture)]
+    assert row["expected"] == row["found"] > 0 and "ONNX Runtime" in out
+    words = ["--weights", tmp_path / "d.onnx", "--dataset", "few_export", "--json", tmp_path / "ap.json", "--quiet"]
+    words += ["--register", f"few_export={tmp_path / 'few.json'}:{images}"]
+    status, out, err = call("tools/evaluate_detector.py", *words)
+    assert status == 0, err
+    assert out.splitlines()[0] == "few_export, ONNX Runtime, f32" and "AP50" in out
+    assert {"AP", "AP50", "AR100"} <= set(json.loads((tmp_path / "ap.json").read_text())["bbox"])
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "pattern"),
+    [
+        ("export", ["--output", "x.xml"], "expected a detector; give --config FILE"),
+        ("export", ["--output", "x.xml", "--precision", "int8", "--weights", "HALF"], "--calibrate: expected pictures"),
+        ("export", ["--output", "x.xml", "--weights", "none.pth"], "none.pth: expected"),
+        ("export", ["--output", "x.bin", "--config", "norton_faster_rcnn.yaml"], "x.bin: expected a name ending in"),
+        ("evaluate_detector", ["--weights", "none.xml", "--dataset", "nowhere"], "data set 'nowhere': expected"),
+        (
+            "tradeoff",
+            ["--config", "none.yaml", "--weights", "HALF", "--calibrate", "."],
+            "none.yaml: expected a config",
+        ),
+        (
+            "tradeoff",
+            [
+                "--config",
+                "norton_faster_rcnn.yaml",
+                "--weights",
+                "HALF",
+                "--calibrate",
+                ".",
+                "--case",
+                "norton-78,fc=3",
+            ],
+            "--case norton-78,fc=3: expected neck=R, head=R, box=R",
+        ),
+    ],
+)
+def test_deployment_tools_refuse(call, half, tmp_path, monkeypatch, tool, words, pattern):
+    monkeypatch.chdir(tmp_path)
+    words = [str(half) if word == "HALF" else word for word in words]
+    status, _, err = call(f"tools/{tool}.py", *words)
     one_error(status, err[err.rfind("error: ") :], pattern)
     assert not list(tmp_path.iterdir())
 

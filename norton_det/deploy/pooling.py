@@ -32,12 +32,13 @@ def pool_regions(
     Returns:
         (K, C, P, Q), in channels_last where it is computed here.
     """
-    plain = map_.device.type != "cpu" or map_.dtype != torch.float32 or torch.jit.is_tracing() or map_.requires_grad
+    full = (torch.float32, torch.bfloat16)
+    plain = map_.device.type != "cpu" or map_.dtype not in full or torch.jit.is_tracing() or map_.requires_grad
     if plain or not len(regions):
         with_index = torch.cat([torch.zeros_like(regions[:, :1]), regions], 1)
         return roi_align(map_, with_index, size, scale, sampling, aligned)
     height, width = map_.shape[2:]
-    table = map_[0].permute(1, 2, 0).reshape(height * width, -1)
+    table = map_[0].float().permute(1, 2, 0).reshape(height * width, -1)
     shift = 0.5 if aligned else 0.0
     low, high = regions[:, :2] * scale - shift, regions[:, 2:] * scale - shift  # (K, 2) as x, y
     sides = high - low if aligned else (high - low).clamp(min=1)

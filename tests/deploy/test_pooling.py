@@ -49,3 +49,9 @@ def test_a_map_of_one_cell():
     map_ = torch.full((1, 2, 1, 1), 3.0)
     found = pool_regions(map_, torch.tensor([[0.0, 0, 32, 32]]), (2, 2), 1 / 32, 2, False)
     torch.testing.assert_close(found, torch.full((1, 2, 2, 2), 3.0))
+
+
+def test_bfloat16(regions):
+    map_ = torch.randn(1, 8, 60, 80, generator=torch.Generator().manual_seed(1)).bfloat16()
+    found = pool_regions(map_, regions, (7, 7), 0.25, 2, True)
+    torch.testing.assert_close(found, pool_regions(map_.float(), regions, (7, 7), 0.25, 2, True))
