@@ -462,6 +462,7 @@ def test_train_on_bccd(datasets, real_weights_path, tmp_path):
     words = ["--config", "norton_faster_rcnn.yaml", "--register", f"few={few}:{datasets / 'bccd' / 'val'}"]
     words += [*SMALL_RUN, "DATASETS.TRAIN", "('bccd_train',)", "DATASETS.TEST", "('few',)", "SOLVER.MAX_ITER", 2]
     words += ["MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.WEIGHTS", start, "OUTPUT_DIR", tmp_path / "out"]
+    words += ["SOLVER.AMP.ENABLED", True]  # on a CPU too
     done = command("tools/train_net.py", *words, datasets=datasets)
     assert done.returncode == 0, done.stderr[-3000:]
     assert table(done.stdout)[1] == ["task", *BOXES] and "Platelets" in done.stdout

@@ -84,7 +84,7 @@ def main() -> None:
                 output_dir=args.output,
                 progress=not args.quiet,
             )
-    print(f"{args.dataset}, {predictor.engine.name}, {predictor.info.precision}")
+    print(f"{args.dataset}, {predictor.engine.name}, {args.precision or predictor.info.precision}")
     print(format_rows(published_columns(results)))
     if args.json:
         with atomic_path(args.json) as temporary:

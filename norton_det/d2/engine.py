@@ -255,7 +255,7 @@ class NortonTrainer(DefaultTrainer):
         if on_cpu:
             model = self._trainer.model.to(memory_format=torch.channels_last)
             if cfg.SOLVER.AMP.ENABLED:
-                model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
+                model.forward = _in_bfloat16(model, model.forward)
 
     def build_hooks(self) -> list[HookBase]:
         # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here
@@ -288,6 +288,16 @@ class NortonTrainer(DefaultTrainer):
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
         return model
+
+
+def _in_bfloat16(model: torch.nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward in bfloat16 (autocast) while the model trains."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
+            return forward(*args, **kwargs)
+
+    return run
 
 
 def _one_line(error: BaseException) -> str:

@@ -275,3 +275,12 @@ def test_the_config_has_to_agree_before_anything_is_built(config, tmp_path):
 
 def test_nothing_to_resume(config, tmp_path):
     assert resume_weights(config(OUTPUT_DIR=tmp_path)) is None
+
+
+def test_bfloat16_on_a_cpu_while_training_alone():
+    from norton_det.d2.engine import _in_bfloat16
+
+    layer = torch.nn.Linear(4, 2)
+    layer.forward = _in_bfloat16(layer, layer.forward)
+    assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+    assert layer.eval()(torch.ones(1, 4)).dtype == torch.float32
