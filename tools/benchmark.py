@@ -9,7 +9,6 @@ against the dense one in the same form."""
 import argparse
 import copy
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from norton_det.complexity import count_complexity
 from norton_det.data.images import find_images, read_image
-from norton_det.deploy.benchmark import FORMS, available_forms, make_call, time_parts
+from norton_det.deploy.benchmark import FORMS, available_forms, make_call, peak_memory, time_parts
 from norton_det.deploy.source import load_detector
 from norton_det.deploy.train_step import make_step
 from norton_det.errors import InputError
@@ -107,7 +106,7 @@ def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:
     return [read(str(files[index]), *args.size) for index in sorted(order)]
 
 
-def peak_memory(args: argparse.Namespace, config: str | None, model: str, form: str) -> float:
+def memory_of(args: argparse.Namespace, config: str | None, model: str, form: str) -> float:
     """Peak resident megabytes of a process that loads one detector and runs it."""
     words = [sys.executable, __file__, "--only", model, form, "--size", *map(str, args.size)]
     for flag, value in (
@@ -131,7 +130,7 @@ def peak_memory(args: argparse.Namespace, config: str | None, model: str, form: 
 
 
 def run_alone(args: argparse.Namespace) -> None:
-    """What the process of ``peak_memory`` does; files are made by another, so that making them does not count."""
+    """What the process of ``memory_of`` does; files are made by another, so that making them does not count."""
     model, form = args.only
     picture = read(args.image, *args.size)
     with tempfile.TemporaryDirectory() as folder:
@@ -140,18 +139,19 @@ def run_alone(args: argparse.Namespace) -> None:
         if form.startswith(("onnx", "openvino")):
             path = next(file for file in Path(folder).iterdir() if file.suffix in (".onnx", ".xml"))
             code = (
-                "import resource, sys, numpy as np\nfrom norton_det.deploy import Predictor\n"
+                "import sys, numpy as np\nfrom norton_det.deploy import Predictor\n"
+                "from norton_det.deploy.benchmark import peak_memory\n"
                 f"run = Predictor(sys.argv[1], threads={args.threads})\n"
                 f"[run(np.zeros(({args.size[0]}, {args.size[1]}, 3), np.uint8)) for _ in range(2)]\n"
-                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+                "print(peak_memory())"
             )
             done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-            print(float(done.stdout.split()[-1]) / 1024)
+            print(done.stdout.split()[-1])
             return
         with torch.inference_mode():
             for _ in range(2):
                 call()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory())
 
 
 def table_of(args: argparse.Namespace, config: str | None, forms: list[str], folder: Path) -> list[dict[str, Any]]:
@@ -195,7 +195,7 @@ def table_of(args: argparse.Namespace, config: str | None, forms: list[str], fol
         if args.parts and predictor is not None:
             row["parts"] = time_parts(predictor, picture)
         if args.memory and form != TRAIN:
-            row["peak_mb"] = peak_memory(args, config, model, form)
+            row["peak_mb"] = memory_of(args, config, model, form)
         rows.append(row)
     return rows
 

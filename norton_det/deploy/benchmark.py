@@ -117,3 +117,17 @@ def time_parts(predictor: Predictor, picture: np.ndarray, rounds: int = 3) -> di
 
 def _bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def peak_memory() -> float:
+    """Most megabytes of memory that this process has held so far.
+
+    Linux tells it of the program alone; ``getrusage`` there counts what the process was before it became this program.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
