@@ -18,13 +18,11 @@ from detectron2.utils.logger import setup_logger
 from studies.bench import Table, markdown
 
 from norton_det.complexity import count_complexity
-from norton_det.d2.engine import NortonTrainer, compress_to_file, load_config, load_detector
+from norton_det.d2.engine import NortonTrainer, compress_to_file, load_config, load_detector, to_input
 from norton_det.d2.evaluation import published_columns
-from norton_det.data.images import find_images, read_image
+from norton_det.data.images import find_images, load_pictures, read_image
 from norton_det.data.register import check_datasets
 from norton_det.deploy.benchmark import FORMS, make_call
-from norton_det.deploy.info import describe
-from norton_det.deploy.predictor import prepare
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file, require_writable
 from norton_det.plots import plot_lines
@@ -70,14 +68,6 @@ def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
     return preset, {RANKS[name]: rank for name, rank in ranks.items()}
 
 
-def inputs_of(args: argparse.Namespace, cfg: Any, detector: Any) -> list[dict[str, Any]]:
-    """Pictures as the detector takes them."""
-    info = describe(detector, min_size=cfg.INPUT.MIN_SIZE_TEST, max_size=cfg.INPUT.MAX_SIZE_TEST)
-    files = find_images(args.calibrate)
-    order = np.random.default_rng(0).permutation(len(files))[: args.images]
-    return [{"image": prepare(info, np.asarray(read_image(files[index])), "RGB")[0]} for index in sorted(order)]
-
-
 def main() -> None:
     args = make_parser().parse_args()
     output = Path(args.output)
@@ -89,7 +79,6 @@ def main() -> None:
     cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
     check_datasets(cfg.DATASETS.TEST)
     setup_logger(name="detectron2").setLevel("WARNING")
-    dense = load_detector(cfg)
     table = Table(output / "tradeoff.csv", ("case",))
     paths = {"dense": Path(args.weights)} | {name: Path(file) for name, file in trained.items()}
     paths |= {text: output / f"{text.replace(',', '_').replace('=', '')}.safetensors" for text in cases}
@@ -98,7 +87,8 @@ def main() -> None:
         if case in cases and not paths[case].exists():
             preset, ranks = cases[case]
             spec = None if preset == "dense" else CompressionSpec.preset(preset)
-            compress_to_file(paths[case], cfg, spec, calibration=inputs_of(args, cfg, dense), whole=True, **ranks)
+            pictures, _ = load_pictures(args.calibrate, to_input(cfg), count=args.images)
+            compress_to_file(paths[case], cfg, spec, calibration=pictures, whole=True, **ranks)
         detector = load(args, paths[case])
         counted = count_complexity(detector, (3, *args.size))
         columns = published_columns(NortonTrainer.test(cfg, detector))[0]
