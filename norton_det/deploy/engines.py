@@ -34,8 +34,7 @@ class TorchEngine:
 
     def __init__(self, detector: nn.Module, info: DeployInfo) -> None:
         self.info = info
-        graph = detector if isinstance(detector, DetectorGraph) else to_graph(detector)
-        self.graph: DetectorGraph = fuse(graph.eval()).to(memory_format=torch.channels_last)  # type: ignore[assignment]
+        self.graph: DetectorGraph = fuse(to_graph(detector)).to(memory_format=torch.channels_last)  # type: ignore[assignment]
         self.device = next(self.graph.parameters()).device
 
     def run(self, pixels: np.ndarray) -> list[Tensor]:

@@ -177,12 +177,14 @@ def test_export_refuses(faster, tmp_path, options, pattern):
     assert not list(tmp_path.iterdir())
 
 
-def test_export_refuses_training_mode(faster, tmp_path):
+def test_training_mode_is_refused(faster, tmp_path):
     import copy
 
-    with pytest.raises(InputError, match="eval mode"):
-        export(copy.deepcopy(faster).train(), tmp_path / "x.onnx")
-    assert not list(tmp_path.iterdir())
+    model = copy.deepcopy(faster).train()
+    for use in (lambda: export(model, tmp_path / "x.onnx"), lambda: Predictor(model)):
+        with pytest.raises(InputError, match="eval mode"):
+            use()
+    assert model.training and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("name", "module", "extra"), [("x.onnx", "onnx", "onnx"), ("x.xml", "openvino", "openvino")])
