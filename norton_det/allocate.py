@@ -4,8 +4,8 @@ Minimised is the sum over groups of the error of the value chosen (``sensitivity
 network being at most the target. Starting from the dense network, each step makes the change with the smallest error
 per cost that it saves (what it saves beyond the target does not count); changes may jump over values, so that a curve
 need not be convex. As the last step mostly saves too much, values then go back up where the error falls most per cost,
-as long as the target holds, and one width takes what is left. Costs of widths multiply, so this is no exact optimum;
-of separable costs it would be the Lagrangian one but for its last step (Shoham and Gersho, 1988).
+as long as the target holds, and what is left goes to values between those of the grid. Costs of widths multiply, so this is no
+exact optimum; of separable costs it would be the Lagrangian one but for its last step (Shoham and Gersho, 1988).
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,9 +62,12 @@ def allocate(groups: Sequence[Group], budget: Budget, target: float) -> Allocati
         choice[group.name], at[group.name] = group.values[index], index
         cost += added
     error = _error(groups, at)
-    if met and cost < FULL * target:
-        error -= _widen(groups, budget, choice, at, target - cost)
-        cost = budget.total(choice)
+    between: set[str] = set()  # groups whose value is none of theirs any more
+    while met and cost < FULL * target and (finer := _between(groups, budget, choice, at, target - cost, between)):
+        gained, name, value = finer
+        choice[name] = value
+        between.add(name)
+        cost, error = budget.total(choice), error - gained
     return Allocation(choice, cost, error, met, [*path, (cost, error)])
 
 
@@ -86,30 +89,32 @@ def _upwards(
     return best[1:] if best else None
 
 
-def _widen(
-    groups: Sequence[Group], budget: Budget, choice: dict[str, int | None], at: Mapping[str, int], room: float
-) -> float:
-    """Let one width take what is left of the room, in place; the error that this saves, by interpolation."""
+def _between(
+    groups: Sequence[Group],
+    budget: Budget,
+    choice: Mapping[str, int | None],
+    at: Mapping[str, int],
+    room: float,
+    taken: set[str],
+) -> tuple[float, str, int] | None:
+    """The value between two of a group's that uses the room for the largest gain, by interpolation: gain, name, value.
+
+    Costs rise with the value, so the largest that fits is found by halving.
+    """
     best: tuple[float, str, int] | None = None
     for group in groups:
         now = at[group.name]
         low, high = group.values[now], group.values[now - 1] if now else None
-        if low is None or high is None or "conv2" in group.name or group.name not in choice or now == 0:
+        if low is None or high is None or group.name in taken:
             continue
-        if not group.name.startswith(("conv1", "layer")):
-            continue  # a rank
-        width = low
-        for candidate in range(low + 1, high):
-            if budget.change(choice, group.name, candidate) > room:
-                break
-            width = candidate
-        gained = (group.errors[now] - group.errors[now - 1]) * (width - low) / (high - low)
-        if width > low and (best is None or gained > best[0]):
-            best = (gained, group.name, width)
-    if best is None:
-        return 0.0
-    choice[best[1]] = best[2]
-    return best[0]
+        fits, above = low, high
+        while above - fits > 1:
+            middle = (fits + above) // 2
+            fits, above = (middle, above) if budget.change(choice, group.name, middle) <= room else (fits, middle)
+        gained = (group.errors[now] - group.errors[now - 1]) * (fits - low) / (high - low)
+        if fits > low and (best is None or gained > best[0]):
+            best = (gained, group.name, fits)
+    return best
 
 
 def _error(groups: Sequence[Group], at: Mapping[str, int]) -> float:

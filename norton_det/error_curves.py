@@ -90,7 +90,7 @@ class ConvRows:
         self.name, self.conv, self.left = name, conv, rows
         self.filters = sample_filters(conv.out_channels)
         self.scale = torch.ones(len(self.filters)) if scale is None else scale[self.filters]
-        self.moments = Moments(name)
+        self.moments, self.seen = Moments(name), 0
         self.tests: list[Tensor] = []
         self.weight = flatten_weight(conv.weight.detach())[self.filters]  # (o, F)
 
@@ -108,9 +108,10 @@ class ConvRows:
         at = torch.randperm(count, generator=generator)[:take].to(maps.device)
         positions = torch.stack([at // (height * width), at // width % height, at % width])
         x = patches(maps.detach(), positions, conv.kernel_size, conv.stride, conv.padding)
-        cut = len(x) // 5
-        self.tests.append(x[:cut])
-        self.moments.add(x[cut:], x[cut:] @ self.weight.T)
+        kept = (torch.arange(self.seen, self.seen + take) % 5 == 0).to(x.device)
+        self.seen += take
+        self.tests.append(x[kept])
+        self.moments.add(x[~kept], x[~kept] @ self.weight.T)
 
     def fit(self, ranks: Sequence[int]) -> list[Fitted]:
         """The sampled filters at each rank.

@@ -3,7 +3,8 @@
 Each kind of layer is timed alone in its deploy form with the ReLU after it: dense and, where it can be factored, with
 rank 1 and 2, at its full and at half its widths. Between and beyond those points the time is taken to be linear in the
 MACs, for higher ranks linear in the rank. A whole network is the dense one's measured time and the changes of its
-layers. The prediction is rough; ``search`` measures the whole and corrects it.
+layers; where the layers alone take longer than the whole, as on a busy machine, they are scaled to ``SHARE`` of it.
+The prediction is rough; ``search`` measures the whole and corrects it.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from .layers import CPConv2d, LowRankLinear
 from .timing import measure
 
 HALF = 0.5
+SHARE = 0.95  # of a network's time that its layers take at most
 Kind = tuple[object, ...]
 
 
@@ -34,6 +36,10 @@ class LatencyBudget(Budget):
         self.shapes = _shapes(network)
         self._measure(network, rounds, progress)
         super().__init__(network, "ms", dense)
+        if self.constant < (1 - SHARE) * dense:
+            factor = SHARE * dense / (dense - self.constant)
+            self.lines = {key: (factor * offset, factor * slope) for key, (offset, slope) in self.lines.items()}
+            super().__init__(network, "ms", dense)
 
     def layer(self, layer: Layer, choice: Choice) -> float:
         sizes = layer.sizes(choice)
