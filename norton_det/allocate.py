@@ -4,8 +4,10 @@ Minimised is the sum over groups of the error of the value chosen (``sensitivity
 network being at most the target. Starting from the dense network, each step makes the change with the smallest error
 per cost that it saves (what it saves beyond the target does not count); changes may jump over values, so that a curve
 need not be convex. As the last step mostly saves too much, values then go back up where the error falls most per cost,
-as long as the target holds, and what is left goes to values between those of the grid. Costs of widths multiply, so
-this is no exact optimum; of separable costs it would be the Lagrangian one but for its last step (Shoham and Gersho, 1988).
+as long as the target holds, and what is left goes to values between those of the grid.
+
+Costs of widths multiply, so this is no exact optimum; of separable costs it would be the Lagrangian one but for its
+last step (Shoham and Gersho, 1988).
 """
 
 from collections.abc import Mapping, Sequence
