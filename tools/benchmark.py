@@ -142,10 +142,13 @@ def run_alone(args: argparse.Namespace) -> None:
                 "import sys, numpy as np\nfrom norton_det.deploy import Predictor\n"
                 "from norton_det.deploy.benchmark import peak_memory\n"
                 f"run = Predictor(sys.argv[1], threads={args.threads})\n"
-                f"[run(np.zeros(({args.size[0]}, {args.size[1]}, 3), np.uint8)) for _ in range(2)]\n"
+                "[run(np.load(sys.argv[2])) for _ in range(2)]\n"
                 "print(peak_memory())"
             )
-            done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+            saved = str(Path(folder) / "picture.npy")
+            np.save(saved, picture)
+            words = [sys.executable, "-c", code, str(path), saved]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
             print(done.stdout.split()[-1])
             return
         with torch.inference_mode():
@@ -159,13 +162,10 @@ def table_of(args: argparse.Namespace, config: str | None, forms: list[str], fol
     picture, calibration = read(args.image, *args.size), pictures_of(args)
     models = {name: load(args, config, name) for name in ("dense", "norton")}
     device = next(models["dense"].parameters()).device
-    if device.type == "cpu":
-        forms = [form for form in forms if form != "deploy-fp16"]
     calls, predictors, sizes = {}, {}, {}
     pairs = [(model, form) for form in forms for model in models]
     for model, form in tqdm(pairs, "prepare", leave=False):
-        place = folder / f"{Path(config or 'torchvision').stem}-{model}"
-        place.mkdir(exist_ok=True)
+        place = Path(tempfile.mkdtemp(dir=folder))
         made = make_call(models[model], form, picture, place, calibration, args.threads)
         calls[model, form], predictors[model, form], sizes[model, form] = made
     timings: dict[tuple[str, str], Timing] = {}
@@ -239,7 +239,13 @@ def check(args: argparse.Namespace) -> list[str]:
     if len(args.config_file) > 1 and (args.weights or args.baseline or args.baseline_weights):
         raise InputError("--weights: expected one --config beside it, got several; run them one after the other")
     device = "cuda" if torch.cuda.is_available() and args.config_file else "cpu"
-    forms = args.forms.split(",") if args.forms else available_forms(device)
+    forms = available_forms(device) if args.forms is None else args.forms.split(",")
+    forms = list(dict.fromkeys(forms))
+    if device == "cpu" and "deploy-fp16" in forms:
+        raise InputError("--forms: expected forms of a CPU, got deploy-fp16; leave it out")
+    for path in filter(None, (args.plot,)):
+        if not path.endswith(".png"):
+            raise InputError(f"--plot: expected a name ending in .png, got {path}; add the ending")
     if unknown := [form for form in forms if form not in FORMS]:
         raise InputError(f"--forms: expected some of {', '.join(FORMS)}, got {unknown[0]}; choose of them")
     for path in filter(None, (args.json, args.markdown, args.plot)):
@@ -263,9 +269,12 @@ def main() -> None:
         for config in args.config_file or [None]:
             rows = table_of(args, config, forms, Path(folder))
             name = Path(config).stem if config else "torchvision"
+            name += f" ({len(texts) + 1})" if name in report["tables"] else ""
             report["tables"][name] = rows
             texts.append(f"{name}\n\n{markdown(rows)}")
             print(texts[-1], end="\n\n")
+    if bool(args.weights) != bool(args.baseline_weights):
+        print("one of the two has random weights: its detections mean nothing and may take less or more time")
     report["environment"] = environment("cuda" if torch.cuda.is_available() and args.config_file else "cpu")
     texts.append(
         f"{args.size[0]}x{args.size[1]}, batch 1, median of {args.rounds} interleaved frames; {report['environment']}"

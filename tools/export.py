@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--weights", default="", metavar="FILE", help="trained detector; without it the config's, fresh")
     own.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
     own.add_argument("--precision", default="f32", choices=PRECISIONS, help="bf16 and int8 are for .xml")
+    own.add_argument("--classes", metavar="A,B,C", help="names by label; by default those of the config's data set")
     own.add_argument("--min-size", type=int, metavar="S", help="short side of the network's input, pixels")
     own.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
     own.add_argument("--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders")
@@ -91,10 +92,15 @@ def main() -> None:
         raise InputError(f"--images: expected 1 or more, got {args.images}; raise it")
     if (args.precision == "int8") != bool(args.calibrate):
         raise InputError("--calibrate: expected pictures with --precision int8 and none else; give both or neither")
+    if args.json and not args.check:
+        raise InputError("--json: expected pictures to compare on, got none; give --check IMAGE")
+    for path in args.check:
+        read(path)
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
     detector, known = load_detector(args.weights, args.config_file, args.opts)
     options = known | {name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None}
+    options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
     pictures = None
     if args.calibrate:
         files = find_images(args.calibrate)

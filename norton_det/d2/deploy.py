@@ -17,7 +17,7 @@ from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names
+from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
 from ..errors import InputError
 
 
@@ -135,6 +135,9 @@ def describe(detector: GeneralizedRCNN) -> dict[str, Any]:
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
     """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it: with Pillow, on whole numbers."""
+    height, width = ResizeShortestEdge.get_output_shape(*image.shape[1:], min_size, max_size)
+    if not min(height, width):
+        raise InputError(too_long(image, max_size))
     pixels = image.byte().permute(1, 2, 0).numpy()
     transform = ResizeShortestEdge([min_size, min_size], max_size).get_transform(pixels)
     return torch.from_numpy(np.ascontiguousarray(transform.apply_image(pixels).transpose(2, 0, 1))).float()

@@ -8,6 +8,7 @@ import importlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class TorchEngine:
         self.info = info
         self.graph: DetectorGraph = fuse(to_graph(detector)).to(memory_format=torch.channels_last)  # type: ignore[assignment]
         self.device = next(self.graph.parameters()).device
+        if info.precision not in DTYPES or (info.precision == "f16" and self.device.type == "cpu"):
+            expected = "f32 or bf16" if self.device.type == "cpu" else "f32, bf16 or f16"
+            raise InputError(f"precision: expected {expected} in PyTorch, got {info.precision}; int8 is made by export")
 
     def run(self, pixels: np.ndarray) -> list[Tensor]:
         image = torch.from_numpy(pixels).to(self.device).contiguous(memory_format=torch.channels_last)
@@ -101,12 +105,13 @@ class OpenVINOEngine:
         try:
             self.model = self.core.read_model(path)
         except Exception as error:  # whatever a damaged file leads to
-            reason = first_line(error)
+            reason = str(error).strip().splitlines()[-1][:120]  # the first ones name OpenVINO's source
             raise InputError(f"{path}: expected an intact OpenVINO file ({reason}); export it again") from None
         if not self.model.has_rt_info([METADATA_KEY]):
             raise InputError(f"{path}: expected a file of tools/export.py, got another model; export the detector")
-        self.info = DeployInfo.from_json(self.model.get_rt_info([METADATA_KEY]).astype(str), str(path))
-        hint = precision or ("bf16" if self.info.precision == "bf16" else "f32")
+        info = DeployInfo.from_json(self.model.get_rt_info([METADATA_KEY]).astype(str), str(path))
+        self.info = info if precision is None or info.precision == "int8" else replace(info, precision=precision)
+        hint = precision or ("bf16" if info.precision == "bf16" else "f32")
         self.options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             self.options["INFERENCE_NUM_THREADS"] = threads
@@ -143,6 +148,8 @@ def load_engine(path: str | Path, precision: str | None, threads: int | None) ->
     Raises:
         InputError: no such file, not one of ``export``, or the engine is not installed; its extra is named.
     """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads: expected 1 or more, got {threads!r}; leave it out for all cores")
     file = require_file(path, "an exported detector (.onnx or .xml)")
     if file.suffix not in MODULES:
         raise InputError(f"{file}: expected an ending .onnx or .xml, got {file.suffix!r}; see tools/export.py")

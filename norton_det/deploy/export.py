@@ -72,7 +72,8 @@ def export(
         raise InputError(f"precision: expected {expected} for {target.suffix}, got {precision!r}; choose one of them")
     if (precision == "int8") != (calibration is not None and len(calibration) > 0):
         raise InputError("calibration: expected pictures with precision int8 and none else; give both or neither")
-    require_writable(target)
+    for file in (target, *([target.with_suffix(".bin")] if target.suffix == ".xml" else [])):
+        require_writable(file)
     info = describe(detector, precision=precision, min_size=min_size, max_size=max_size, classes=classes)
     for module in ("onnx", *(("openvino",) if target.suffix == ".xml" else ()), *(("nncf",) * (precision == "int8"))):
         require_module(module, "onnx" if target.suffix == ".onnx" else "openvino")

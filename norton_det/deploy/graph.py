@@ -22,6 +22,7 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from ..detector import adapter_of, stack_name
+from ..errors import InputError
 from .pooling import pool_regions
 
 CLIP = math.log(1000 / 16)  # of the log size in box deltas, both stacks
@@ -228,7 +229,7 @@ class DetectorGraph(nn.Module):
         scores = logits.softmax(1)
         scores = scores[:, 1:] if rule.background == 0 else scores[:, :-1]
         first = 1 if rule.background == 0 else 0  # label of the first column
-        found = torch.nonzero(scores > rule.score)
+        found = torch.nonzero(~(scores <= rule.score))  # NaN is kept, to be refused and not lost
         region, label = found[:, 0], found[:, 1]
         score = scores[region, label]
         columns = deltas.unflatten(1, (-1, 4))  # (P, C or 1, 4)
@@ -245,13 +246,26 @@ def output_names(masks: bool, keypoints: bool) -> tuple[str, ...]:
     return ("boxes", "scores", "labels", *(["masks"] if masks else []), *(["heatmaps"] if keypoints else []))
 
 
+def too_long(image: Tensor, max_size: int) -> str:
+    """What is wrong with a picture (3, H, W) whose short side vanishes when the long one is resized to ``max_size``."""
+    height, width = image.shape[1:]
+    return f"image: expected a short side that is left at a long one of {max_size}, got {width}x{height}; crop it"
+
+
 def to_graph(detector: nn.Module) -> DetectorGraph:
     """The graph of a Faster, Mask or Keypoint R-CNN of either stack; it shares the detector's layers.
 
     Raises:
-        InputError: not such a detector, or one with parts of another kind.
+        InputError: not such a detector, one with parts of another kind, in training mode, or with weights that are not
+            finite.
     """
-    return adapter_of(stack_name(detector), "deploy").to_graph(detector)
+    stack = stack_name(detector)
+    if any(module.training for module in detector.modules()):
+        raise InputError("detector: expected eval mode, got training mode; call detector.eval() first")
+    for name, tensor in detector.state_dict().items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name}: expected finite weights, got NaN or infinity; use intact weights")
+    return adapter_of(stack, "deploy").to_graph(detector)
 
 
 def decode(deltas: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:
@@ -282,7 +296,8 @@ def _own_mask(logits: Tensor, labels: Tensor, background: int) -> Tensor:
     """Probabilities (N, 1, S, S) of each one's own class, from logits (N, C, S, S) or class-agnostic (N, 1, S, S)."""
     if logits.shape[1] == 1 and background != 0:
         return logits.sigmoid()
-    return logits[torch.arange(len(labels), device=logits.device), labels][:, None].sigmoid()
+    count = labels.shape[0]  # not len(): that would be a constant of the trace
+    return logits[torch.arange(count, device=logits.device), labels][:, None].sigmoid()
 
 
 def _scalar(value: int | Tensor) -> Tensor:

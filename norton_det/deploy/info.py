@@ -1,7 +1,7 @@
 """What a deployed detector says of itself: preprocessing, outputs, classes. It travels in the exported file."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -68,7 +68,7 @@ class DeployInfo:
         Raises:
             InputError: one line naming the field.
         """
-        sizes = isinstance(self.min_size, int) and isinstance(self.max_size, int)
+        sizes = type(self.min_size) is int and type(self.max_size) is int
         checks = {
             "stack": (self.stack in ADAPTERS, " or ".join(ADAPTERS)),
             "outputs": (tuple(self.outputs[:3]) == ("boxes", "scores", "labels"), "boxes, scores, labels, ..."),
@@ -103,8 +103,8 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
     found = adapter.describe(detector) | {name: value for name, value in changes.items() if value is not None}
     if unknown := set(found) - set(DeployInfo.__dataclass_fields__):
         raise InputError(f"{sorted(unknown)[0]}: no such option; there are min_size, max_size, classes, precision")
-    if found["max_size"] < found["min_size"] and "max_size" not in changes:
-        found["max_size"] = found["min_size"]
     info = DeployInfo(stack, **found)
+    if changes.get("max_size") is None and type(info.min_size) is int:
+        info = replace(info, max_size=max(info.max_size, info.min_size))
     info.check("detector")
     return info

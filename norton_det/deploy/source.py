@@ -1,5 +1,6 @@
 """A trained or fresh detector of either stack from what a user names: a config, a file of weights, or both."""
 
+import contextlib
 from typing import Any
 
 from torch import nn
@@ -35,9 +36,12 @@ def load_detector(
 
     from ..d2.engine import build_detector, load_config
     from ..d2.engine import load_detector as load_trained
+    from ..data.register import check_datasets
 
     cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
     detector = load_trained(cfg) if weights else build_detector(cfg).eval()
+    with contextlib.suppress(InputError):  # data that are not here: the names are not known then
+        check_datasets(cfg.DATASETS.TEST)
     names = getattr(MetadataCatalog.get(cfg.DATASETS.TEST[0]), "thing_classes", ()) if cfg.DATASETS.TEST else ()
     known = len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}

@@ -12,7 +12,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign
 
-from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names
+from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
 from ..errors import InputError
 
 PROBE = 128  # pixels: side of the image that tells the strides of the maps
@@ -91,6 +91,8 @@ def _head(heads: nn.Module, name: str, strides: dict[str, float]) -> Head | None
 def describe(detector: FasterRCNN) -> dict[str, Any]:
     """What ``DeployInfo`` has to know."""
     transform, heads = detector.transform, detector.roi_heads
+    if transform.fixed_size is not None or getattr(transform, "_skip_resize", False):
+        raise InputError("transform: expected min_size and max_size, got fixed_size or _skip_resize; leave them out")
     return {
         "outputs": output_names(heads.has_mask(), heads.has_keypoint()),
         "color": "RGB",
@@ -105,6 +107,8 @@ def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
     short, long = sorted(image.shape[1:])
     scale = min(min_size / short, max_size / long)
     size = [math.floor(side * scale) for side in image.shape[1:]]
+    if not min(size):
+        raise InputError(too_long(image, max_size))
     if size == list(image.shape[1:]):
         return image
     options: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "recompute_scale_factor": True}

@@ -11,7 +11,7 @@ from torchvision.models import detection
 from norton_det.precise_bn import reestimate_batch_norm
 
 SIZE = {"min_size": 96, "max_size": 160}
-FEW = {"rpn_pre_nms_top_n_test": 60, "rpn_post_nms_top_n_test": 30, "box_detections_per_img": 12}
+FEW = {"rpn_pre_nms_top_n_test": 60, "rpn_post_nms_top_n_test": 30, "box_detections_per_img": 60}
 
 
 SCORES = ("cls_score", "cls_logits", "objectness_logits")
@@ -48,7 +48,7 @@ def spread(model: nn.Module, image: object) -> nn.Module:
 def build_torchvision(kind: str, **options: object) -> nn.Module:
     torch.manual_seed(0)
     build = getattr(detection, f"{kind}rcnn_resnet50_fpn")
-    options = {"weights": None, "weights_backbone": None, "box_score_thresh": 0.01, **SIZE, **FEW, **options}
+    options = {"weights": None, "weights_backbone": None, "box_score_thresh": 0.08, **SIZE, **FEW, **options}
     return spread(build(**options), torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(7)))
 
 
@@ -57,8 +57,8 @@ def build_detectron2(kind: str) -> nn.Module:
     from norton_det.d2.engine import build_detector, load_config
 
     torch.manual_seed(0)
-    few = ["MODEL.RPN.PRE_NMS_TOPK_TEST", 60, "MODEL.RPN.POST_NMS_TOPK_TEST", 30, "TEST.DETECTIONS_PER_IMAGE", 12]
-    opts = ["MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.01, *few]
+    few = ["MODEL.RPN.PRE_NMS_TOPK_TEST", 60, "MODEL.RPN.POST_NMS_TOPK_TEST", 30, "TEST.DETECTIONS_PER_IMAGE", 60]
+    opts = ["MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.08, *few]
     image = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(7)) * 255
     return spread(build_detector(load_config(f"dense_{kind}_rcnn.yaml", opts)), {"image": image})
 

@@ -86,7 +86,7 @@ def test_refuses(faster):
     with pytest.raises(InputError, match="got RetinaNet"):
         to_graph(other)
     odd = copy.deepcopy(faster)
-    odd.roi_heads.box_roi_pool = nn.Identity()
+    odd.roi_heads.box_roi_pool = nn.Identity().eval()
     with pytest.raises(InputError, match="box_roi_pool: expected MultiScaleRoIAlign, got Identity"):
         to_graph(odd)
     assert isinstance(faster.roi_heads.box_roi_pool, MultiScaleRoIAlign) and isinstance(to_graph(faster), DetectorGraph)
