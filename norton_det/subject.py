@@ -34,7 +34,7 @@ from .surgery import Layout, find_candidates, find_layout
 SIDE, CROPS = 384, 24  # of a detector's images, for the layers' own errors
 PROBE_SIDE, PROBES = 256, 3  # for the effect at the ends
 IMAGES, PROBE_IMAGES = 128, 16  # the same of a classifier's images
-REGIONS = 64  # of a crop in each head
+REGIONS, FEW = 64, 8  # of a crop in the box head, and in the others, which take many more MACs a region
 DETECTIONS = 100  # regions of mask and keypoint heads in a frame, as in ``complexity``
 HEADS = ("box", "mask", "keypoint")
 ALONE: dict[str, Any] = {"neck_rank": None, "head_rank": None, "box_head_rank": None}
@@ -187,8 +187,9 @@ def _ends(
         ends = [_rpn(detector, features)]
         if len(boxes):
             ends += [
-                _predict(detector, stack, head, stack.pool(detector, head, crop, features, boxes))
+                _predict(detector, stack, head, stack.pool(detector, head, crop, features, some))
                 for head in _heads(detector)
+                for some in [boxes if head == "box" else boxes[:FEW]]
             ]
         found.append(ends)
     count = max(len(ends) for ends in found)
