@@ -15,9 +15,10 @@ from norton_det.errors import InputError
 from norton_det.spec import CompressionSpec
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-LEAVES = sorted(
+ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base")
 )
+LEAVES = [leaf for leaf in ALL if not leaf.startswith("bccd/")]
 TASKS = ("faster", "mask", "keypoint")
 PRESETS = {"norton": "norton-78", "demo": "norton-78"} | {
     name: name for name in ("dense", "norton-43", "norton-50", "norton-64", "norton-77")
@@ -77,8 +78,17 @@ def test_levels_differ_in_nothing_else(leaf):
     assert {key for key in ours if ours[key] != theirs[key]} == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
 
 
+def test_blood_cells():
+    """Three classes; compressed and dense by the same recipe, on data of its own."""
+    leaves = [leaf for leaf in ALL if leaf not in LEAVES]
+    assert leaves == ["bccd/bccd_dense_faster_rcnn.yaml", "bccd/bccd_norton_faster_rcnn.yaml"]
+    dense, norton = (flat(load_config(Path(leaf).name)) for leaf in leaves)
+    assert {key for key in dense if dense[key] != norton[key]} == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
+    assert dense["MODEL.ROI_HEADS.NUM_CLASSES"] == 3 and dense["DATASETS.TEST"] == ("bccd_test",)
+
+
 def test_output_folders_do_not_meet():
-    folders = [load_config(leaf).OUTPUT_DIR for leaf in LEAVES]
+    folders = [load_config(leaf).OUTPUT_DIR for leaf in ALL]
     assert len(set(folders)) == len(folders)
 
 

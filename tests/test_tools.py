@@ -135,7 +135,7 @@ def test_compress_quiet_by_rank_and_ratios(call, half, tmp_path):
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     words = ("--weights", output, "--output", tmp_path / "x.safetensors", "--preset", "norton-78")
     status, _, err = call("tools/compress.py", *words)
-    one_error(status, err, "expected dense weights, got resnet50 .*; drop --preset")
+    one_error(status, err, "expected dense weights, got resnet50 .*; drop the ranks or the target")
     assert not (tmp_path / "x.safetensors").exists()
 
 
