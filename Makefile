@@ -26,7 +26,9 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m mypy
 
 test: setup lint  ## lint, then the tests
-	$(PY) -m pytest -q --durations=10
+	$(PY) -m pytest -q --durations=10 --ignore=tests/deploy --ignore=tests/test_tools.py
+	$(PY) -m pytest -q --durations=5 tests/test_tools.py
+	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
 
 demo: setup  ## a walk through compress, evaluate and benchmark
 	$(PY) tools/walkthrough.py
