@@ -15,7 +15,8 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .complexity import count_complexity
 from .compress import CompressionResult, compress, compress_detector_state
 from .cp import Factors, cp_decompose
-from .detector import DetectorReport, DetectorResult, compress_detector
+from .detector import DetectorResult, compress_detector
+from .detector_report import DetectorReport
 from .errors import InputError
 from .fuse import fuse
 from .layers import CPConv2d, LowRankLinear

@@ -10,7 +10,7 @@ import copy
 import importlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,83 +22,17 @@ from .checkpoint import CheckpointInfo
 from .complexity import count_complexity
 from .compress import compress_detector_state
 from .detector_fit import fit_around
+from .detector_report import DetectorReport, FactoredLayer
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import split_detector_state
-from .report import CompressionReport, costs
+from .report import CompressionReport
 from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
 CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``reconstruct``
-
-
-@dataclass(frozen=True)
-class FactoredLayer:
-    """One layer outside the ResNet that was factored.
-
-    Attributes:
-        name, part: as in ``surgery``.
-        kind: CPConv2d or LowRankLinear.
-        rank: CP rank, or rank of the matrix.
-        nmse: relative squared error of the weight.
-        params: (before, after).
-        error: with calibration, what is left of the output's squared error, relative to its variance.
-    """
-
-    name: str
-    part: str
-    kind: str
-    rank: int
-    nmse: float
-    params: tuple[int, int]
-    error: float | None = None
-
-
-@dataclass(frozen=True)
-class DetectorReport:
-    """What ``compress_detector`` did.
-
-    Attributes:
-        backbone: on the ResNet; ``None`` where it was left as it was.
-        layers: factored layers around it.
-        dense: layers of these parts that were left dense, and why.
-        macs: (before, after) at ``input_size``, 1000 proposals, 100 detections.
-        params: (before, after).
-        input_size: (3, H, W).
-        seconds: in all.
-    """
-
-    backbone: CompressionReport | None
-    layers: tuple[FactoredLayer, ...]
-    dense: dict[str, str]
-    macs: tuple[int, int]
-    params: tuple[int, int]
-    input_size: tuple[int, int, int]
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"backbone": self.backbone.to_dict() if self.backbone else None}
-
-    def table(self) -> str:
-        """The ResNet's table, then one line per layer around it, then the totals."""
-        lines = [self.backbone.table(), ""] if self.backbone else []
-        width = max([len(layer.name) for layer in self.layers] + [len(name) for name in self.dense] + [10])
-        lines.append(f"{'layer':{width}} {'part':5} {'kind':14} {'rank':>5} {'NMSE':>7} {'error':>7} {'params M':>16}")
-        for layer in self.layers:
-            before, after = (count / 1e6 for count in layer.params)
-            lines.append(
-                f"{layer.name:{width}} {layer.part:5} {layer.kind:14} {layer.rank:5d} {layer.nmse:7.4f} "
-                f"{'-' if layer.error is None else f'{layer.error:.4f}':>7} "
-                f"{before:7.3f} -> {after:.3f}"
-            )
-        lines += [f"{name:{width}} left dense: {reason}" for name, reason in self.dense.items()]
-        return "\n".join([*lines, self.summary()])
-
-    def summary(self) -> str:
-        """One line: MACs and parameters of the whole detector before and after."""
-        return f"detector: {costs(self.macs, self.params, self.input_size)}; {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from .errors import InputError
+from .number_list import format_list, parse_list
 from .spec import (
     ARCHITECTURES,
     BLOCK_WIDTHS,
@@ -20,8 +21,6 @@ from .spec import (
     STEM_WIDTH,
     CompressionSpec,
     Widths,
-    format_list,
-    parse_list,
 )
 
 

@@ -13,19 +13,18 @@ product of the shares that are kept, so that no layer is emptied for the others.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .calibration import Calibration
-from .channels import channel_statistics
+from .channels import ChannelStatistics, channel_statistics
 from .compress import one_thread
 from .cost_model import Network, resnet_groups
+from .effect import Effect, Ends, projected, swapped
 from .error_curves import ConvRows, css_errors, projection, rank_grid, weight_errors, width_grid
 from .errors import InputError
 from .resnet import NortonResNet
@@ -33,7 +32,6 @@ from .spec import CompressionSpec
 
 ROWS = 8192  # positions of each layer that are looked at
 LINEAR_PROBE = 64  # rank at which the effect of a matrix is measured
-Ends = Callable[[], list[list[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -115,48 +113,59 @@ def groups_from_images(
     matrices: dict[str, list[Tensor]] = {}
     around = {each.name: each.module for each in network.around}
     convs |= _listen_around(around, runs, matrices, progress)
-    ends = _Effect(probe)
-    readers = _readers(network, model, prefix)
+    ends, readers = Effect(probe), _readers(network, model, prefix)
+    largest = {each.name: each.largest_rank for each in network.around}
     found = []
     for name in tqdm([*resnet_groups(arch), *around], "sensitivity", unit="group", disable=not progress):
         if name in readers:
-            values: list[int | None] = list(width_grid(resnet_groups(arch)[name] or 0))
-            keep = values[len(values) // 2] or 1
-            curve, swaps = torch.zeros(len(values), dtype=torch.double), []
-            for statistic, modules in readers[name].items():
-                order, errors = css_errors(statistics[statistic])
-                curve += errors[torch.tensor(values)]
-                matrix = projection(statistics[statistic].covariance, order, keep).float()
-                swaps += [_projected(module, matrix) for module in modules]
-            found.append(_scaled(name, values, curve.tolist(), ends.of(swaps), float(curve[values.index(keep)])))
-        elif name in convs:
-            target = around.get(name) or model.get_submodule(f"{prefix}{name}")
-            assert isinstance(target, nn.Conv2d)
-            values = rank_grid(_largest(network, name), False)
-            with one_thread():
-                fits = convs.pop(name).fit([rank for rank in values if rank])
-            curve_ = [0.0, *(fit.error for fit in fits)]
-            if not fits:
-                continue
-            last = fits[-1]
-            weight = target.weight.detach().clone()
-            weight[last.filters] = last.weight
-            bias = torch.zeros(len(weight)) if target.bias is None else target.bias.detach().clone()
-            bias[last.filters] += last.shift
-            effect = ends.of([_swapped(target, weight, bias)]) * len(weight) / len(last.filters)
-            found.append(_scaled(name, values, curve_, effect, last.error))
-        elif name in matrices:
-            target = around[name]
-            assert isinstance(target, nn.Linear)
-            values = rank_grid(_largest(network, name), True)
-            found.append(_of_matrix(name, target, torch.cat(matrices.pop(name)), values, ends))
+            found.append(_of_width(name, resnet_groups(arch)[name] or 0, readers[name], statistics, ends))
+            continue
+        target = around.get(name) or model.get_submodule(f"{prefix}{name}")
+        assert isinstance(target, nn.Conv2d | nn.Linear)
+        ranks = rank_grid(largest.get(name, 9), isinstance(target, nn.Linear))
+        if isinstance(target, nn.Conv2d) and name in convs:
+            if len(ranks) > 1:
+                found.append(_of_conv(name, target, convs.pop(name), ranks, ends))
+        elif isinstance(target, nn.Linear) and name in matrices:
+            found.append(_of_matrix(name, target, torch.cat(matrices.pop(name)), ranks, ends))
         else:  # it did not run on these images, so its weights have to do
-            ranks = rank_grid(_largest(network, name), isinstance(around[name], nn.Linear))
-            found.append(_group(name, ranks, weight_errors(around[name].weight, ranks), 1.0))  # type: ignore[arg-type]
+            found.append(_group(name, ranks, weight_errors(target.weight, ranks), 1.0))
     return found
 
 
-def _of_matrix(name: str, linear: nn.Linear, rows: Tensor, values: list[int | None], ends: "_Effect") -> Group:
+def _of_width(
+    name: str,
+    width: int,
+    readers: Mapping[str, Sequence[nn.Module]],
+    statistics: Mapping[str, ChannelStatistics],
+    ends: Effect,
+) -> Group:
+    """Channels from what can be predicted of those that are dropped; ``readers``: modules by their statistics."""
+    values = width_grid(width)
+    keep = values[len(values) // 2]
+    curve, changes = torch.zeros(len(values), dtype=torch.double), []
+    for statistic, modules in readers.items():
+        order, errors = css_errors(statistics[statistic])
+        curve += errors[torch.tensor(values)]
+        matrix = projection(statistics[statistic].covariance, order, keep).float()
+        changes += [projected(module, matrix) for module in modules]
+    return _scaled(name, values, curve.tolist(), ends.of(changes), float(curve[values.index(keep)]))
+
+
+def _of_conv(name: str, conv: nn.Conv2d, rows: ConvRows, values: list[int | None], ends: Effect) -> Group:
+    """A convolution from the fits of its sampled filters; the effect is that of the lowest rank."""
+    with one_thread():
+        fits = rows.fit([rank for rank in values if rank])
+    last = fits[-1]
+    weight = conv.weight.detach().clone()
+    weight[last.filters] = last.weight
+    bias = torch.zeros(len(weight)) if conv.bias is None else conv.bias.detach().clone()
+    bias[last.filters] += last.shift
+    effect = ends.of([swapped(conv, weight, bias)]) * len(weight) / len(last.filters)
+    return _scaled(name, values, [0.0, *(fit.error for fit in fits)], effect, last.error)
+
+
+def _of_matrix(name: str, linear: nn.Linear, rows: Tensor, values: list[int | None], ends: Effect) -> Group:
     """A linear layer from its outputs (rows, O): the share of their variance outside the best subspace of each rank."""
     weight = linear.weight.detach().double()
     covariance, energy = torch.cov(rows.double().T), weight @ weight.T
@@ -171,68 +180,8 @@ def _of_matrix(name: str, linear: nn.Linear, rows: Tensor, values: list[int | No
     subspace = basis[:, -(values[probe] or 1) :]
     flat, mean = subspace @ subspace.T, rows.double().mean(0)
     bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double()
-    effect = ends.of([_swapped(linear, (flat @ weight).float(), (mean + flat @ (bias - mean)).float())])
+    effect = ends.of([swapped(linear, (flat @ weight).float(), (mean + flat @ (bias - mean)).float())])
     return _scaled(name, values, curve, effect, curve[probe])
-
-
-class _Effect:
-    """Squared error at the ends of a network, relative to their variance, with something changed in it."""
-
-    def __init__(self, probe: Ends) -> None:
-        self.probe = probe
-        self.reference = probe()
-
-    def of(self, changes: Sequence["_Change"]) -> float:
-        with _all(changes):
-            found = self.probe()
-        errors = []
-        for end, dense in zip(found, self.reference, strict=True):
-            parts = [
-                float((y - x).square().sum() / (x - x.mean()).square().sum().clamp_min(1e-30))
-                for y, x in zip(end, dense, strict=True)
-                if x.numel()
-            ]
-            errors.append(sum(min(part, 2.0) for part in parts) / max(1, len(parts)))
-        return sum(errors) / max(1, len(errors))
-
-
-_Change = Callable[[], Callable[[], None]]
-"""Makes a change and returns what takes it back."""
-
-
-@contextmanager
-def _all(changes: Sequence[_Change]) -> Iterator[None]:
-    undo = [change() for change in changes]
-    try:
-        yield
-    finally:
-        for back in undo:
-            back()
-
-
-def _projected(module: nn.Module, matrix: Tensor) -> _Change:
-    """Give a convolution what the kept channels tell of its inputs (N, C, H, W); matrix (C, C)."""
-
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        mean = inputs[0].mean((0, 2, 3), keepdim=True)
-        return (F.conv2d(inputs[0] - mean, matrix[:, :, None, None]) + mean,)
-
-    return lambda: module.register_forward_pre_hook(hook).remove
-
-
-def _swapped(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> _Change:
-    """Other weights in a layer."""
-
-    def change() -> Callable[[], None]:
-        old = module.weight, module.bias
-
-        def back() -> None:
-            module.weight, module.bias = old
-
-        module.weight, module.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
-        return back
-
-    return change
 
 
 def _readers(network: Network, model: nn.Module, prefix: str) -> dict[str, dict[str, list[nn.Module]]]:
@@ -302,10 +251,6 @@ def _collect(rows: ConvRows, take: int, generator: torch.Generator) -> Callable[
 
 def _keep(name: str, matrices: dict[str, list[Tensor]]) -> Callable[..., None]:
     return lambda _module, _inputs, output: matrices.setdefault(name, []).append(output.detach())
-
-
-def _largest(network: Network, name: str) -> int:
-    return next((each.largest_rank for each in network.around if each.name == name), 9)
 
 
 def _energy_shares(arch: str, state: Mapping[str, Tensor]) -> dict[str, float]:

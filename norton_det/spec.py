@@ -13,12 +13,12 @@ number for all blocks or one per block; ``None`` leaves them dense, and so does 
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InputError
+from .number_list import format_list, parse_list, shorten
 
 SPEC_VERSION = 1
 KERNEL = (3, 3)  # of the convolutions that are decomposed
@@ -41,67 +41,6 @@ PRESETS: dict[str, tuple[int | None, str]] = {
     "norton-77": (1, "[0.]+[0.45]*19"),
     "norton-78": (1, "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"),
 }
-
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"  # one way to match each: no exponential backtracking
-_TERM = re.compile(rf"\[\s*({_NUMBER}(?:\s*,\s*{_NUMBER})*)\s*,?\s*\](?:\s*\*\s*(\d{{1,9}}))?")
-_PLAIN = re.compile(rf"{_NUMBER}(?:[\s,]+{_NUMBER})*")
-_MAX_LENGTH = 1000  # no network has more blocks; a typing slip must not fill the memory
-
-
-def parse_list(text: str, field: str = "ratios") -> list[float]:
-    """Numbers of ``[0.]+[0.1]*2+[0.4]*5``, ``[0, 0.1, 0.2]`` or ``0,0.1,0.2``; nothing is evaluated.
-
-    Raises:
-        InputError: the text is not such a list, or has more than 1000 numbers.
-    """
-    stripped = text.strip()
-    if _PLAIN.fullmatch(stripped):
-        return [float(number) for number in re.split(r"[\s,]+", stripped)]
-    numbers: list[float] = []
-    position = 0
-    while True:
-        term = _TERM.match(stripped, position)
-        if term is None:
-            raise InputError(
-                f"{field}: expected a list such as [0.]+[0.1]*2+[0.4]*17 or 0,0.1,0.1, got {_short(text)}; "
-                f"the problem is at character {position + 1}"
-            )
-        times = int(term[2] or 1)
-        part = [float(number) for number in term[1].split(",") if number.strip()]
-        if len(numbers) + times * len(part) > _MAX_LENGTH:
-            raise InputError(f"{field}: expected at most {_MAX_LENGTH} numbers, got {_short(text)}; use fewer")
-        numbers += part * times
-        position = term.end()
-        separator = re.compile(r"\s*\+\s*").match(stripped, position)
-        if separator is None:
-            if position != len(stripped):
-                raise InputError(
-                    f"{field}: expected '+' or the end at character {position + 1} of {_short(text)}; "
-                    "write [0.]+[0.1]*2"
-                )
-            return numbers
-        position = separator.end()
-
-
-def format_list(numbers: Sequence[float]) -> str:
-    """The shortest ``[a]*n+[b]*m`` form; ``parse_list`` reads it back unchanged."""
-    runs: list[tuple[float, int]] = []
-    for number in numbers:
-        if runs and runs[-1][0] == number:
-            runs[-1] = (number, runs[-1][1] + 1)
-        else:
-            runs.append((number, 1))
-    return "+".join(f"[{_shortest(number)}]" + (f"*{count}" if count > 1 else "") for number, count in runs)
-
-
-def _shortest(number: float) -> str:
-    text = f"{number:g}"
-    return text if float(text) == number else repr(number)
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 @dataclass(frozen=True)
@@ -141,7 +80,9 @@ class CompressionSpec:
     def __post_init__(self) -> None:
         _check_arch(self.arch)
         if isinstance(self.ratios, str) or not isinstance(self.ratios, Iterable):
-            raise InputError(f"ratios: expected numbers, got {_short(self.ratios)}; use CompressionSpec.parse for text")
+            raise InputError(
+                f"ratios: expected numbers, got {shorten(self.ratios)}; use CompressionSpec.parse for text"
+            )
         object.__setattr__(self, "ratios", tuple(_as_float(ratio, "ratios") for ratio in self.ratios))
         expected = 4 + self.num_blocks
         if len(self.ratios) != expected:
@@ -174,7 +115,7 @@ class CompressionSpec:
         for rank in ranks:
             if not lowest <= rank <= largest:
                 raise InputError(
-                    f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {_short(rank)}; "
+                    f"rank: expected 1 to {largest} (Kh*Kw of a 3x3 filter), got {shorten(rank)}; "
                     f"use 1 to {largest}, or none for dense (0 in a list)"
                 )
 
@@ -203,7 +144,7 @@ class CompressionSpec:
     def preset(cls, name: str) -> "CompressionSpec":
         """A published row of the paper for ResNet-50 by its name, such as ``norton-78``."""
         if not isinstance(name, str) or name not in PRESETS:
-            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {_short(name)}; choose one of them")
+            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {shorten(name)}; choose one of them")
         rank, ratios = PRESETS[name]
         return cls.parse(rank=rank, ratios=ratios, name=name)
 
@@ -269,16 +210,16 @@ class CompressionSpec:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "CompressionSpec":
         if not isinstance(fields, dict):
-            raise InputError(f"spec: expected a JSON object, got {_short(fields)}; write it with to_json()")
+            raise InputError(f"spec: expected a JSON object, got {shorten(fields)}; write it with to_json()")
         known = {"version", "arch", "rank", "ratios", "name"}
         if unknown := sorted(set(map(str, fields)) - known):
             raise InputError(f"spec: unknown field {unknown[0]!r}; the fields are {', '.join(sorted(known))}")
         if fields.get("version", SPEC_VERSION) != SPEC_VERSION:
             raise InputError(
-                f"spec: version: expected {SPEC_VERSION}, got {_short(fields['version'])}; update norton_det"
+                f"spec: version: expected {SPEC_VERSION}, got {shorten(fields['version'])}; update norton_det"
             )
         if not isinstance(fields.get("ratios"), list):
-            raise InputError(f"spec: ratios: expected a list, got {_short(fields.get('ratios'))}; write all of them")
+            raise InputError(f"spec: ratios: expected a list, got {shorten(fields.get('ratios'))}; write all of them")
         rank = fields.get("rank", 1)
         return cls(
             ratios=tuple(fields["ratios"]),
@@ -292,7 +233,7 @@ class CompressionSpec:
         try:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
-            raise InputError(f"spec: expected JSON, got {_short(text)} ({error}); write it with to_json()") from None
+            raise InputError(f"spec: expected JSON, got {shorten(text)} ({error}); write it with to_json()") from None
         return cls.from_dict(fields)
 
     def __str__(self) -> str:
@@ -302,7 +243,7 @@ class CompressionSpec:
 
 def _check_arch(arch: object) -> None:
     if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {_short(arch)}; choose one of them")
+        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {shorten(arch)}; choose one of them")
 
 
 def _pruned(width: int, ratios: Sequence[float], index: int) -> int:
@@ -317,14 +258,14 @@ def _pruned(width: int, ratios: Sequence[float], index: int) -> int:
 def _as_int(value: object, field: str) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())  # not infinity, not NaN
     if isinstance(value, bool) or not whole:
-        raise InputError(f"{field}: expected a whole number, got {_short(value)}; write 1, 2, ...")
+        raise InputError(f"{field}: expected a whole number, got {shorten(value)}; write 1, 2, ...")
     return int(value)  # type: ignore[call-overload]
 
 
 def _as_float(value: object, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{field}: expected numbers, got {_short(value)}; write 0.1, 0.2, ...")
+        raise InputError(f"{field}: expected numbers, got {shorten(value)}; write 0.1, 0.2, ...")
     try:
         return float(value)
     except OverflowError:
-        raise InputError(f"{field}: expected numbers, got {_short(value)}; write 0.1, 0.2, ...") from None
+        raise InputError(f"{field}: expected numbers, got {shorten(value)}; write 0.1, 0.2, ...") from None

@@ -21,13 +21,14 @@ from .checkpoint import check_state
 from .compress import compress, read_model
 from .cost_model import Network, describe
 from .detector import adapter_of, check_images, compress_detector, stack_name
+from .effect import Ends
 from .errors import InputError
 from .fuse import fuse
 from .infer import spec_from_state
 from .keys import split_detector_state
 from .prune import find_laterals
 from .resnet import NortonResNet
-from .sensitivity import Ends, Group, groups_from_images, groups_from_weights
+from .sensitivity import Group, groups_from_images, groups_from_weights
 from .spec import CompressionSpec
 from .surgery import Layout, find_candidates, find_layout
 

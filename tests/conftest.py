@@ -1,7 +1,10 @@
 """Fixtures that several test modules share: real data and weights where they are at hand, a seed."""
 
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -51,6 +54,40 @@ def real_weights(real_weights_path: Path) -> dict[str, torch.Tensor]:
 
     tensors = read_tensors(real_weights_path)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def quick_search() -> Iterator[None]:
+    """Searches of whole detectors with fewer ranks to choose from, told by fewer filters and smaller crops."""
+    from norton_det import error_curves, subject
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(error_curves, "RANKS", (1,))
+        patch.setattr(error_curves, "FILTERS", 4)
+        for name, value in (("SIDE", 64), ("PROBE_SIDE", 64), ("CROPS", 4), ("PROBES", 2)):
+            patch.setattr(subject, name, value)
+        yield
+
+
+@pytest.fixture
+def search_latency(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """``search`` for an easy latency with few attempts: what it finds, within 5 %, or ``None`` where noise made it miss
+    that; it has to say so in its one line.
+    """
+    from norton_det.errors import InputError
+    from norton_det.search import search
+
+    def run(model: torch.nn.Module, attempts: int, **options: Any) -> Any:
+        monkeypatch.setattr(sys.modules["norton_det.search"], "ATTEMPTS", attempts)
+        try:
+            found = search(model, target_latency_ms="70%", **options)
+        except InputError as error:
+            assert "the best that was reached is" in str(error)
+            return None
+        assert abs(found.reached / found.target - 1) <= 0.05
+        return found
+
+    return run
 
 
 @pytest.fixture

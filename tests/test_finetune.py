@@ -15,8 +15,9 @@ from norton_det.checkpoint import load_checkpoint
 from norton_det.classify import evaluate
 from norton_det.compress import compress
 from norton_det.errors import InputError
-from norton_det.finetune import Recipe, feature_distance, fine_tune
+from norton_det.finetune import feature_distance, fine_tune
 from norton_det.precise_bn import reestimate_batch_norm
+from norton_det.recipe import Recipe
 from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
 

@@ -4,18 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from norton_det.data.images import (
-    WNIDS,
-    ClassFolder,
-    ImageSize,
-    choose_size,
-    find_images,
-    load_images,
-    make_transform,
-    match_classes,
-    read_classes,
-    read_image,
-)
+from norton_det.data.classes import WNIDS, ClassFolder, match_classes, read_classes
+from norton_det.data.images import ImageSize, choose_size, find_images, load_images, make_transform, read_image
 from norton_det.errors import InputError
 from norton_det.preprocessing import MSRA, TORCHVISION
 

@@ -17,6 +17,7 @@ HEAVY = ("torchvision", "detectron2", "cv2")
 ORDER = [
     *(
         "errors",
+        "number_list",
         "spec",
         "als",
         "cp",
@@ -29,9 +30,10 @@ ORDER = [
         "calibration",
         "channels",
     ),
-    *("reconstruct", "prune", "report", "compress", "detector_fit", "detector", "classify", "finetune"),
+    *("reconstruct", "prune", "report", "compress", "detector_fit", "detector_report", "detector"),
+    *("classify", "recipe", "finetune"),
     *("forms", "fuse", "tune_report", "tune"),
-    *("cost_model", "error_curves", "sensitivity", "allocate", "latency", "subject", "search"),
+    *("cost_model", "error_curves", "effect", "sensitivity", "allocate", "latency", "subject", "search"),
 ]
 
 

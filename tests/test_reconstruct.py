@@ -8,7 +8,8 @@ from norton_det.calibration import Calibration
 from norton_det.channels import channel_statistics
 from norton_det.classify import evaluate
 from norton_det.compress import compress, compress_detector_state
-from norton_det.data.images import ClassFolder, load_images
+from norton_det.data.classes import ClassFolder
+from norton_det.data.images import load_images
 from norton_det.errors import InputError
 from norton_det.fuse import fuse
 from norton_det.preprocessing import TORCHVISION

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import sys
 from dataclasses import replace
 
 import pytest
@@ -232,16 +231,11 @@ def test_a_latency_table_predicts_less_for_less(model):
     assert budget.total(smallest) < 50.0
 
 
-def test_a_latency_is_searched_on_this_machine(model, first, monkeypatch):
+def test_a_latency_is_searched_on_this_machine(model, first, search_latency):
     """One that is easy to meet; noise may make even that fail, but then with the one line that says so."""
-    monkeypatch.setattr(sys.modules["norton_det.search"], "ATTEMPTS", 3)
-    try:
-        found = search(model, target_latency_ms="70%", input_size=SIZE, sensitivity=first.sensitivity, rounds=3)
-    except InputError as error:
-        assert "the best that was reached is" in str(error)
-    else:
-        assert abs(found.reached / found.target - 1) <= 0.05 and "threads" in found.summary()
-        assert all(step.measured > 0 for step in found.history)
+    found = search_latency(model, 3, input_size=SIZE, sensitivity=first.sensitivity, rounds=3)
+    if found is not None:
+        assert "threads" in found.summary() and all(step.measured > 0 for step in found.history)
 
 
 @pytest.mark.parametrize(

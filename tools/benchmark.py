@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from norton_det.complexity import count_complexity
-from norton_det.data.images import find_images, read_image
+from norton_det.data.images import load_pictures, read_image
 from norton_det.deploy.benchmark import FORMS, available_forms, make_call, peak_memory, time_parts
 from norton_det.deploy.source import load_detector
 from norton_det.deploy.train_step import make_step
@@ -101,9 +101,8 @@ def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:
     """Pictures for int8."""
     if args.calibrate is None:
         return []
-    files = find_images(args.calibrate)
-    order = np.random.default_rng(0).permutation(len(files))[:32]
-    return [read(str(files[index]), *args.size) for index in sorted(order)]
+    height, width = args.size
+    return load_pictures(args.calibrate, lambda image: np.asarray(image.resize((width, height))), count=32)[0]
 
 
 def memory_of(args: argparse.Namespace, config: str | None, model: str, form: str) -> float:
@@ -243,9 +242,8 @@ def check(args: argparse.Namespace) -> list[str]:
     forms = list(dict.fromkeys(forms))
     if device == "cpu" and "deploy-fp16" in forms:
         raise InputError("--forms: expected forms of a CPU, got deploy-fp16; leave it out")
-    for path in filter(None, (args.plot,)):
-        if not path.endswith(".png"):
-            raise InputError(f"--plot: expected a name ending in .png, got {path}; add the ending")
+    if args.plot and not args.plot.endswith(".png"):
+        raise InputError(f"--plot: expected a name ending in .png, got {args.plot}; add the ending")
     if unknown := [form for form in forms if form not in FORMS]:
         raise InputError(f"--forms: expected some of {', '.join(FORMS)}, got {unknown[0]}; choose of them")
     for path in filter(None, (args.json, args.markdown, args.plot)):

@@ -16,7 +16,8 @@ from norton_det.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from norton_det.cli import add_image_options, parser, run
 from norton_det.compress import compress, compress_detector_state
 from norton_det.data.images import load_images, load_pictures
-from norton_det.detector import DetectorReport, compress_detector
+from norton_det.detector import compress_detector
+from norton_det.detector_report import DetectorReport
 from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from norton_det.classify import evaluate
 from norton_det.cli import add_image_options, parser, run
-from norton_det.data.images import ClassFolder, read_classes
+from norton_det.data.classes import ClassFolder, read_classes
 from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable

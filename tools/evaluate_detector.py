@@ -3,6 +3,7 @@
 in PyTorch, dense or compressed."""
 
 import argparse
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from norton_det.d2.evaluation import evaluate_predictor, format_rows, published_columns
 from norton_det.data.images import read_image
-from norton_det.data.register import check_datasets, register_coco_folder
+from norton_det.data.register import check_datasets, register_entries
 from norton_det.deploy import Predictor
 from norton_det.deploy.source import load_detector
 from norton_det.errors import InputError
@@ -61,29 +62,21 @@ def make_predictor(args: argparse.Namespace) -> Predictor:
 
 def main() -> None:
     args = make_parser().parse_args()
-    for entry in args.register:
-        name, _, paths = entry.partition("=")
-        annotations, _, images = paths.rpartition(":")
-        if not (name and annotations and images):
-            raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
-        register_coco_folder(name, annotations, images)
+    register_entries(args.register)
     check_datasets(args.dataset)
     if args.json:
         require_writable(args.json)
     predictor = make_predictor(args)
     setup_logger(name="detectron2").setLevel("WARNING")
-    with open(os.devnull, "w") as nowhere:
-        import contextlib
-
-        with contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
-            results = evaluate_predictor(
-                predictor,
-                args.dataset,
-                lambda path: np.asarray(read_image(Path(path))),
-                first_label=1 if predictor.info.stack == "torchvision" else 0,
-                output_dir=args.output,
-                progress=not args.quiet,
-            )
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
+        results = evaluate_predictor(
+            predictor,
+            args.dataset,
+            lambda path: np.asarray(read_image(Path(path))),
+            first_label=1 if predictor.info.stack == "torchvision" else 0,
+            output_dir=args.output,
+            progress=not args.quiet,
+        )
     print(f"{args.dataset}, {predictor.engine.name}, {args.precision or predictor.info.precision}")
     print(format_rows(published_columns(results)))
     if args.json:

@@ -14,7 +14,7 @@ import numpy as np
 from norton_det.cli import parser, run
 
 # isort: split
-from norton_det.data.images import find_images, read_image
+from norton_det.data.images import load_pictures, read_image
 from norton_det.deploy import Detections, Predictor, export
 from norton_det.deploy.info import PRECISIONS
 from norton_det.deploy.source import load_detector
@@ -88,8 +88,6 @@ def compare(expected: Detections, found: Detections) -> dict[str, float]:
 
 def main() -> None:
     args = make_parser().parse_args()
-    if args.images < 1:
-        raise InputError(f"--images: expected 1 or more, got {args.images}; raise it")
     if (args.precision == "int8") != bool(args.calibrate):
         raise InputError("--calibrate: expected pictures with --precision int8 and none else; give both or neither")
     if args.json and not args.check:
@@ -103,9 +101,9 @@ def main() -> None:
     options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
     pictures = None
     if args.calibrate:
-        files = find_images(args.calibrate)
-        order = np.random.default_rng(0).permutation(len(files))[: args.images]
-        pictures = [read(files[index]) for index in sorted(order)]
+        pictures, broken = load_pictures(args.calibrate, np.asarray, count=args.images, progress=not args.quiet)
+        for path in broken:
+            print(f"skipped, cannot be read: {path}")
     started = time.perf_counter()
     info = export(
         detector, args.output, precision=args.precision, calibration=pictures, progress=not args.quiet, **options

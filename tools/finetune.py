@@ -15,12 +15,13 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import Dataset, Subset
 
-from norton_det.data.images import ClassFolder, read_classes
+from norton_det.data.classes import ClassFolder, read_classes
 from norton_det.device import check_device
 from norton_det.errors import InputError
 from norton_det.files import require_writable
-from norton_det.finetune import Recipe, fine_tune
+from norton_det.finetune import fine_tune
 from norton_det.plots import plot_lines
+from norton_det.recipe import Recipe
 from norton_det.weights import LoadedWeights, load_weights
 
 EXAMPLES = """

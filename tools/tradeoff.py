@@ -18,8 +18,9 @@ from detectron2.utils.logger import setup_logger
 from studies.bench import Table, markdown
 
 from norton_det.complexity import count_complexity
-from norton_det.d2.engine import NortonTrainer, compress_to_file, load_config, load_detector, to_input
+from norton_det.d2.engine import compress_to_file, load_config, load_detector, to_input
 from norton_det.d2.evaluation import published_columns
+from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.images import find_images, load_pictures, read_image
 from norton_det.data.register import check_datasets
 from norton_det.deploy.benchmark import FORMS, make_call

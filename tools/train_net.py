@@ -20,15 +20,14 @@ from detectron2.utils.logger import setup_logger
 from norton_det.d2.config import find_config, info_from_config
 from norton_det.d2.engine import (
     NORTON_BACKBONES,
-    NortonTrainer,
     compress_weights,
     load_config,
     load_detector,
     resume_weights,
 )
 from norton_det.d2.evaluation import format_rows, published_columns
-from norton_det.data.register import check_datasets, register_coco_folder
-from norton_det.errors import InputError
+from norton_det.d2.trainer import NortonTrainer
+from norton_det.data.register import check_datasets, register_entries
 from norton_det.files import atomic_path, require_writable
 
 EXAMPLES = """
@@ -66,8 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def configure(args: argparse.Namespace) -> CfgNode:
     """The config, once the data sets are registered and found."""
-    for entry in args.register:
-        register_coco_folder(*split_register(entry))
+    register_entries(args.register)
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
     cfg = load_config(args.config_file, args.opts)
     require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
@@ -93,15 +91,6 @@ def main(args: argparse.Namespace) -> None:
         results = trainer.last_results()
     if comm.is_main_process() and results:
         report({cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results, args.json)
-
-
-def split_register(entry: str) -> tuple[str, str, str]:
-    """NAME=JSON:IMAGES -> its three parts."""
-    name, _, paths = entry.partition("=")
-    annotations, _, images = paths.rpartition(":")
-    if not (name and annotations and images):
-        raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
-    return name, annotations, images
 
 
 def report(results: dict[str, Any], path: str | None) -> None:

@@ -29,9 +29,10 @@ from norton_det.checkpoint import CheckpointInfo, save_tensors
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress_detector_state
 from norton_det.d2.config import spec_from_config
-from norton_det.d2.engine import NortonTrainer, load_config, load_detector
+from norton_det.d2.engine import load_config, load_detector
 from norton_det.d2.evaluation import published_columns
 from norton_det.d2.pictures import draw_detections, side_by_side
+from norton_det.d2.trainer import NortonTrainer
 from norton_det.data import generate_dataset, register_generated
 from norton_det.errors import InputError
 from norton_det.files import atomic_path

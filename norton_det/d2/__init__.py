@@ -4,8 +4,9 @@
 from .backbone import NortonResNetBackbone, build_norton_resnet_backbone, build_norton_resnet_fpn_backbone
 from .checkpoint import NortonCheckpointer
 from .config import add_norton_config, find_config, info_from_config, spec_from_config
-from .engine import NortonTrainer, load_config, load_detector
+from .engine import load_config, load_detector
 from .evaluation import NortonCOCOEvaluator
+from .trainer import NortonTrainer
 
 __all__ = [
     "NortonCOCOEvaluator",

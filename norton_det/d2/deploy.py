@@ -134,7 +134,12 @@ def describe(detector: GeneralizedRCNN) -> dict[str, Any]:
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
-    """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it: with Pillow, on whole numbers."""
+    """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it: with Pillow, on whole numbers.
+
+    A ``min_size`` of 0 leaves it as it is.
+    """
+    if min_size == 0:
+        return image
     height, width = ResizeShortestEdge.get_output_shape(*image.shape[1:], min_size, max_size)
     if not min(height, width):
         raise InputError(too_long(image, max_size))

@@ -1,7 +1,6 @@
-"""Set-up and trainer: Detectron2's own, with norton checkpoints, COCO evaluation with AR, and one-line errors."""
+"""Configs and detectors of Detectron2 with norton checkpoints, compressed where they are dense; one-line errors."""
 
 import logging
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ import numpy as np
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data.transforms import ResizeShortestEdge
-from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
-from ..detector import DetectorReport, choose_layout, compress_detector
+from ..detector import choose_layout, compress_detector
+from ..detector_report import DetectorReport
 from ..errors import InputError
 from ..files import require_file
 from ..spec import CompressionSpec
@@ -25,7 +23,7 @@ from ..surgery import apply_layout, find_candidates
 from ..weights import LoadedWeights, load_detector_state, load_weights
 from .checkpoint import NortonCheckpointer, info_of_model
 from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
-from .evaluation import NortonCOCOEvaluator
+from .deploy import resize
 from .files import read_checkpoint_info, read_layout
 
 logger = logging.getLogger(__name__)
@@ -46,7 +44,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except (yaml.YAMLError, KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError) as error:
-        raise InputError(f"{path}: {_one_line(error)}; correct that key") from None
+        raise InputError(f"{path}: {one_line(error)}; correct that key") from None
     if len(opts) % 2 and not any(word.startswith("--") for word in opts):
         raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
     for key, value in zip(opts[::2], [*opts[1::2], ""], strict=False):
@@ -55,7 +53,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         try:
             cfg.merge_from_list([key, value])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            text = _one_line(error)
+            text = one_line(error)
             mend = (
                 "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
             )
@@ -163,15 +161,13 @@ def to_input(cfg: CfgNode) -> Callable[[Any], dict[str, Any]]:
     """From a Pillow image in RGB to what the config's detector takes at test time: {"image": (3, H, W) in 0..255},
     resized to INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST, in the order of INPUT.FORMAT.
     """
-    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
 
     def convert(image: Any) -> dict[str, Any]:
-        pixels = np.asarray(image)[:, :, ::step]  # (H, W, 3)
-        height, width = pixels.shape[:2]
-        pixels = resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
-        return {"image": tensor, "height": height, "width": width}
+        pixels = np.asarray(image)[:, :, ::step].transpose(2, 0, 1)  # (3, H, W)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+        resized = resize(tensor, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        return {"image": resized, "height": pixels.shape[1], "width": pixels.shape[2]}
 
     return convert
 
@@ -237,72 +233,7 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
     return model.eval()
 
 
-class NortonTrainer(DefaultTrainer):
-    """Detectron2's trainer; its checkpoints carry the spec, and evaluation reports AP and AR.
-
-    On a CPU, ``SOLVER.AMP.ENABLED`` trains in bfloat16, and the backbone is in channels_last: both are faster.
-    """
-
-    def __init__(self, cfg: CfgNode) -> None:
-        check_weights(cfg)
-        on_cpu = cfg.MODEL.DEVICE == "cpu"
-        plain = cfg.clone()
-        if on_cpu and cfg.SOLVER.AMP.ENABLED:  # Detectron2's own mixed precision is for CUDA alone
-            plain.defrost()
-            plain.SOLVER.AMP.ENABLED = False
-            plain.freeze()
-        super().__init__(plain)
-        if on_cpu:
-            model = self._trainer.model
-            getattr(model, "module", model).backbone.to(
-                memory_format=torch.channels_last
-            )  # Detectron2's heads use view
-            if cfg.SOLVER.AMP.ENABLED:
-                model.forward = _in_bfloat16(model, model.forward)
-
-    def build_hooks(self) -> list[HookBase]:
-        # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here
-        self.checkpointer = NortonCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
-
-    def last_results(self) -> dict[str, Any]:
-        """Metrics of the evaluation at the end of training; empty without one."""
-        return getattr(self, "_last_eval_results", {})
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> NortonCOCOEvaluator:
-        return NortonCOCOEvaluator(
-            dataset_name,
-            output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
-            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS or None,
-        )
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Any:
-        try:
-            return super().build_train_loader(cfg)
-        except AssertionError as error:  # Detectron2's own check for images with objects
-            raise InputError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {_one_line(error)} Annotate some images") from None
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        model = build_detector(cfg)
-        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        total = sum(parameter.numel() for parameter in model.parameters())
-        logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
-        return model
-
-
-def _in_bfloat16(model: torch.nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward in bfloat16 (autocast) while the model trains."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
-            return forward(*args, **kwargs)
-
-    return run
-
-
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The message of a configuration error, its lines joined, at most 300 characters."""
     text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(str(text).split())[:300] or type(error).__name__

@@ -76,6 +76,20 @@ def register_coco_folder(name: str, annotations: str | Path, image_root: str | P
     DatasetCatalog.register(name, lambda: load_coco_json(str(json_file), str(folder), name))
 
 
+def register_entries(entries: Iterable[str]) -> None:
+    """Register data sets as the tools' flags name them: ``NAME=JSON:IMAGES`` each, see ``register_coco_folder``.
+
+    Raises:
+        InputError: another form, or what ``register_coco_folder`` raises.
+    """
+    for entry in entries:
+        name, _, paths = entry.partition("=")
+        annotations, _, images = paths.rpartition(":")
+        if not (name and annotations and images):
+            raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
+        register_coco_folder(name, annotations, images)
+
+
 def _keypoint_fields(file: Path, categories: list[dict[str, Any]]) -> dict[str, Any]:
     """Detectron2's keypoint metadata from COCO's categories; empty when none has keypoints."""
     with_keypoints = [category for category in categories if category.get("keypoints")]
@@ -164,7 +178,11 @@ def check_datasets(names: Iterable[str]) -> None:
         if name not in DatasetCatalog:
             known = [*DatasetCatalog, *GENERATED_DATASETS, *BCCD_DATASETS]
             close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(close)}?" if close else "register it with register_coco_folder"
+            hint = (
+                f"did you mean {', '.join(close)}?"
+                if close
+                else "add it with --register NAME=JSON:IMAGES or register_coco_folder"
+            )
             raise InputError(f"data set {name!r}: expected a registered name; {hint}")
         metadata = MetadataCatalog.get(name)
         for field in _PATHS:

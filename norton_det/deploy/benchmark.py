@@ -100,16 +100,16 @@ def time_parts(predictor: Predictor, picture: np.ndarray, rounds: int = 3) -> di
     In OpenVINO they are sums of nodes' times, and proposals and NMS are in ``rest``; ONNX Runtime has ``rest`` alone.
     """
     collected: dict[str, list[float]] = defaultdict(list)
+    outputs = predictor.run(predictor.prepare(picture))
     for index in range(rounds + 1):
-        times = [time.perf_counter()]
+        started = time.perf_counter()
         pixels = predictor.prepare(picture)
-        times.append(time.perf_counter())
-        outputs = predictor.run(pixels)
-        times.append(time.perf_counter())
+        prepared = time.perf_counter()
+        parts = predictor.engine.parts(pixels)
+        run = time.perf_counter()
         predictor.finish(outputs, *picture.shape[:2])
-        times.append(time.perf_counter())
+        found = {"prepare": prepared - started, **parts, "finish": time.perf_counter() - run}
         if index:  # the first one warms up
-            found = {"prepare": times[1] - times[0], **predictor.engine.parts(pixels), "finish": times[3] - times[2]}
             for name, seconds in found.items():
                 collected[name].append(1e3 * seconds)
     return {name: float(np.median(values)) for name, values in collected.items()}

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,13 @@ class TorchEngine:
 
     def parts(self, pixels: np.ndarray) -> dict[str, float]:
         graph = self.graph
-        methods: dict[str, list[tuple[Any, str]]] = {
-            "backbone": [(graph.backbone, "forward")],
-            "rpn_head": [(graph.rpn_head, "forward")],
-            "proposals": [(graph, "propose")],
-            "pooling": [(graph, "pool")],
+        methods: dict[str, tuple[Any, str]] = {
+            "backbone": (graph.backbone, "forward"),
+            "rpn_head": (graph.rpn_head, "forward"),
+            "proposals": (graph, "propose"),
+            "pooling": (graph, "pool"),
         }
-        methods |= {f"{name}_head": [(head, "forward")] for name, head in graph.heads.items()}
+        methods |= {f"{name}_head": (head, "forward") for name, head in graph.heads.items()}
         return _with_rest(lambda: self.run(pixels), methods, self.device)
 
 
@@ -117,6 +117,7 @@ class OpenVINOEngine:
             self.options["INFERENCE_NUM_THREADS"] = threads
         self.request = self._compile({})
         self.outputs = [self.request.model_outputs[index] for index in range(len(self.info.outputs))]
+        self.profiled: Any = None  # a request that counts, made when it is asked for
 
     def _compile(self, more: dict[str, Any]) -> Any:
         return self.core.compile_model(self.model, "CPU", self.options | more).create_infer_request()
@@ -127,11 +128,12 @@ class OpenVINOEngine:
 
     def parts(self, pixels: np.ndarray) -> dict[str, float]:
         """Times of nodes by the part that they came from; nodes of proposals, pooling and NMS are the rest."""
-        request = self._compile({"PERF_COUNT": True})
-        for _ in range(2):  # the first one prepares kernels
-            request.infer([pixels])
+        if self.profiled is None:
+            self.profiled = self._compile({"PERF_COUNT": True})
+            self.profiled.infer([pixels])  # the first one prepares kernels
+        self.profiled.infer([pixels])
         spent: dict[str, float] = defaultdict(float)
-        for node in request.get_profiling_info():
+        for node in self.profiled.get_profiling_info():
             words = node.node_name.strip("/").split("/")
             part = words[0] if words[0] in ("backbone", "rpn_head") else "rest"
             if words[0] in ("box", "mask", "keypoint"):
@@ -174,7 +176,7 @@ def _import(path: Path) -> Any:
 
 
 def _with_rest(
-    run: Callable[[], Any], methods: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device
+    run: Callable[[], Any], methods: Mapping[str, tuple[Any, str]], device: torch.device
 ) -> dict[str, float]:
     """Seconds of methods during a run, and of all else as ``rest``."""
     started = time.perf_counter()
@@ -185,7 +187,7 @@ def _with_rest(
 
 
 @contextlib.contextmanager
-def _clocked(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.device) -> Iterator[dict[str, float]]:
+def _clocked(parts: Mapping[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
     """Seconds spent in methods while the block runs; what one timed method calls counts for the inner one alone."""
     spent: dict[str, float] = dict.fromkeys(parts, 0.0)
     inner: list[float] = []
@@ -209,11 +211,10 @@ def _clocked(parts: Mapping[str, Sequence[tuple[Any, str]]], device: torch.devic
 
         return timed
 
-    methods = [(owner, attribute, name) for name, pairs in parts.items() for owner, attribute in pairs]
-    for owner, attribute, name in methods:
+    for name, (owner, attribute) in parts.items():
         setattr(owner, attribute, clock(name, getattr(owner, attribute)))
     try:
         yield spent
     finally:
-        for owner, attribute, _ in methods:
+        for owner, attribute in parts.values():
             delattr(owner, attribute)

@@ -99,11 +99,10 @@ class PoolRule:
 
 @dataclass(frozen=True)
 class Head:
-    """A head with its pooling: ``layers`` takes (P, C, S, S), ``projection`` maps each level before pooling."""
+    """A head with its pooling: ``layers`` takes regions (P, C, S, S) of those levels."""
 
     pool: PoolRule
     layers: nn.Module
-    projection: nn.Module | None = None
     levels: tuple[int, ...] = (0, 1, 2, 3)
 
 
@@ -140,13 +139,11 @@ class DetectorGraph(nn.Module):
         super().__init__()
         self.backbone, self.rpn_head = backbone, rpn_head
         self.proposal_rule, self.box_rule, self.divisor = proposal_rule, box_rule, divisor
-        self.pools, self.heads, self.projections = {}, nn.ModuleDict(), nn.ModuleDict()
+        self.pools, self.heads = {}, nn.ModuleDict()
         for name, head in (("box", box), ("mask", mask), ("keypoint", keypoint)):
             if head is not None:
                 self.pools[name] = (head.pool, head.levels)
                 self.heads[name] = head.layers
-                if head.projection is not None:
-                    self.projections[name] = head.projection
         for level, anchors in enumerate(cell_anchors):
             self.register_buffer(f"anchors{level}", anchors.detach().clone().float(), persistent=False)
         self.register_buffer("mean", torch.tensor(mean).float().view(1, 3, 1, 1), persistent=False)
@@ -207,8 +204,6 @@ class DetectorGraph(nn.Module):
         """Features (P, C, S, S) of regions, sorted by level, and the order (P,) that sorted them."""
         rule, levels = self.pools[name]
         given = [maps[level] for level in levels]
-        if name in self.projections:
-            given = [self.projections[name](each) for each in given]
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         pixels, canonical = rule.canonical
         level = torch.floor(canonical + torch.log2(area.sqrt() / pixels + rule.eps[1]) + rule.eps[0])

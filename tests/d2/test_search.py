@@ -7,22 +7,13 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from norton_det import error_curves, subject
 from norton_det.d2.engine import load_detector, save_detector, to_input
 from norton_det.d2.files import read_layout
 from norton_det.data.images import load_pictures
 from norton_det.detector import compress_detector
 from norton_det.search import search
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(error_curves, "RANKS", (1,))
-        patch.setattr(error_curves, "FILTERS", 4)
-        for name, value in (("SIDE", 64), ("PROBE_SIDE", 64), ("CROPS", 4), ("PROBES", 2)):
-            patch.setattr(subject, name, value)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_search")
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,8 @@
 """Targets of whole torchvision detectors, with pictures and without; the result compresses, saves and loads."""
 
-import sys
-
 import pytest
 import torch
 
-from norton_det import error_curves, subject
 from norton_det.complexity import count_complexity
 from norton_det.cost_model import Budget
 from norton_det.detector import compress_detector
@@ -19,15 +16,7 @@ from .test_detectors import BUILDERS, SMALL
 SIZE = (3, 96, 128)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Fewer ranks to choose from, told by fewer filters and smaller crops."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(error_curves, "RANKS", (1,))
-        patch.setattr(error_curves, "FILTERS", 4)
-        for name, value in (("SIDE", 64), ("PROBE_SIDE", 64), ("CROPS", 4), ("PROBES", 2)):
-            patch.setattr(subject, name, value)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_search")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +37,7 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def found(mask, pictures):
+def found(mask, pictures, quick_search):
     return search(mask, target_macs="40%", calibration=pictures, input_size=SIZE)
 
 
@@ -81,15 +70,9 @@ def test_more_targets(mask, found, target):
     assert abs(other.reached / other.target - 1) <= 0.05
 
 
-def test_a_latency_of_a_detector(mask, found, monkeypatch):
+def test_a_latency_of_a_detector(mask, found, search_latency):
     """One choice, measured; whether it is near enough is up to the machine."""
-    monkeypatch.setattr(sys.modules["norton_det.search"], "ATTEMPTS", 1)
-    try:
-        other = search(mask, target_latency_ms="70%", input_size=SIZE, sensitivity=found.sensitivity, rounds=2)
-    except InputError as error:
-        assert "the best that was reached is" in str(error)
-    else:
-        assert abs(other.reached / other.target - 1) <= 0.05
+    search_latency(mask, 1, input_size=SIZE, sensitivity=found.sensitivity, rounds=2)
 
 
 def test_without_pictures_and_what_is_impossible(mask):

@@ -17,10 +17,12 @@ from norton_det.calibration import Calibration
 from norton_det.classify import evaluate
 from norton_det.complexity import count_complexity
 from norton_det.compress import compress
-from norton_det.data.images import ClassFolder, load_images
+from norton_det.data.classes import ClassFolder
+from norton_det.data.images import load_images
 from norton_det.errors import InputError
 from norton_det.files import atomic_path
-from norton_det.finetune import Recipe, fine_tune
+from norton_det.finetune import fine_tune
+from norton_det.recipe import Recipe
 from norton_det.report import CompressionReport
 from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
