@@ -266,6 +266,8 @@ def test_benchmark(call, tmp_path):
         "rest",
         "finish",
     }
+    assert set(rows["norton", "eager"]["parts"]) == {"backbone", "rpn", "roi_heads", "rest"}
+    assert "compressed too" not in out and rows["dense", "fused"]["parts"]["backbone"] > 0
     assert rows["norton", "training step"]["vs_eager"] is None
     assert "1 threads" in written["environment"]
     assert "64x64, batch 1, median of 1 interleaved frames" in out and "| norton | deploy |" in out

@@ -26,12 +26,15 @@ from tqdm import tqdm
 
 from norton_det.complexity import count_complexity
 from norton_det.data.images import load_pictures, read_image
-from norton_det.deploy.benchmark import FORMS, available_forms, make_call, peak_memory, time_parts
+from norton_det.deploy.benchmark import FORMS, Runner, available_forms, make_call, peak_memory, time_parts
 from norton_det.deploy.source import load_detector
 from norton_det.deploy.train_step import make_step
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file, require_writable
+from norton_det.infer import spec_from_state
+from norton_det.keys import split_detector_state
 from norton_det.plots import plot_groups
+from norton_det.surgery import find_layout
 from norton_det.timing import Timing, environment, measure
 
 EXAMPLES = """
@@ -134,7 +137,7 @@ def run_alone(args: argparse.Namespace) -> None:
     picture = read(args.image, *args.size)
     with tempfile.TemporaryDirectory() as folder:
         detector = load(args, args.config_file[0] if args.config_file else None, model)
-        call, _, _ = make_call(detector, form, picture, Path(folder), threads=args.threads)
+        runner = make_call(detector, form, picture, Path(folder), threads=args.threads)
         if form.startswith(("onnx", "openvino")):
             path = next(file for file in Path(folder).iterdir() if file.suffix in (".onnx", ".xml"))
             code = (
@@ -152,22 +155,32 @@ def run_alone(args: argparse.Namespace) -> None:
             return
         with torch.inference_mode():
             for _ in range(2):
-                call()
+                runner.call()
     print(peak_memory())
 
 
-def table_of(args: argparse.Namespace, config: str | None, forms: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Rows of one table."""
+def note_on(baseline: nn.Module) -> str:
+    """A line for a baseline that is not dense; empty for one that is."""
+    spec, layout = spec_from_state(split_detector_state(baseline.state_dict())[1]), find_layout(baseline)
+    if spec.is_dense and not layout:
+        return ""
+    return f'\n\nThe baseline, "dense" here, is compressed too: {spec}, {len(layout)} factored layers around it.'
+
+
+def table_of(
+    args: argparse.Namespace, config: str | None, forms: list[str], folder: Path
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows of one table, and what is to be said below it."""
     picture, calibration = read(args.image, *args.size), pictures_of(args)
     models = {name: load(args, config, name) for name in ("dense", "norton")}
     device = next(models["dense"].parameters()).device
-    calls, predictors, sizes = {}, {}, {}
+    runners: dict[tuple[str, str], Runner] = {}
     pairs = [(model, form) for form in forms for model in models]
     for model, form in tqdm(pairs, "prepare", leave=False):
         place = Path(tempfile.mkdtemp(dir=folder))
-        made = make_call(models[model], form, picture, place, calibration, args.threads)
-        calls[model, form], predictors[model, form], sizes[model, form] = made
+        runners[model, form] = make_call(models[model], form, picture, place, calibration, args.threads)
     timings: dict[tuple[str, str], Timing] = {}
+    calls = {pair: runner.call for pair, runner in runners.items()}
     timings.update(measure(calls, rounds=args.rounds, device=device, progress=True))  # type: ignore[arg-type]
     if args.train_step:
         steps = {(name, TRAIN): make_step(copy.deepcopy(model), *args.size) for name, model in models.items()}
@@ -183,20 +196,20 @@ def table_of(args: argparse.Namespace, config: str | None, forms: list[str], fol
             "form": form,
             "macs": counted[model].macs,
             "params": counted[model].params,
-            "bytes": sizes.get((model, form)),
+            "bytes": None if form == TRAIN else runners[model, form].size,
             "ms": 1e3 * timing.median,
             "p95": 1e3 * timing.percentile(95),
             "fps": timing.fps,
             "vs_eager": None if form == TRAIN or first is None else first.median / timing.median,
             "vs_dense": timings["dense", form].median / timing.median,
         }
-        predictor = predictors.get((model, form))
-        if args.parts and predictor is not None:
-            row["parts"] = time_parts(predictor, picture)
+        if args.parts and form != TRAIN:
+            with torch.inference_mode():
+                row["parts"] = time_parts(runners[model, form])
         if args.memory and form != TRAIN:
             row["peak_mb"] = memory_of(args, config, model, form)
         rows.append(row)
-    return rows
+    return rows, note_on(models["dense"])
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -265,11 +278,11 @@ def main() -> None:
     texts = []
     with tempfile.TemporaryDirectory() as folder:
         for config in args.config_file or [None]:
-            rows = table_of(args, config, forms, Path(folder))
+            rows, note = table_of(args, config, forms, Path(folder))
             name = Path(config).stem if config else "torchvision"
             name += f" ({len(texts) + 1})" if name in report["tables"] else ""
             report["tables"][name] = rows
-            texts.append(f"{name}\n\n{markdown(rows)}")
+            texts.append(f"{name}\n\n{markdown(rows)}{note}")
             print(texts[-1], end="\n\n")
     if bool(args.weights) != bool(args.baseline_weights):
         print("one of the two has random weights: its detections mean nothing and may take less or more time")

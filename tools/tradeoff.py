@@ -108,7 +108,7 @@ def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> 
     for case, path in paths.items():
         folder = Path(args.output) / "exported" / path.stem
         folder.mkdir(parents=True, exist_ok=True)
-        calls[case] = make_call(load(args, path), args.form, picture, folder)[0]
+        calls[case] = make_call(load(args, path), args.form, picture, folder).call
     timings = measure(calls, rounds=args.rounds, progress=True)
     rows = []
     for found in table.rows:

@@ -169,6 +169,11 @@ def native_call(detector: GeneralizedRCNN, picture: np.ndarray) -> Callable[[], 
     return call
 
 
+def native_parts(detector: GeneralizedRCNN) -> dict[str, nn.Module]:
+    """The parts of the detector itself that a frame goes through."""
+    return {"backbone": detector.backbone, "rpn": detector.proposal_generator, "roi_heads": detector.roi_heads}
+
+
 def training_call(detector: GeneralizedRCNN, images: Tensor, boxes: list[Tensor]) -> Callable[[], dict[str, Tensor]]:
     """What computes the losses of images (B, 3, H, W) in 0..1 with boxes (N, 4) of each, all of the first class."""
     height, width = images.shape[2:]

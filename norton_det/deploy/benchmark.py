@@ -18,6 +18,7 @@ import importlib.util
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch import nn
 from ..detector import adapter_of, stack_name
 from ..errors import InputError
 from ..fuse import fuse
+from .clock import with_rest
 from .export import export
 from .predictor import Predictor
 
@@ -39,7 +41,21 @@ FILE_FORMS = {  # form -> ending, precision, module
     "openvino-int8": (".xml", "int8", "nncf"),
 }
 FORMS = (*TORCH_FORMS, *FILE_FORMS)
-Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One picture through a detector in a form.
+
+    Attributes:
+        call: end to end.
+        size: bytes of weights or file.
+        parts: runs it and gives the seconds of its parts, see ``time_parts``.
+    """
+
+    call: Callable[[], Any]
+    size: int
+    parts: Callable[[], dict[str, float]]
 
 
 def available_forms(device: torch.device | str = "cpu") -> list[str]:
@@ -57,7 +73,7 @@ def make_call(
     folder: Path,
     calibration: Sequence[np.ndarray] = (),
     threads: int | None = None,
-) -> tuple[Call, Predictor | None, int]:
+) -> Runner:
     """What runs one picture through a detector in a form.
 
     Args:
@@ -68,9 +84,6 @@ def make_call(
         calibration: pictures for int8; by default the one.
         threads: of the engines; PyTorch's are what ``torch.set_num_threads`` says.
 
-    Returns:
-        The call, the predictor it uses (none for eager and fused) and the bytes of weights or file.
-
     Raises:
         InputError: an unknown form, or its engine is not installed.
     """
@@ -79,38 +92,49 @@ def make_call(
     size = {"min_size": min(picture.shape[:2]), "max_size": max(picture.shape[:2])}
     if form in ("eager", "fused"):
         model = fuse(detector).to(memory_format=torch.channels_last) if form == "fused" else detector
-        return adapter_of(stack_name(detector), "deploy").native_call(model, picture), None, _bytes(model)
+        adapter, device = adapter_of(stack_name(detector), "deploy"), next(model.parameters()).device
+        call = adapter.native_call(model, picture)
+        methods = {name: (part, "forward") for name, part in adapter.native_parts(model).items()}
+        return Runner(call, _bytes(model), lambda: with_rest(call, methods, device))
     if form in TORCH_FORMS:
         precision = form.partition("-")[2].replace("fp16", "f16") or "f32"
         predictor = Predictor(detector, precision=precision, **size)
-        return lambda: predictor(picture), predictor, _bytes(detector)
+        return _of_predictor(predictor, picture, _bytes(detector))
     ending, precision, _ = FILE_FORMS[form]
     path = folder / f"{form}{ending}"
     given = (list(calibration) or [picture]) if precision == "int8" else None
     export(detector, path, precision=precision, calibration=given, **size)
     files = (path, path.with_suffix(".bin")) if ending == ".xml" else (path,)
     predictor = Predictor(path, threads=threads)
-    return lambda: predictor(picture), predictor, sum(file.stat().st_size for file in files)
+    return _of_predictor(predictor, picture, sum(file.stat().st_size for file in files))
 
 
-def time_parts(predictor: Predictor, picture: np.ndarray, rounds: int = 3) -> dict[str, float]:
-    """Median milliseconds of each part of a prediction.
-
-    Parts: prepare, backbone, rpn_head, proposals, pooling, box_head, mask_head, keypoint_head, finish, and ``rest``.
-    In OpenVINO they are sums of nodes' times, and proposals and NMS are in ``rest``; ONNX Runtime has ``rest`` alone.
-    """
-    collected: dict[str, list[float]] = defaultdict(list)
+def _of_predictor(predictor: Predictor, picture: np.ndarray, size: int) -> Runner:
     outputs = predictor.run(predictor.prepare(picture))
-    for index in range(rounds + 1):
+
+    def parts() -> dict[str, float]:
         started = time.perf_counter()
         pixels = predictor.prepare(picture)
         prepared = time.perf_counter()
-        parts = predictor.engine.parts(pixels)
+        found = predictor.engine.parts(pixels)
         run = time.perf_counter()
         predictor.finish(outputs, *picture.shape[:2])
-        found = {"prepare": prepared - started, **parts, "finish": time.perf_counter() - run}
-        if index:  # the first one warms up
-            for name, seconds in found.items():
+        return {"prepare": prepared - started, **found, "finish": time.perf_counter() - run}
+
+    return Runner(lambda: predictor(picture), size, parts)
+
+
+def time_parts(runner: Runner, rounds: int = 3) -> dict[str, float]:
+    """Median milliseconds of each part of a frame.
+
+    Parts: prepare, backbone, rpn_head, proposals, pooling, box_head, mask_head, keypoint_head, finish, and ``rest``.
+    In OpenVINO they are sums of nodes' times, and proposals and NMS are in ``rest``; ONNX Runtime has ``rest`` alone.
+    Eager and fused detectors have backbone, rpn (its head and proposals), roi_heads (pooling, heads, NMS), and rest.
+    """
+    collected: dict[str, list[float]] = defaultdict(list)
+    for index in range(rounds + 1):
+        for name, seconds in runner.parts().items():
+            if index:  # the first one warms up
                 collected[name].append(1e3 * seconds)
     return {name: float(np.median(values)) for name, values in collected.items()}
 

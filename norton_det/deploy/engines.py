@@ -3,11 +3,8 @@
 All have ``info``, ``run`` (the graph's outputs) and ``parts`` (seconds of its parts, for one input).
 """
 
-import contextlib
 import importlib
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import InputError, first_line
 from ..files import require_file
 from ..fuse import fuse
+from .clock import with_rest
 from .graph import DetectorGraph, to_graph
 from .info import DeployInfo
 
@@ -59,7 +57,7 @@ class TorchEngine:
             "pooling": (graph, "pool"),
         }
         methods |= {f"{name}_head": (head, "forward") for name, head in graph.heads.items()}
-        return _with_rest(lambda: self.run(pixels), methods, self.device)
+        return with_rest(lambda: self.run(pixels), methods, self.device)
 
 
 class OnnxEngine:
@@ -90,7 +88,7 @@ class OnnxEngine:
 
     def parts(self, pixels: np.ndarray) -> dict[str, float]:
         """ONNX Runtime tells no times of nodes without a file of its own: only the whole."""
-        return _with_rest(lambda: self.run(pixels), {}, torch.device("cpu"))
+        return with_rest(lambda: self.run(pixels), {}, torch.device("cpu"))
 
 
 class OpenVINOEngine:
@@ -173,48 +171,3 @@ def require_module(module: str, extra: str) -> Any:
 
 def _import(path: Path) -> Any:
     return require_module(*MODULES[path.suffix])
-
-
-def _with_rest(
-    run: Callable[[], Any], methods: Mapping[str, tuple[Any, str]], device: torch.device
-) -> dict[str, float]:
-    """Seconds of methods during a run, and of all else as ``rest``."""
-    started = time.perf_counter()
-    with _clocked(methods, device) as spent:
-        run()
-    seconds = time.perf_counter() - started
-    return {**spent, "rest": max(0.0, seconds - sum(spent.values()))}
-
-
-@contextlib.contextmanager
-def _clocked(parts: Mapping[str, tuple[Any, str]], device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds spent in methods while the block runs; what one timed method calls counts for the inner one alone."""
-    spent: dict[str, float] = dict.fromkeys(parts, 0.0)
-    inner: list[float] = []
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    def clock(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            wait()
-            started = time.perf_counter()
-            inner.append(0.0)
-            result = method(*args, **kwargs)
-            wait()
-            seconds = time.perf_counter() - started
-            spent[name] += seconds - inner.pop()
-            if inner:
-                inner[-1] += seconds
-            return result
-
-        return timed
-
-    for name, (owner, attribute) in parts.items():
-        setattr(owner, attribute, clock(name, getattr(owner, attribute)))
-    try:
-        yield spent
-    finally:
-        for owner, attribute in parts.values():
-            delattr(owner, attribute)

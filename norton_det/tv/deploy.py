@@ -143,6 +143,11 @@ def native_call(detector: FasterRCNN, picture: np.ndarray) -> Callable[[], Any]:
     return call
 
 
+def native_parts(detector: FasterRCNN) -> dict[str, nn.Module]:
+    """The parts of the detector itself that a frame goes through."""
+    return {"backbone": detector.backbone, "rpn": detector.rpn, "roi_heads": detector.roi_heads}
+
+
 def training_call(detector: FasterRCNN, images: Tensor, boxes: list[Tensor]) -> Callable[[], dict[str, Tensor]]:
     """What computes the losses of images (B, 3, H, W) in 0..1 with boxes (N, 4) of each, all of the first class."""
     device = next(detector.parameters()).device
