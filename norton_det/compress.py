@@ -30,7 +30,7 @@ from .errors import InputError
 from .keys import split_detector_state
 from .preprocessing import TORCHVISION, Preprocessing
 from .prune import cut, cut_laterals, find_laterals, select_channels
-from .reconstruct import calibrate, fit_readers
+from .reconstruct import Fitted, Reader, calibrate
 from .report import CompressionReport, layer_reports
 from .resnet import NortonResNet
 from .saliency import get_criterion
@@ -39,10 +39,11 @@ from .spec import CompressionSpec
 
 @dataclass(frozen=True)
 class CompressionResult:
-    """The new ``model`` (eval mode) and the ``report``."""
+    """The new ``model`` (eval mode), the ``report``, and ``readers`` that were fitted, by stage."""
 
     model: NortonResNet
     report: CompressionReport
+    readers: dict[int, Fitted]
 
 
 @contextmanager
@@ -64,6 +65,7 @@ def compress(
     *,
     criterion: str | None = None,
     calibration: Tensor | Calibration | None = None,
+    readers: Mapping[int, Reader] | None = None,
     seed: int = 0,
     starts: int | None = None,
     preprocessing: Preprocessing | None = None,
@@ -80,6 +82,7 @@ def compress(
         criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
         calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
             settings: the compressed network is fitted to the dense one on them.
+        readers: what else reads the outputs of stages (1..4), to be fitted too.
         seed: of the random starts of the decomposition and of random criteria.
         starts: initial guesses per filter of the decomposition; by default more for higher ranks.
         preprocessing, stride_in_1x1: what the weights expect; by default as the model says, else torchvision's.
@@ -125,10 +128,11 @@ def compress(
     small.load_state_dict(pruned)
     small.eval()
     errors: dict[str, float] = {}
+    fitted: dict[int, Fitted] = {}
     if calibration is not None and teacher is not None and calibration.batch_norm:
         with _timed(seconds, "calibrate"):
             small.to(calibration.device)
-            errors = calibrate(teacher, small, kept, calibration, progress)
+            errors, fitted = calibrate(teacher, small, kept, calibration, readers, progress)
             small.to("cpu")
     before, after = count_complexity(dense, input_size), count_complexity(small, input_size)
     report = CompressionReport(
@@ -142,7 +146,7 @@ def compress(
         seconds=seconds,
         errors=errors,
     )
-    return CompressionResult(small, report)
+    return CompressionResult(small, report, fitted)
 
 
 def compress_detector_state(
@@ -163,42 +167,26 @@ def compress_detector_state(
         InputError: no such ResNet in it, or already compressed.
     """
     prefix, resnet, rest = split_detector_state(state)
-    result = compress(resnet, spec, **options)
+    readers = _readers(rest)
+    result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
     kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
     narrow = cut_laterals(rest, kept)
-    calibration = options.get("calibration")
-    if calibration is not None:
-        calibration = calibration if isinstance(calibration, Calibration) else Calibration(calibration)
-        if calibration.compensate:
-            narrow |= _fit_laterals(resnet, result.model, rest, kept, calibration)
+    for stage, (weight, shift) in result.readers.items():
+        name = readers[stage][0]
+        narrow[name] = weight[:, :, None, None].to(rest[name].dtype)
+        bias = f"{name.removesuffix('weight')}bias"
+        if bias in rest:
+            narrow[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
     return small | narrow, result.report
 
 
-def _fit_laterals(
-    resnet: Mapping[str, Tensor],
-    small: NortonResNet,
-    rest: Mapping[str, Tensor],
-    kept: Mapping[str, Tensor],
-    calibration: Calibration,
-) -> dict[str, Tensor]:
-    """The FPN's lateral convolutions, fitted to what they give on the dense ResNet."""
-    laterals = find_laterals(rest)
-    dense = NortonResNet(CompressionSpec.dense(small.spec.arch), small.num_classes, small.stride_in_1x1)
-    dense.load_state_dict(read_model(resnet)[0])
-    dense.to(calibration.device).eval()
-    small = copy.deepcopy(small).to(calibration.device)
-    readers = {stage: rest[name].flatten(1) for name, stage in laterals.items()}
-    biased = all(name.removesuffix("weight") + "bias" in rest for name in laterals)
-    fitted = fit_readers(dense, small, readers, kept, calibration, biased)
-    out = {}
-    for name, stage in laterals.items():
-        weight, shift = fitted[stage]
-        out[name] = weight[:, :, None, None].to(rest[name].dtype)
-        bias = name.removesuffix("weight") + "bias"
-        if bias in rest:
-            out[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
-    return out
+def _readers(rest: Mapping[str, Tensor]) -> dict[int, tuple[str, Reader]]:
+    """The FPN's lateral convolutions: name of the weight, and what is to be fitted, by the stage that each reads."""
+    return {
+        stage: (name, Reader(rest[name].flatten(1), f"{name.removesuffix('weight')}bias" in rest))
+        for name, stage in find_laterals(rest).items()
+    }
 
 
 def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:

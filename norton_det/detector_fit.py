@@ -8,12 +8,15 @@ to what the *dense* one has at that place, by least squares on the exact second 
   factor is then solved from what the first puts out in the compressed detector.
 
 RoI features of both detectors are pooled from the *dense* detector's proposals and detections, so that rows belong
-together. The images are walked through twice: once for the neck, once for all that reads it.
+together. Images go through the dense detector once and through the small one twice: for the neck, and, once that is
+fitted, for all that reads it. Both run with their ResNet in its deploy form.
 
 Legend: ``P`` regions, ``C`` channels, ``rows`` samples.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -24,14 +27,18 @@ from tqdm import tqdm
 
 from .cp_output import fit_output, flatten_weight, weight_of
 from .errors import InputError
+from .fuse import fuse
+from .keys import split_detector_state
 from .layers import CPConv2d, LowRankLinear, factors_to_state
 from .moments import Moments
-from .reconstruct import patches
-from .surgery import factored_layer, part_of
+from .patches import draw_positions, patches
+from .surgery import factored_layer, part_of, replace_module
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")
 HeadOf = Callable[[nn.Module, str], Callable[[Tensor], Any]]
+Heard = Mapping[str, list[Tensor]]
+Pairs = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def fit_around(
     """Fit layers of ``small`` in place.
 
     Args:
-        dense: the detector it was made from, in eval mode; untouched.
+        dense: the detector it was made from, in eval mode; as it was afterwards.
         small: has factored layers at ``names``, in eval mode.
         names: of the layers, as in the dense detector.
         inputs: unlabelled images, each as the detector takes it.
@@ -79,32 +86,30 @@ def fit_around(
     if not len(inputs):
         raise InputError("calibration: expected images, got none; give some")
     fit = _Fit(dense, small, list(names), len(inputs), settings or FitSettings())
-    neck = fit.of("neck")
-    if neck:
+    with _fused_resnet(dense), _fused_resnet(small):
+        neck, rpn = fit.of("neck"), fit.of("rpn")
+        heads = [head for head in HEADS if fit.of_head(head)]
+        regions = []
         for image in tqdm(inputs, "fit neck", unit="image", disable=not progress):
-            with fit.listening(neck):
-                for detector in (dense, small):
-                    stack.image_features(detector, [image])
-            fit.collect(neck)
+            regions.append(fit.read_dense(stack, image, neck, rpn, heads))
+            if neck:
+                with fit.listening(small, neck) as heard:
+                    stack.image_features(small, [image])
+                fit.collect(heard)
         fit.solve(neck)
-    rest = [name for name in fit.names if name not in neck]
-    pooled: dict[str, list[tuple[Tensor, Tensor]]] = {head: [] for head in HEADS if fit.of_head(head)}
-    if rest:
-        for image in tqdm(inputs, "fit heads", unit="image", disable=not progress):
-            fit.read_image(stack, image, pooled)
-        rpn = fit.of("rpn")
-        fit.solve(rpn[:1])
-        for name in rpn[1:]:  # each reads what the one before puts out once it is fitted
-            for image in inputs:
-                fit.hear_rpn(stack, image, name)
-            fit.solve([name])
+        pooled: dict[str, Pairs] = {head: [] for head in heads}
+        # of several convolutions of an RPN each reads what the one before puts out once it is fitted
+        for first, name in enumerate(rpn or [""] * bool(heads)):
+            for image, each in zip(tqdm(inputs, "fit heads", unit="image", disable=not progress), regions, strict=True):
+                fit.read_small(stack, image, [name] if name else [], {} if first else each, pooled)
+            fit.solve([name] if name else [])
     for head, pairs in pooled.items():
         fit.walk_head(stack.head_of, head, pairs)
     return fit.errors
 
 
 class _Fit:
-    """Inputs that were heard at layers of both detectors, their moments, and the errors left."""
+    """Moments of layers, what the dense detector has at them, and the errors left."""
 
     def __init__(
         self, dense: nn.Module, small: nn.Module, names: list[str], images: int, settings: FitSettings
@@ -113,7 +118,8 @@ class _Fit:
         self.per_image = max(1, settings.rows // images)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.moments: dict[str, Moments] = {}
-        self.heard: dict[tuple[str, str], list[Tensor]] = {}
+        # by layer, for each call of it: positions that were drawn, and the dense outputs there (rows, O)
+        self.noted: dict[str, deque[tuple[Tensor, Tensor] | None]] = defaultdict(deque)
         self.errors: dict[str, float] = {}
 
     def share(self, moments: Moments) -> float:
@@ -126,30 +132,42 @@ class _Fit:
     def of_head(self, head: str) -> list[str]:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
 
-    def listening(self, names: list[str]) -> "_Listening":
-        return _Listening(self, names)
+    @contextmanager
+    def listening(self, detector: nn.Module, names: list[str]) -> Iterator[Heard]:
+        """Keep the inputs of layers of a detector, one of each call."""
+        heard: dict[str, list[Tensor]] = {name: [] for name in names}
+        handles = [detector.get_submodule(name).register_forward_pre_hook(_keep(heard[name])) for name in names]
+        try:
+            yield heard
+        finally:
+            for handle in handles:
+                handle.remove()
 
-    def collect(self, names: list[str]) -> None:
-        """Turn what was heard at convolutions into rows of moments."""
-        for name in names:
+    def note(self, heard: Heard) -> None:
+        """Draw positions of what was heard at convolutions of the dense detector, and keep the outputs there."""
+        for name, maps in heard.items():
             conv = self.dense.get_submodule(name)
-            assert isinstance(conv, nn.Conv2d) and not isinstance(conv.padding, str)
-            pairs = list(zip(self.heard[name, "dense"], self.heard[name, "small"], strict=True))
-            cells = sum(len(wide) * wide.shape[2] * wide.shape[3] for wide, _ in pairs)
-            for wide, narrow in pairs:  # several where a layer is used on each level
-                count = len(wide) * wide.shape[2] * wide.shape[3]
+            assert isinstance(conv, nn.Conv2d)
+            counts = [len(wide) * wide.shape[2] * wide.shape[3] for wide in maps]
+            for wide, count in zip(maps, counts, strict=True):  # several where a layer is used on each level
                 if not count:
+                    self.noted[name].append(None)
                     continue
-                take = min(count, max(1, round(self.per_image * count / max(1, cells))))
-                height, width = _output_size(wide, conv)
-                at = torch.randint(len(wide) * height * width, (take,), generator=self.generator).to(wide.device)
-                positions = torch.stack([at // (height * width), at // width % height, at % width])
-                window = (conv.kernel_size, conv.stride, conv.padding)
-                target = patches(wide, positions, *window) @ flatten_weight(conv.weight).T
-                self.moments.setdefault(name, Moments(name)).add(
-                    patches(narrow, positions, *window), target if conv.bias is None else target + conv.bias
-                )
-        self.heard.clear()
+                take = min(count, max(1, round(self.per_image * count / sum(counts))))
+                positions = draw_positions(wide, conv, take, self.generator)
+                target = patches(wide, conv, positions) @ flatten_weight(conv.weight).T
+                self.noted[name].append((positions, target if conv.bias is None else target + conv.bias))
+
+    def collect(self, heard: Heard) -> None:
+        """Turn what was heard at the same convolutions of the small detector into rows of moments."""
+        for name, maps in heard.items():
+            conv = self.dense.get_submodule(name)
+            assert isinstance(conv, nn.Conv2d)
+            for narrow in maps:
+                noted = self.noted[name].popleft()
+                if noted is not None:
+                    positions, target = noted
+                    self.moments.setdefault(name, Moments(name)).add(patches(narrow, conv, positions), target)
 
     def solve(self, names: list[str]) -> None:
         """Fit convolutions to their moments."""
@@ -174,67 +192,69 @@ class _Fit:
             layer.load_state_dict(state)
             self.errors[name] = moments.error(weight)
 
-    def read_image(self, stack: ModuleType, image: Any, pooled: dict[str, list[tuple[Tensor, Tensor]]]) -> None:
-        """Moments of the RPN's convolution, and pooled features of both detectors, from one image."""
-        rpn = self.of("rpn")[:1]
-        images, wide = stack.image_features(self.dense, [image])
-        narrow = stack.image_features(self.small, [image])[1]
-        with self.listening(rpn):
-            boxes = stack.propose(self.dense, images, wide)
-            if rpn:
-                stack.propose(self.small, images, narrow)
-        if rpn:
-            self.collect(rpn)
-        if not pooled:
-            return
-        found = stack.detect(self.dense, images, wide, boxes) if set(pooled) - {"box"} else boxes
-        for head, pairs in pooled.items():
+    def read_dense(
+        self, stack: ModuleType, image: Any, neck: list[str], rpn: list[str], heads: list[str]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Run the dense detector on an image; regions for each head and their pooled features (P, C, S, S)."""
+        with self.listening(self.dense, neck + rpn) as heard:
+            images, maps = stack.image_features(self.dense, [image])
+            boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
+        self.note(heard)
+        found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+        chosen = {}
+        for head in heads:
             limit = self.settings.regions if head == "box" else max(1, self.settings.regions // 4)
             regions = boxes if head == "box" or not len(found) else found
             regions = regions[torch.randperm(len(regions), generator=self.generator)[:limit].to(regions.device)]
             if len(regions):
-                both = (
-                    stack.pool(detector, head, images, maps, regions)
-                    for detector, maps in ((self.dense, wide), (self.small, narrow))
-                )
-                pairs.append(tuple(both))
+                chosen[head] = (regions, stack.pool(self.dense, head, images, maps, regions))
+        return chosen
 
-    def hear_rpn(self, stack: ModuleType, image: Any, name: str) -> None:
-        """Moments of one convolution of the RPN from one image."""
-        with self.listening([name]):
-            for detector in (self.dense, self.small):
-                stack.propose(detector, *stack.image_features(detector, [image]))
-        self.collect([name])
+    def read_small(
+        self,
+        stack: ModuleType,
+        image: Any,
+        rpn: list[str],
+        chosen: Mapping[str, tuple[Tensor, Tensor]],
+        pooled: Mapping[str, Pairs],
+    ) -> None:
+        """Run the small detector on an image: rows of a convolution of the RPN, and features of the same regions."""
+        images, maps = stack.image_features(self.small, [image])
+        if rpn:
+            with self.listening(self.small, rpn) as heard:
+                stack.propose(self.small, images, maps)
+            self.collect(heard)
+        for head, (regions, wide) in chosen.items():
+            pooled[head].append((wide, stack.pool(self.small, head, images, maps, regions)))
 
-    def walk_head(self, head_of: HeadOf, head: str, pairs: list[tuple[Tensor, Tensor]]) -> None:
+    def walk_head(self, head_of: HeadOf, head: str, pairs: Pairs) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""
         if not pairs:
             return
         for name in self.of_head(head):
-            if isinstance(self.dense.get_submodule(name), nn.Linear):
-                self._fit_linear(name, head, head_of, pairs)
-                continue
-            for pair in pairs:
-                self.hear_head(name, head, head_of, pair)
-                self.collect([name])
-            self.solve([name])
+            layer, rows = self.dense.get_submodule(name), []
+            for wide, narrow in pairs:
+                with self.listening(self.dense, [name]) as dense:
+                    head_of(self.dense, head)(wide)
+                with self.listening(self.small, [name]) as small:
+                    head_of(self.small, head)(narrow)
+                if isinstance(layer, nn.Linear):
+                    rows.append((small[name][0], layer(dense[name][0])))
+                else:
+                    self.note(dense)
+                    self.collect(small)
+            if isinstance(layer, nn.Linear):
+                self._fit_linear(name, layer, rows)
+            else:
+                self.solve([name])
 
-    def hear_head(self, name: str, head: str, head_of: HeadOf, pair: tuple[Tensor, Tensor]) -> None:
-        """Run a head of both detectors on pooled features of the same regions, listening at one layer."""
-        with self.listening([name]):
-            for detector, pooled in zip((self.dense, self.small), pair, strict=True):
-                head_of(detector, head)(pooled)
-
-    def _fit_linear(self, name: str, head: str, head_of: HeadOf, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        linear, layer = self.dense.get_submodule(name), factored_layer(self.small.get_submodule(name))
-        assert isinstance(linear, nn.Linear) and isinstance(layer, LowRankLinear)
-        inputs, targets = [], []
-        for pair in pairs:
-            self.hear_head(name, head, head_of, pair)
-            targets.append(linear(self.heard[name, "dense"][0]))
-            inputs.append(self.heard[name, "small"][0])
-            self.heard.clear()
-        target = torch.cat(targets).double()  # (rows, O)
+    def _fit_linear(self, name: str, linear: nn.Linear, rows: Pairs) -> None:
+        """Fit the factors of a linear layer to what it reads in the small detector (rows, I), and what the dense one
+        puts out (rows, O).
+        """
+        layer = factored_layer(self.small.get_submodule(name))
+        assert isinstance(layer, LowRankLinear)
+        target = torch.cat([y for _, y in rows]).double()  # (rows, O)
         if len(target) < 2:
             return
         if not target.isfinite().all():
@@ -247,7 +267,7 @@ class _Fit:
         basis = torch.linalg.eigh(covariance + share * energy)[1][:, -layer.rank :]  # (O, r)
         layer.first.weight.copy_((basis.T @ weight).float())
         moments = Moments(name)
-        for x, y in zip(inputs, targets, strict=True):
+        for x, y in rows:
             moments.add(layer.first(x), y)
         moments.finish()
         second = moments.least_squares(basis, self.share(moments))
@@ -257,31 +277,17 @@ class _Fit:
         self.errors[name] = moments.error(second)
 
 
-class _Listening:
-    """Context in which the inputs of layers of both detectors are kept."""
-
-    def __init__(self, fit: _Fit, names: list[str]) -> None:
-        self.fit, self.names, self.handles = fit, names, []  # type: ignore[var-annotated]
-
-    def __enter__(self) -> None:
-        for side, detector in (("dense", self.fit.dense), ("small", self.fit.small)):
-            for name in self.names:
-                heard = self.fit.heard.setdefault((name, side), [])
-                module = detector.get_submodule(name)
-                self.handles.append(module.register_forward_pre_hook(_keep(heard)))
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
+@contextmanager
+def _fused_resnet(detector: nn.Module) -> Iterator[None]:
+    """The detector with its ResNet in deploy form, channels last; afterwards as it was."""
+    name = split_detector_state(detector.state_dict())[0].removesuffix(".")
+    resnet = detector.get_submodule(name)
+    replace_module(detector, name, fuse(resnet).to(memory_format=torch.channels_last))
+    try:
+        yield
+    finally:
+        replace_module(detector, name, resnet)
 
 
 def _keep(heard: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     return lambda _module, inputs: heard.append(inputs[0].detach())
-
-
-def _output_size(maps: Tensor, conv: nn.Conv2d) -> tuple[int, int]:
-    height, width = (
-        (size + 2 * pad - kernel) // stride + 1  # type: ignore[operator]
-        for size, pad, kernel, stride in zip(maps.shape[2:], conv.padding, conv.kernel_size, conv.stride, strict=True)
-    )
-    return height, width

@@ -20,7 +20,7 @@ from .cp import cp_decompose, nmse
 from .cp_output import fit_output, flatten_weight, weight_of
 from .errors import InputError
 from .moments import Moments
-from .reconstruct import patches
+from .patches import draw_positions, patches
 from .saliency import css_curve
 
 FILTERS = 16  # of a layer that stand for all
@@ -96,20 +96,14 @@ class ConvRows:
 
     def add(self, maps: Tensor, take: int, generator: torch.Generator) -> None:
         """Add ``take`` positions of inputs (N, I, H, W)."""
-        conv = self.conv
-        assert not isinstance(conv.padding, str)
-        sizes = zip(maps.shape[2:], conv.padding, conv.kernel_size, conv.stride, strict=True)
-        height, width = ((size + 2 * pad - kernel) // stride + 1 for size, pad, kernel, stride in sizes)
-        count = len(maps) * height * width
-        take = min(take, self.left, count)
-        if take < 1:
+        positions = draw_positions(maps, self.conv, min(take, self.left), generator)
+        count = positions.shape[1]
+        if not count:
             return
-        self.left -= take
-        at = torch.randperm(count, generator=generator)[:take].to(maps.device)
-        positions = torch.stack([at // (height * width), at // width % height, at % width])
-        x = patches(maps.detach(), positions, conv.kernel_size, conv.stride, conv.padding)
-        kept = (torch.arange(self.seen, self.seen + take) % 5 == 0).to(x.device)
-        self.seen += take
+        self.left -= count
+        x = patches(maps.detach(), self.conv, positions)
+        kept = (torch.arange(self.seen, self.seen + count) % 5 == 0).to(x.device)
+        self.seen += count
         self.tests.append(x[kept])
         self.moments.add(x[~kept], x[~kept] @ self.weight.T)
 

@@ -21,9 +21,9 @@ Legend: ``N`` images, ``rows`` sampled positions, ``C`` channels.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -31,7 +31,25 @@ from .calibration import Calibration, folded_weight, rows_of
 from .cp_output import fit_output, flatten_weight, weight_of
 from .layers import CPConv2d, factors_to_state
 from .moments import Moments
+from .patches import patches
 from .resnet import Bottleneck, NortonResNet
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What else reads a stage's output, such as a lateral convolution of an FPN.
+
+    Attributes:
+        weight: (O, C), of the dense channels.
+        biased: whether it has a bias, which can take a shift.
+    """
+
+    weight: Tensor
+    biased: bool
+
+
+Fitted = tuple[Tensor, Tensor]
+"""Of a reader: its weight (O, C') for the channels kept, and what is to be added to its bias, (O,); on the CPU."""
 
 
 @torch.no_grad()
@@ -40,8 +58,9 @@ def calibrate(
     small: NortonResNet,
     kept: Mapping[str, Tensor],
     calibration: Calibration,
+    readers: Mapping[int, Reader] | None = None,
     progress: bool = False,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[int, Fitted]]:
     """Fit ``small`` in place.
 
     Args:
@@ -49,22 +68,26 @@ def calibrate(
         small: has the weights of ``prune.cut``.
         kept: the channels that were kept, by writer.
         calibration: images and switches.
+        readers: of the outputs of stages (1..4), to be fitted to what they give on the dense network.
         progress: show a bar.
 
     Returns:
         What is left of the error after each block: squared error of its output on the kept channels, relative to
-        the dense output's energy.
+        the dense output's energy. And the fitted readers by stage; none without ``compensate``.
 
     Raises:
         InputError: activations that are not finite; the layer is named.
     """
     walk = _Walk(dense, small, kept, calibration)
-    errors = {}
+    errors, fitted = {}, {}
+    readers = readers if readers and calibration.compensate else {}
     for stage, block in tqdm(list(small.spec.blocks()), desc="calibrate", unit="block", disable=not progress):
         errors[f"layer{stage}.{block}"] = walk.block(stage, block)
+        if stage in readers and block == small.spec.depths[stage - 1] - 1:
+            fitted[stage] = walk.reader(stage, readers[stage])
     if calibration.compensate and small.num_classes:
         walk.classifier()
-    return errors
+    return errors, fitted
 
 
 class _Walk:
@@ -179,11 +202,9 @@ class _Walk:
         if not (settings.fits if factorised else settings.compensate):
             _set_statistics(block.bn2, [conv(part) for part in maps])
             return
-        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-        assert not isinstance(padding, str)  # "same" is not what a ResNet has
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(patches(part, at, kernel, stride, padding), target)
+            moments.add(patches(part, conv, at), target)
         moments.finish()
         prior = flatten_weight(prior)
         if isinstance(conv, CPConv2d):
@@ -197,6 +218,19 @@ class _Walk:
             conv.weight.copy_(weight.unflatten(1, (-1, conv.in_channels)).transpose(1, 2).view_as(conv.weight))
         _set_fitted(block.bn2, moments, weight)
 
+    def reader(self, stage: int, reader: Reader) -> Fitted:
+        """Fit what reads the maps of both networks as they are now, after that stage."""
+        draw, moments = self.calibration.sampler(), Moments(f"layer{stage}")
+        dense = reader.weight.float().to(self.calibration.device)
+        for wide, narrow in zip(self.wide, self.narrow, strict=True):
+            at = draw(wide)
+            moments.add(rows_of(narrow, at), rows_of(wide, at) @ dense.T)
+        moments.finish()
+        if not reader.biased:
+            moments.uncentre()
+        weight = moments.least_squares(dense[:, self.stream], self.calibration.ridge)
+        return weight.float().cpu(), (moments.mean_y - weight @ moments.mean_x).float().cpu()
+
     def classifier(self) -> None:
         """Fit the classifier to the dense logits. Few rows and many features: the prior weighs more here."""
         moments = Moments("fc")
@@ -206,59 +240,6 @@ class _Walk:
         weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 10 * self.calibration.ridge)
         self.small.fc.weight.copy_(weight)
         self.small.fc.bias.copy_(moments.mean_y - weight @ moments.mean_x)
-
-
-@torch.no_grad()
-def fit_readers(
-    dense: NortonResNet,
-    small: NortonResNet,
-    readers: Mapping[int, Tensor],
-    kept: Mapping[str, Tensor],
-    calibration: Calibration,
-    biased: bool = True,
-) -> dict[int, tuple[Tensor, Tensor]]:
-    """Fit what else reads the stages' outputs, such as the lateral convolutions of an FPN, to the dense network.
-
-    Args:
-        dense, small: both networks; untouched.
-        readers: weights (O, C) by the stage (1..4) whose C dense channels they read.
-        kept: the channels that were kept, by writer.
-        calibration: images and settings.
-        biased: whether the readers have a bias, which can take a shift.
-
-    Returns:
-        By stage: weights (O, C') for the channels kept, and what has to be added to the bias, (O,); on the CPU.
-    """
-    draw = calibration.sampler()
-    moments = {stage: Moments(f"layer{stage}") for stage in readers}
-    weights = {stage: weight.float().to(calibration.device) for stage, weight in readers.items()}
-    for images in calibration.batches():
-        wide, narrow = dense.forward_features(images), small.forward_features(images)
-        for stage in readers:
-            at = draw(wide[f"res{stage + 1}"])
-            target = rows_of(wide[f"res{stage + 1}"], at) @ weights[stage].T
-            moments[stage].add(rows_of(narrow[f"res{stage + 1}"], at), target)
-    fitted = {}
-    for stage, found in moments.items():
-        found.finish()
-        if not biased:
-            found.uncentre()
-        index = torch.as_tensor(kept[f"layer{stage}"], device=calibration.device)
-        weight = found.least_squares(weights[stage][:, index], calibration.ridge)
-        fitted[stage] = (weight.float().cpu(), (found.mean_y - weight @ found.mean_x).float().cpu())
-    return fitted
-
-
-def patches(
-    maps: Tensor, positions: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]
-) -> Tensor:
-    """What a convolution reads at positions of its output: (rows, K*C), kernel-major."""
-    padded = F.pad(maps, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1)
-    image, y, x = positions
-    parts = [
-        padded[image, y * stride[0] + dy, x * stride[1] + dx] for dy in range(kernel[0]) for dx in range(kernel[1])
-    ]
-    return torch.cat(parts, dim=1)
 
 
 def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:

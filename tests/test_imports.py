@@ -23,7 +23,9 @@ ORDER = [
         "cp",
         "saliency",
         "layers",
+        "patches",
         "surgery",
+        "fuse",
         "resnet",
         "moments",
         "cp_output",
@@ -32,7 +34,7 @@ ORDER = [
     ),
     *("reconstruct", "prune", "report", "compress", "detector_fit", "detector_report", "detector"),
     *("classify", "recipe", "finetune"),
-    *("forms", "fuse", "tune_report", "tune"),
+    *("forms", "tune_report", "tune"),
     *("cost_model", "error_curves", "effect", "sensitivity", "allocate", "latency", "subject", "search"),
 ]
 
