@@ -8,6 +8,11 @@ class InputError(ValueError):
     after ``error:`` and exit with status 2. A programming error is never an ``InputError``.
     """
 
+    def __init__(self, message: str = "") -> None:
+        if message.startswith("Caught InputError in "):  # PyTorch, from a process of a data loader: with its traceback
+            message = message.rstrip().rpartition("InputError: ")[2]
+        super().__init__(message)
+
 
 def first_line(error: Exception, limit: int = 120) -> str:
     """What an exception of a library says, in one short line, to be quoted in an ``InputError``."""

@@ -13,7 +13,7 @@ from norton_det.cli import parser, run
 
 # isort: split
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
@@ -26,6 +26,7 @@ from norton_det.d2.engine import (
     resume_weights,
 )
 from norton_det.d2.evaluation import format_rows, published_columns
+from norton_det.d2.launch import launch
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.files import atomic_path, require_writable
@@ -33,6 +34,7 @@ from norton_det.files import atomic_path, require_writable
 EXAMPLES = """
   tools/train_net.py --config norton_faster_rcnn.yaml
   tools/train_net.py --config norton_mask_rcnn.yaml --num-gpus 8 MODEL.NORTON.PRESET norton-64
+  torchrun --nproc_per_node 8 tools/train_net.py --config norton_faster_rcnn.yaml    # or --nnodes for more machines
   tools/train_net.py --config norton_faster_rcnn.yaml --resume
   tools/train_net.py --config norton_faster_rcnn.yaml --eval-only \\
       MODEL.WEIGHTS output/norton_faster_rcnn/model_final.pth
@@ -47,7 +49,9 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/")
     own.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     own.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
-    own.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, one GPU each")
+    own.add_argument(
+        "--num-gpus", type=int, default=1, help="processes on this machine, one GPU each; without GPUs, on its CPUs"
+    )
     own.add_argument("--num-machines", type=int, default=1, help="machines in all")
     own.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
     own.add_argument("--dist-url", default=default_argument_parser().get_default("dist_url"), help="of machine 0")
@@ -112,14 +116,7 @@ def without_nan(value: Any) -> Any:
 def launched(args: argparse.Namespace) -> None:
     if args.num_gpus * args.num_machines > 1:
         configure(args)  # bad input is met here, in one line, and not by every process
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    launch(main, args, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ CONFIG_FOLDERS = (
 
 
 def add_norton_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.NORTON`` and its defaults to a Detectron2 config.
+    """Add ``MODEL.NORTON`` and keys of ``SOLVER``, with defaults, to a Detectron2 config.
 
-    The keys describe the ResNet of ``build_norton_resnet_backbone`` and ``build_norton_resnet_fpn_backbone``.
-    They are not used when ``MODEL.WEIGHTS`` is a norton checkpoint: it carries its own spec.
+    ``MODEL.NORTON`` describes the ResNet of ``build_norton_resnet_backbone`` and ``build_norton_resnet_fpn_backbone``.
+    It is not used when ``MODEL.WEIGHTS`` is a norton checkpoint: it carries its own spec.
     """
     cfg.MODEL.NORTON = CfgNode()
     # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense.
@@ -39,6 +39,18 @@ def add_norton_config(cfg: CfgNode) -> None:
     cfg.MODEL.NORTON.HEAD_RANK = None
     # Rank of the box head's linear layers, such as 128.
     cfg.MODEL.NORTON.BOX_HEAD_RANK = None
+
+    # BASE_LR is for batches of so many images, and scaled linearly to IMS_PER_BATCH (Goyal et al., 2017); 0: as it is.
+    cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # Decay of an exponential moving average of the weights, such as 0.999, which is evaluated and kept; 0: none.
+    cfg.SOLVER.EMA_DECAY = 0.0
+    # The trained dense detector to learn from, see d2/distill.py; empty: labels alone.
+    cfg.SOLVER.DISTILL = CfgNode()
+    cfg.SOLVER.DISTILL.WEIGHTS = ""
+    # Factors of its three losses: the FPN's maps, the RPN's objectness, the classes of the box head; 0 leaves one out.
+    cfg.SOLVER.DISTILL.FEATURES = 1.0
+    cfg.SOLVER.DISTILL.RPN = 1.0
+    cfg.SOLVER.DISTILL.BOX = 1.0
 
 
 def spec_from_config(cfg: CfgNode) -> CompressionSpec:

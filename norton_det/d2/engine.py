@@ -58,6 +58,9 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
                 "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
             )
             raise InputError(f"option {key}: {text}; {mend}") from None
+    given = opts[::2]
+    if "SOLVER.BASE_LR" in given and "SOLVER.REFERENCE_IMS_PER_BATCH" not in given:
+        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is asked for is the one to use
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -118,7 +121,7 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
         else:
             save_checkpoint(path, loaded.build())
     comm.synchronize()
-    return _with_weights(cfg, path)
+    return with_weights(cfg, path)
 
 
 def compress_to_file(
@@ -177,7 +180,7 @@ def resume_weights(cfg: CfgNode) -> CfgNode | None:
     is built; ``None`` when there is no checkpoint.
     """
     checkpointer = NortonCheckpointer(None, cfg.OUTPUT_DIR)
-    return _with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
+    return with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
 
 
 def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | None, spec: CompressionSpec) -> None:
@@ -215,7 +218,8 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     return apply_layout(model, chosen, "fresh")
 
 
-def _with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
+def with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
+    """A config with other ``MODEL.WEIGHTS``."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = str(path)

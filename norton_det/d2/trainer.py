@@ -1,19 +1,25 @@
 """Detectron2's trainer with norton checkpoints, COCO evaluation with AR, and training that is fast on a CPU."""
 
+import functools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
+from detectron2.utils import comm
 
 from ..errors import InputError
 from .checkpoint import NortonCheckpointer
-from .engine import build_detector, check_weights, one_line
+from .distill import Distillation, DistillWeights
+from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .evaluation import NortonCOCOEvaluator
+from .hooks import Average, Reseed
+from .loader import build_train_loader, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -21,29 +27,78 @@ logger = logging.getLogger(__name__)
 class NortonTrainer(DefaultTrainer):
     """Detectron2's trainer; its checkpoints carry the spec, and evaluation reports AP and AR.
 
-    On a CPU, ``SOLVER.AMP.ENABLED`` trains in bfloat16, and the backbone is in channels_last: both are faster.
+    Resumed, it goes on as if it had not been interrupted: images and random numbers follow from the seed (see
+    ``loader``). The learning rate is scaled to the batch (SOLVER.REFERENCE_IMS_PER_BATCH), weights are averaged
+    (SOLVER.EMA_DECAY), and a dense detector is learned from (SOLVER.DISTILL), where the config says so. On a CPU,
+    SOLVER.AMP.ENABLED trains in bfloat16, the backbone is in channels_last, and several processes work together too.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
+        plain = scale_learning_rate(cfg).clone()
+        plain.defrost()
+        if plain.SEED < 0:
+            plain.SEED = comm.shared_random_seed()
+        self.seed = plain.SEED
         on_cpu = cfg.MODEL.DEVICE == "cpu"
-        plain = cfg.clone()
-        if on_cpu and cfg.SOLVER.AMP.ENABLED:  # Detectron2's own mixed precision is for CUDA alone
-            plain.defrost()
-            plain.SOLVER.AMP.ENABLED = False
-            plain.freeze()
-        super().__init__(plain)
+        plain.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and not on_cpu  # Detectron2's own is for CUDA alone
+        plain.freeze()
+        with _parallel_on(plain.MODEL.DEVICE):
+            super().__init__(plain)
         if on_cpu:
-            model = self._trainer.model
             # the backbone alone: Detectron2's heads use view
-            getattr(model, "module", model).backbone.to(memory_format=torch.channels_last)
-            if cfg.SOLVER.AMP.ENABLED:
-                model.forward = _in_bfloat16(model, model.forward)
+            self.detector.backbone.to(memory_format=torch.channels_last)
+        if cfg.SOLVER.DISTILL.WEIGHTS:
+            distillation_of(cfg, self.detector).install()
+        if on_cpu and cfg.SOLVER.AMP.ENABLED:
+            self.detector.forward = _in_bfloat16(self.detector, self.detector.forward)
+
+    @property
+    def detector(self) -> torch.nn.Module:
+        """The model without DistributedDataParallel around it."""
+        return getattr(self.model, "module", self.model)
 
     def build_hooks(self) -> list[HookBase]:
         # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here
         self.checkpointer = NortonCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        return super().build_hooks()
+        found = [Reseed(), *super().build_hooks()]
+        if not self.cfg.SOLVER.EMA_DECAY:
+            return found
+        average = Average(self.detector, self.cfg.SOLVER.EMA_DECAY, self.cfg.OUTPUT_DIR)
+
+        def test() -> Any:
+            self._last_eval_results = self.test(self.cfg, average.model)
+            return self._last_eval_results
+
+        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
+        found = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in found]
+        return [found[0], average, *found[1:]]  # averaged before it is saved and tested
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As Detectron2's; batches that a run to resume has seen are passed over."""
+        super().resume_or_load(resume)
+        self.data_loader.batch_sampler.start = self.start_iter
+
+    def train(self) -> Any:
+        """As Detectron2's; bad input leaves no traceback in the log."""
+        log = logging.getLogger("detectron2.engine.train_loop")
+
+        def keep(record: logging.LogRecord) -> bool:
+            return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+        log.addFilter(keep)
+        try:
+            return super().train()
+        finally:
+            log.removeFilter(keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.seed = state_dict.get("seed", self.seed)
+        set_seed(self.data_loader, self.seed)
 
     def last_results(self) -> dict[str, Any]:
         """Metrics of the evaluation at the end of training; empty without one."""
@@ -60,7 +115,7 @@ class NortonTrainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         try:
-            return super().build_train_loader(cfg)
+            return build_train_loader(cfg)
         except AssertionError as error:  # Detectron2's own check for images with objects
             raise InputError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {one_line(error)} Annotate some images") from None
 
@@ -71,6 +126,48 @@ class NortonTrainer(DefaultTrainer):
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
         return model
+
+
+def scale_learning_rate(cfg: CfgNode) -> CfgNode:
+    """A config whose SOLVER.BASE_LR is that of SOLVER.REFERENCE_IMS_PER_BATCH scaled to its own batches."""
+    reference, size, rate = cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
+    if reference < 0:
+        raise InputError(f"SOLVER.REFERENCE_IMS_PER_BATCH: expected 0 or more images, got {reference}; use 0 for none")
+    if reference in (0, size):
+        logger.info("Learning rate: %g for batches of %d images", rate, size)
+        return cfg
+    scaled = cfg.clone()
+    scaled.defrost()
+    scaled.SOLVER.BASE_LR = rate * size / reference
+    scaled.SOLVER.REFERENCE_IMS_PER_BATCH = size
+    scaled.freeze()
+    logger.info(
+        "Learning rate: %g for batches of %d images, scaled from %g for %d (SOLVER.REFERENCE_IMS_PER_BATCH)",
+        scaled.SOLVER.BASE_LR,
+        size,
+        rate,
+        reference,
+    )
+    return scaled
+
+
+def distillation_of(cfg: CfgNode, student: torch.nn.Module) -> Distillation:
+    """The losses of SOLVER.DISTILL, with the detector of its weights as teacher."""
+    node = cfg.SOLVER.DISTILL
+    teacher = load_as_it_is(with_weights(cfg, node.WEIGHTS))
+    return Distillation(student, teacher, DistillWeights(node.FEATURES, node.RPN, node.BOX))
+
+
+@contextmanager
+def _parallel_on(device: str) -> Iterator[None]:
+    """Let Detectron2 make DistributedDataParallel for a CPU: it would ask for a GPU's number there."""
+    made = defaults.create_ddp_model
+    if device == "cpu":
+        defaults.create_ddp_model = functools.partial(made, device_ids=None)
+    try:
+        yield
+    finally:
+        defaults.create_ddp_model = made
 
 
 def _in_bfloat16(model: torch.nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:

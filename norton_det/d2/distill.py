@@ -1,0 +1,129 @@
+"""Distillation from the dense detector: losses between the maps, objectness and classes of two R-CNNs.
+
+Fine-tuning a compressed detector, the dense one that it was made from is run on the same images. Three losses are
+added to those of the labels:
+
+- features: squared distance of the FPN's maps relative to the teacher's energy, mean over levels (Romero et al., 2015);
+- rpn: Kullback-Leibler divergence of the objectness, over all anchors, per expected object of the teacher's;
+- box: that of the classes' probabilities, on the regions that the student samples (Hinton et al., 2015).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class DistillWeights:
+    """Factors of the three losses; 0 leaves one out."""
+
+    features: float = 1.0
+    rpn: float = 1.0
+    box: float = 1.0
+
+
+class Distillation:
+    """A student's forward with the losses added, see ``install``.
+
+    Args:
+        student, teacher: R-CNNs of Detectron2 with FPN, of the same classes and anchors; the teacher is not trained.
+        weights: of the losses.
+
+    Raises:
+        InputError: detectors that do not fit together.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, weights: DistillWeights) -> None:
+        self.student, self.teacher, self.weights = student, teacher.eval().requires_grad_(False), weights
+        for detector in (student, teacher):
+            predictor = detector.roi_heads.box_predictor
+            if not isinstance(predictor, FastRCNNOutputLayers):
+                raise InputError(f"distillation: expected one box head, got {type(predictor).__name__}; leave it out")
+        found, wanted = (each.roi_heads.box_predictor.cls_score.out_features for each in (student, teacher))
+        if found != wanted:
+            raise InputError(
+                f"SOLVER.DISTILL.WEIGHTS: expected a teacher of {found - 1} classes, got {wanted - 1}; "
+                "use the dense detector of the same data"
+            )
+        self.kept: dict[str, Any] = {}
+
+    def install(self) -> None:
+        """Let the student's forward return the losses too while it trains."""
+        heads = self.student.roi_heads
+        for name, module in (
+            ("features", self.student.backbone),
+            ("rpn", self.student.proposal_generator.rpn_head),
+            ("box", heads.box_predictor),
+        ):
+            module.register_forward_hook(self._keep_output(name))
+        heads.box_pooler.register_forward_hook(self._keep_regions)
+        self.student.forward = self._with_losses(self.student.forward)
+
+    def _keep_output(self, name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            self.kept[name] = output
+
+        return hook
+
+    def _keep_regions(self, _: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
+        self.kept["regions"] = inputs[1]
+
+    def _with_losses(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(inputs: Sequence[Mapping[str, Any]]) -> Any:
+            result = forward(inputs)
+            return result | self.losses(inputs) if self.student.training else result
+
+        return run
+
+    def losses(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Losses by name for the images that the student has just seen."""
+        teacher, kept, weights, losses = self.teacher, self.kept, self.weights, {}
+        with torch.no_grad():
+            maps = teacher.backbone(teacher.preprocess_image(inputs).tensor)
+        if weights.features:
+            levels = [relative_distance(kept["features"][name], maps[name]) for name in maps]
+            losses["loss_distill_features"] = weights.features * torch.stack(levels).mean()
+        if weights.rpn:
+            with torch.no_grad():
+                wanted = teacher.proposal_generator.rpn_head(
+                    [maps[name] for name in teacher.proposal_generator.in_features]
+                )[0]
+            losses["loss_distill_rpn"] = weights.rpn * objectness_divergence(kept["rpn"][0], wanted)
+        if weights.box:
+            heads = teacher.roi_heads
+            with torch.no_grad():
+                pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], kept["regions"])
+                classes = heads.box_predictor(heads.box_head(pooled))[0]
+            losses["loss_distill_box"] = weights.box * class_divergence(kept["box"][0], classes)
+        kept.clear()
+        return losses
+
+
+def relative_distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of maps of one shape, relative to the energy wanted."""
+    found, wanted = found.float(), wanted.float()
+    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
+
+
+def objectness_divergence(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Kullback-Leibler divergence of objectness logits of all levels, summed, over the sum of the teacher's
+    probabilities.
+    """
+    logits, target = (torch.cat([part.float().flatten() for part in parts]) for parts in (found, wanted))
+    probability = target.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, probability, reduction="sum")
+    entropy = F.binary_cross_entropy_with_logits(target, probability, reduction="sum")
+    return (cross - entropy) / probability.sum().clamp_min(1.0)
+
+
+def class_divergence(found: Tensor, wanted: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of class logits (P, C+1), mean over regions; 0 without any."""
+    logits, target = found.float().log_softmax(1), wanted.float().log_softmax(1)
+    return F.kl_div(logits, target, log_target=True, reduction="sum") / max(1, len(logits))

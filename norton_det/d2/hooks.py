@@ -1,0 +1,66 @@
+"""Hooks of Detectron2's trainer: random numbers that a resumed run has again, and averaged weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..files import atomic_path
+from .checkpoint import info_of_model
+from .engine import save_detector
+from .loader import seed_all
+
+
+class Reseed(HookBase):
+    """Before each step, random numbers follow from the trainer's ``seed``, the iteration and the process alone."""
+
+    def before_step(self) -> None:
+        seed_all(self.trainer.seed, 1, self.trainer.iter, comm.get_rank())
+
+
+class Average(HookBase):
+    """An exponential moving average of the weights, kept beside them, saved with the trainer's state.
+
+    At the end of training it is written to ``model_ema.safetensors`` (``.pth`` of a detector that is not norton's).
+
+    Args:
+        model: to be averaged, without DistributedDataParallel around it.
+        decay: of the average, such as 0.999.
+        folder: of the file.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, folder: str) -> None:
+        self.source, self.folder = model, Path(folder)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    @property
+    def model(self) -> nn.Module:
+        """With the averaged weights."""
+        return self.average.module
+
+    def after_step(self) -> None:
+        self.average.update_parameters(self.source)
+
+    def after_train(self) -> None:
+        if self.trainer.iter < self.trainer.max_iter or not comm.is_main_process():
+            return
+        if info_of_model(self.model) is not None:
+            save_detector(self.folder / "model_ema.safetensors", self.model)
+        else:
+            with atomic_path(self.folder / "model_ema.pth") as temporary:
+                torch.save({"model": self.model.state_dict()}, temporary)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state["average"])
+
+    def testing(self, test: Callable[[nn.Module], Any]) -> Callable[[], Any]:
+        """What tests the averaged weights."""
+        return lambda: test(self.model)

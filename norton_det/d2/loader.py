@@ -1,0 +1,146 @@
+"""Training batches that follow from the seed and their number alone.
+
+Detectron2 draws images from a stream whose state is not saved, augments them from random numbers of its worker
+processes, and groups them by shape in every process for itself. Here the batches of all processes together are made of
+indices first, and each process takes its share; what is random in reading an image follows from the seed and the
+image's place in the stream. So a run that is resumed goes on with the very images it would have had, whatever the
+number of workers, and several processes see together what one would.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
+from detectron2.data.detection_utils import SizeMismatchError
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import InputError, first_line
+
+ATTEMPTS = 100  # of other images, where one has nothing to train on
+Item = tuple[int, int]
+
+
+def seed_all(*numbers: int) -> None:
+    """Random numbers of Python, NumPy and PyTorch follow from these numbers of 0 or more."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**63)
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """``seed_all`` for a while; afterwards random numbers of the CPU go on as before."""
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_all(*numbers)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)
+
+
+class SeededImages(Dataset):
+    """Images as the model takes them, asked for by (place in the stream, index).
+
+    Args:
+        records: Detectron2's dicts.
+        mapper: from a dict to what the model takes; ``None`` where there is nothing to train on.
+        seed: of the augmentation.
+    """
+
+    def __init__(self, records: Any, mapper: Callable[[Any], Any], seed: int) -> None:
+        self.records, self.mapper, self.seed = records, mapper, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, item: Item) -> Any:
+        place, index = item
+        with seeded(self.seed, place):
+            for _ in range(ATTEMPTS):
+                record = self.records[index]
+                try:
+                    found = self.mapper(record)
+                except (OSError, SizeMismatchError) as error:
+                    raise InputError(
+                        f"{record['file_name']}: expected the image of the annotations, got another file "
+                        f"({first_line(error, 80)}); replace it"
+                    ) from None
+                if found is not None:
+                    return found
+                index = random.randrange(len(self.records))
+        raise InputError(f"training images: expected some with objects, got {ATTEMPTS} without; check the data set")
+
+
+class BatchStream(Sampler[list[Item]]):
+    """An endless stream of batches of one process, by shape: wide images go with wide ones.
+
+    Args:
+        indices: endless, the same for all processes; Detectron2's samplers give them.
+        wide: whether an image is wider than high, by index.
+        size: images in a batch of all processes together.
+        rank, processes: which share of it.
+
+    Attributes:
+        start: number of the first batch; those before it are passed over.
+    """
+
+    def __init__(
+        self, indices: Iterable[int], wide: Sequence[bool], size: int, rank: int = 0, processes: int = 1
+    ) -> None:
+        self.indices, self.wide, self.size = indices, wide, size
+        self.rank, self.processes, self.start = rank, processes, 0
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        groups: dict[bool, list[Item]] = {False: [], True: []}
+        number = 0
+        for place, index in enumerate(self.indices):
+            group = groups[self.wide[index]]
+            group.append((place, index))
+            if len(group) == self.size:
+                if number >= self.start:
+                    yield group[self.rank :: self.processes]
+                number += 1
+                group.clear()
+
+
+def build_train_loader(cfg: CfgNode) -> DataLoader:
+    """Detectron2's training loader of a config, with its sampler and mapper, as such a stream; ``cfg.SEED`` is used.
+
+    Raises:
+        InputError: a batch that cannot be shared evenly among the processes.
+    """
+    size, processes = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if size < 1 or size % processes:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {size}; choose such a number"
+        )
+    parts = _train_loader_from_config(cfg)
+    records, sampler = parts["dataset"], parts["sampler"]
+    sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
+    grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    wide = [grouped and record["width"] > record["height"] for record in records]
+    loader = DataLoader(
+        SeededImages(DatasetFromList(records, copy=False), parts["mapper"], 0),
+        batch_sampler=BatchStream(sampler, wide, size, comm.get_rank(), processes),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=trivial_batch_collator,
+        generator=torch.Generator(),  # starting must not draw from the numbers of the step it falls into
+    )
+    set_seed(loader, cfg.SEED)
+    return loader
+
+
+def set_seed(loader: DataLoader, seed: int) -> None:
+    """Give a loader that has not started yet another seed, of its order and its augmentation."""
+    loader.dataset.seed = seed
+    loader.batch_sampler.indices._seed = seed
