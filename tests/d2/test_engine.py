@@ -278,7 +278,7 @@ def test_nothing_to_resume(config, tmp_path):
 
 
 def test_bfloat16_on_a_cpu_while_training_alone():
-    from norton_det.d2.engine import _in_bfloat16
+    from norton_det.d2.trainer import _in_bfloat16
 
     layer = torch.nn.Linear(4, 2)
     layer.forward = _in_bfloat16(layer, layer.forward)
