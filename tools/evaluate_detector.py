@@ -15,7 +15,7 @@ from norton_det.cli import parser, run
 # isort: split
 from detectron2.utils.logger import setup_logger
 
-from norton_det.d2.evaluation import evaluate_predictor, format_rows, published_columns
+from norton_det.d2.evaluation import class_rows, evaluate_predictor, format_classes, format_rows, published_columns
 from norton_det.data.images import read_image
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.deploy import Predictor
@@ -78,7 +78,7 @@ def main() -> None:
             progress=not args.quiet,
         )
     print(f"{args.dataset}, {predictor.engine.name}, {args.precision or predictor.info.precision}")
-    print(format_rows(published_columns(results)))
+    print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(results, indent=1) + "\n")

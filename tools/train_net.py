@@ -25,7 +25,7 @@ from norton_det.d2.engine import (
     load_detector,
     resume_weights,
 )
-from norton_det.d2.evaluation import format_rows, published_columns
+from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns
 from norton_det.d2.launch import launch
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets, register_entries
@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
 def report(results: dict[str, Any], path: str | None) -> None:
     """Print the columns of the published table for each data set; ``path`` gets all metrics."""
     for dataset, metrics in results.items():
-        print(f"{dataset}\n{format_rows(published_columns(metrics))}")
+        print(f"{dataset}\n{format_rows(published_columns(metrics))}\n{format_classes(class_rows(metrics))}".rstrip())
     if path:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")

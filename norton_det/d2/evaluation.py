@@ -1,12 +1,14 @@
 """COCO evaluation with the columns of the published table: AP, AP50, AP75 and AR."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import InputError
@@ -89,6 +91,50 @@ def published_columns(results: dict[str, dict[str, float]]) -> list[dict[str, An
             names = ["AP", "AP50", "AP75", *COLUMNS[task]]
             rows.append({"task": task} | {name: metrics.get(name, math.nan) for name in names})
     return rows
+
+
+def class_rows(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """AP of each class: task, class, AP; none where a data set has but one."""
+    rows = []
+    for task, metrics in results.items():
+        found = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
+        if len(found) > 1:
+            rows += [{"task": task, "class": name, "AP": value} for name, value in found.items()]
+    return rows
+
+
+def format_classes(rows: list[dict[str, Any]]) -> str:
+    """Rows of ``class_rows`` as aligned text."""
+    width = max((len(row["class"]) for row in rows), default=0)
+    return "\n".join(f"{row['task']:10}{row['class']:{width}}{row['AP']:8.2f}" for row in rows)
+
+
+@contextmanager
+def refusing_non_finite(detector: nn.Module) -> Iterator[None]:
+    """Refuse scores and boxes that are NaN or infinite: Detectron2 drops those without a word.
+
+    Raises:
+        InputError: of the part that gave them, where the block runs the detector.
+    """
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            tensors = [part for each in output for part in (each if isinstance(each, list | tuple) else [each])]
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors if isinstance(tensor, Tensor)):
+                raise InputError(f"{name}: expected finite predictions, got NaN or infinity; use intact weights")
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_of(name))
+        for name, module in detector.named_modules()
+        if name.rpartition(".")[2] in ("rpn_head", "box_predictor")
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:

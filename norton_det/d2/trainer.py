@@ -17,7 +17,7 @@ from ..errors import InputError
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
 from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
-from .evaluation import NortonCOCOEvaluator
+from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Reseed
 from .loader import build_train_loader, set_seed
 
@@ -103,6 +103,12 @@ class NortonTrainer(DefaultTrainer):
     def last_results(self) -> dict[str, Any]:
         """Metrics of the evaluation at the end of training; empty without one."""
         return getattr(self, "_last_eval_results", {})
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
+        """As Detectron2's; predictions that are not finite are refused."""
+        with refusing_non_finite(model):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> NortonCOCOEvaluator:

@@ -15,7 +15,7 @@ from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save
 from norton_det.compress import compress
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
 from norton_det.d2.engine import check_weights, compress_weights, resume_weights
-from norton_det.d2.evaluation import NortonCOCOEvaluator, format_rows, published_columns
+from norton_det.d2.evaluation import NortonCOCOEvaluator, class_rows, format_classes, format_rows, published_columns
 from norton_det.d2.files import read_checkpoint_info
 from norton_det.data import generate_dataset, register_generated
 from norton_det.errors import InputError
@@ -148,6 +148,24 @@ def test_evaluation_of_masks_and_keypoints(config, root, tmp_path, kind, names, 
     assert {row["task"]: list(row)[1:] for row in rows} == columns
     assert all(0 <= row[name] <= 100 for row in rows for name in columns[row["task"]])
     assert len(format_rows(rows).splitlines()) == (3 if kind == "mask" else 4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "part"), [("backbone.fpn_output3", "rpn_head"), ("roi_heads.box_head.fc2", "roi_heads.box_predictor")]
+)
+def test_predictions_that_are_not_finite_are_refused(config, root, tmp_path, layer, part):
+    """Detectron2 drops them, and the rest scores as if nothing had happened."""
+    register_generated(root)
+    cfg = quick(config, "faster", OUTPUT_DIR=tmp_path)
+    model = build_model(cfg).eval()
+    model.get_submodule(layer).bias.data[3] = torch.nan
+    with pytest.raises(InputError, match=rf"{part}: expected finite predictions, got NaN or infinity"):
+        NortonTrainer.test(cfg, model)
+    model.get_submodule(layer).bias.data[3] = 0.0
+    results = NortonTrainer.test(cfg, model)
+    classes = class_rows(results)
+    assert [row["class"] for row in classes] == ["person", "disc", "square", "triangle", "star"]
+    assert format_classes(classes).splitlines()[0].split() == ["bbox", "person", f"{results['bbox']['AP-person']:.2f}"]
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm", "keypoints"])
