@@ -5,7 +5,7 @@ from tqdm import tqdm
 
 from norton_det.cli import parser, run
 from norton_det.data import resolve_datasets_root
-from norton_det.data.voc import convert_bccd
+from norton_det.data.voc import BCCD_CLASSES, BCCD_SPLITS, convert_voc
 
 EXAMPLES = """
   python datasets/prepare_bccd.py BCCD_Dataset/BCCD                    to where Detectron2 looks for data
@@ -21,8 +21,8 @@ def main() -> None:
     args_parser.add_argument("root", nargs="?", default=str(resolve_datasets_root() / "bccd"), help="folder to write")
     args = args_parser.parse_args()
     with tqdm(unit="image", disable=None) as bar:
-        root = convert_bccd(args.source, args.root, progress=bar.update)
-    print(f"{root}: annotations and images of train, val and test")
+        convert_voc(args.source, args.root, splits=BCCD_SPLITS, classes=BCCD_CLASSES, progress=bar.update)
+    print(f"{args.root}: annotations and images of train, val and test")
 
 
 if __name__ == "__main__":

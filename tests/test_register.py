@@ -31,7 +31,7 @@ from norton_det.data import (
 )
 from norton_det.data.coco import KEYPOINT_NAMES, read_coco
 from norton_det.data.scene import CLASSES
-from norton_det.data.voc import convert_bccd
+from norton_det.data.voc import BCCD_CLASSES, BCCD_SPLITS, convert_voc
 from norton_det.errors import InputError
 
 
@@ -354,7 +354,11 @@ def test_bccd_from_voc_equals_the_coco_form(shared, tmp_path):
     flat = "<bndbox><xmin>3</xmin><ymin>3</ymin><xmax>3</xmax><ymax>9</ymax></bndbox>"
     broken.write_text(text.replace("</annotation>", f"<object><name>RBC</name>{flat}</object></annotation>"))
 
-    root = convert_bccd(tmp_path / "voc", tmp_path / "bccd")
+    def convert_bccd(name: str) -> Path:
+        convert_voc(tmp_path / "voc", tmp_path / name, splits=BCCD_SPLITS, classes=BCCD_CLASSES)
+        return tmp_path / name
+
+    root = convert_bccd("bccd")
     check_datasets(register_bccd(root))
     for split in ("train", "val", "test"):
         expected = json.loads((original / "annotations" / f"{split}.json").read_text())
@@ -370,15 +374,40 @@ def test_bccd_from_voc_equals_the_coco_form(shared, tmp_path):
             assert mine == theirs and len(mine) > 0
 
     with one_line(r"bccd: expected a new folder, got one with files"):
-        convert_bccd(tmp_path / "voc", root)
+        convert_bccd("bccd")
     broken.write_text(text.replace("RBC", "cell"))
     with one_line(r"\.xml: expected one of RBC, WBC, Platelets, got 'cell'"):
-        convert_bccd(tmp_path / "voc", tmp_path / "again")
+        convert_bccd("again")
     broken.write_text("<annotation>")
     with one_line(r"\.xml: expected XML, got text that does not parse"):
-        convert_bccd(tmp_path / "voc", tmp_path / "again")
+        convert_bccd("again")
     broken.write_text(text)
     next((tmp_path / "voc" / "JPEGImages").iterdir()).unlink()
     with one_line(r"\.jpg: expected an image, found no such file"):
-        convert_bccd(tmp_path / "voc", tmp_path / "again")
+        convert_bccd("again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bccd", "voc"]
+
+
+def test_voc_without_lists(tmp_path):
+    """All images are one split, classes are found, pictures of any kind; difficult objects are crowds."""
+    for name in ("Annotations", "JPEGImages"):
+        (tmp_path / "voc" / name).mkdir(parents=True)
+    (tmp_path / "voc" / "JPEGImages" / "b.PNG").write_bytes(b"picture")
+    boxes = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>4</xmax><ymax>2</ymax></bndbox>"
+    things = (
+        f"<object><name>nut</name>{boxes}</object><object><name>bolt</name><difficult>1</difficult>{boxes}</object>"
+    )
+    text = f"<annotation><size><width>9</width><height>8</height></size>{things}</annotation>"
+    (tmp_path / "voc" / "Annotations" / "b.xml").write_text(text)
+    content = convert_voc(tmp_path / "voc", tmp_path / "coco", first_pixel=1)["all"]
+    assert json.loads((tmp_path / "coco" / "annotations" / "all.json").read_text()) == content
+    assert [category["name"] for category in content["categories"]] == ["bolt", "nut"]
+    assert content["images"] == [{"id": 1, "file_name": "b.PNG", "width": 9, "height": 8}]
+    kept = [(each["category_id"], each["bbox"], each["area"], each["iscrowd"]) for each in content["annotations"]]
+    assert kept == [(2, [0, 1, 4, 1], 4, 0), (1, [0, 1, 4, 1], 4, 1)]
+    assert (tmp_path / "coco" / "all" / "b.PNG").read_bytes() == b"picture"
+    with one_line(r"none: expected a folder with Annotations and JPEGImages"):
+        convert_voc(tmp_path / "none", tmp_path / "again")
+    (tmp_path / "voc" / "Annotations" / "b.xml").write_text("<annotation></annotation>")
+    with one_line(r"voc: expected objects in its annotations, got none"):
+        convert_voc(tmp_path / "voc", tmp_path / "again")

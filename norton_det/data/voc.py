@@ -1,10 +1,12 @@
-"""Pascal VOC annotations to COCO's format, and BCCD (blood cells), which comes in that form.
+"""Pascal VOC annotations to COCO's format; BCCD (blood cells) comes in that form.
 
-A box of VOC is (xmin, ymin, xmax, ymax) in pixels; it becomes (xmin, ymin, xmax - xmin, ymax - ymin). BCCD's boxes
-touch 0, so no pixel is subtracted, as it would be for VOC's own boxes, which count from 1.
+A box of VOC is (xmin, ymin, xmax, ymax) in pixels; it becomes (xmin, ymin, xmax - xmin, ymax - ymin). Boxes that count
+from 1, as VOC's own do, are moved by a pixel with ``first_pixel=1``: VOC's last pixel belongs to the box. Objects
+marked ``difficult`` become crowds, which COCO's evaluation and Detectron2's training leave out as VOC's does.
 """
 
 import json
+import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
@@ -14,35 +16,36 @@ from typing import Any
 from ..errors import InputError
 from ..files import require_file
 from .folders import atomic_folder, is_free
+from .images import SUFFIXES
 
 BCCD_CLASSES = ("RBC", "WBC", "Platelets")
 BCCD_SPLITS = ("train", "val", "test")
+VOC_SPLITS = ("train", "val", "trainval", "test")
 
 
-def voc_to_coco(source: str | Path, split: str, classes: Sequence[str]) -> dict[str, Any]:
+def voc_to_coco(source: str | Path, split: str, classes: Sequence[str], first_pixel: int = 0) -> dict[str, Any]:
     """One split of a folder in VOC's layout as the content of a COCO JSON file. Boxes without area are dropped.
 
     Args:
-        source: the folder with ``Annotations``, ``ImageSets/Main`` and ``JPEGImages``.
-        split: names ``ImageSets/Main/{split}.txt``.
+        source: the folder with ``Annotations`` and ``JPEGImages``, and ``ImageSets/Main`` where there are splits.
+        split: names ``ImageSets/Main/{split}.txt``; ``all`` for all annotations.
         classes: get the category ids 1, 2, ...
+        first_pixel: the number of the first row and column.
 
     Raises:
         InputError: a file is missing, does not parse, or names another class.
     """
     source = Path(source)
-    names = require_file(source / "ImageSets" / "Main" / f"{split}.txt", "the list of a split").read_text().split()
+    files = {path.stem: path.name for path in sorted((source / "JPEGImages").glob("*")) if _is_image(path)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for name in sorted(names):
+    for name in _names(source, split):
         file = require_file(source / "Annotations" / f"{name}.xml", "VOC annotations (XML)")
-        try:
-            tree = ElementTree.parse(file).getroot()
-        except ElementTree.ParseError as error:
-            raise InputError(f"{file}: expected XML, got text that does not parse ({error}); get it again") from None
+        tree = _parse(file)
         image_id = len(images) + 1
         width, height = (_number(file, tree, f"size/{side}") for side in ("width", "height"))
-        images.append({"id": image_id, "file_name": f"{name}.jpg", "width": int(width), "height": int(height)})
+        given = {"file_name": files.get(name, f"{name}.jpg"), "width": int(width), "height": int(height)}
+        images.append({"id": image_id, **given})
         for thing in tree.iter("object"):
             label = thing.findtext("name", "").strip()
             if label not in classes:
@@ -50,6 +53,7 @@ def voc_to_coco(source: str | Path, split: str, classes: Sequence[str]) -> dict[
             left, top, right, bottom = (
                 _number(file, thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
             )
+            left, top = left - first_pixel, top - first_pixel
             if right <= left or bottom <= top:
                 continue
             annotations.append(
@@ -59,7 +63,7 @@ def voc_to_coco(source: str | Path, split: str, classes: Sequence[str]) -> dict[
                     "category_id": classes.index(label) + 1,
                     "bbox": [left, top, right - left, bottom - top],
                     "area": (right - left) * (bottom - top),
-                    "iscrowd": 0,
+                    "iscrowd": int(thing.findtext("difficult", "0").strip() == "1"),
                 }
             )
     return {
@@ -71,13 +75,52 @@ def voc_to_coco(source: str | Path, split: str, classes: Sequence[str]) -> dict[
     }
 
 
-def convert_bccd(source: str | Path, root: str | Path, *, progress: Callable[[int], object] | None = None) -> Path:
-    """Write BCCD in COCO's format, whole or not at all: ``annotations/{split}.json`` and an image folder per split.
+def find_splits(source: str | Path) -> list[str]:
+    """Those of train, val, trainval and test that a folder in VOC's layout has; ``all`` where it has none."""
+    lists = Path(source) / "ImageSets" / "Main"
+    return [split for split in VOC_SPLITS if (lists / f"{split}.txt").is_file()] or ["all"]
+
+
+def find_classes(source: str | Path, splits: Sequence[str]) -> list[str]:
+    """Sorted names of all objects in these splits.
+
+    Raises:
+        InputError: a file is missing or does not parse, or there are no objects.
+    """
+    source, found = Path(source), set()
+    for split in splits:
+        for name in _names(source, split):
+            file = require_file(source / "Annotations" / f"{name}.xml", "VOC annotations (XML)")
+            found |= {thing.findtext("name", "").strip() for thing in _parse(file).iter("object")}
+    if not found:
+        raise InputError(f"{source}: expected objects in its annotations, got none; name another folder")
+    return sorted(found)
+
+
+def convert_voc(
+    source: str | Path,
+    root: str | Path,
+    *,
+    splits: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    first_pixel: int = 0,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Write a folder in VOC's layout in COCO's format, whole or not at all.
+
+    ``root`` gets ``annotations/{split}.json`` and an image folder per split; images are linked where the file system
+    can, else copied.
 
     Args:
-        source: the folder ``BCCD`` of the original, with ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+        source: with ``Annotations``, ``JPEGImages`` and perhaps ``ImageSets/Main``.
         root: the folder to make.
+        splits: by default those that ``find_splits`` finds.
+        classes: in the order of their category ids; by default those that ``find_classes`` finds.
+        first_pixel: see ``voc_to_coco``.
         progress: called with 1 after each image.
+
+    Returns:
+        What was written, by split.
 
     Raises:
         InputError: ``root`` is not free, or a file of the original is missing or broken.
@@ -85,7 +128,11 @@ def convert_bccd(source: str | Path, root: str | Path, *, progress: Callable[[in
     source, root = Path(source), Path(root)
     if not is_free(root):
         raise InputError(f"{root}: expected a new folder, got one with files; delete it or name another")
-    contents = {split: voc_to_coco(source, split, BCCD_CLASSES) for split in BCCD_SPLITS}
+    if not (source / "Annotations").is_dir():
+        raise InputError(f"{source}: expected a folder with Annotations and JPEGImages, found none; check the path")
+    splits = list(splits or find_splits(source))
+    classes = list(classes or find_classes(source, splits))
+    contents = {split: voc_to_coco(source, split, classes, first_pixel) for split in splits}
     with atomic_folder(root) as temporary:
         (temporary / "annotations").mkdir()
         for split, content in contents.items():
@@ -93,10 +140,37 @@ def convert_bccd(source: str | Path, root: str | Path, *, progress: Callable[[in
             (temporary / "annotations" / f"{split}.json").write_text(json.dumps(content))
             for image in content["images"]:
                 name = image["file_name"]
-                shutil.copyfile(require_file(source / "JPEGImages" / name, "an image"), temporary / split / name)
+                _link(require_file(source / "JPEGImages" / name, "an image"), temporary / split / name)
                 if progress is not None:
                     progress(1)
-    return root
+    return contents
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _names(source: Path, split: str) -> list[str]:
+    """Sorted names of the annotations of a split."""
+    if split == "all":
+        return sorted(path.stem for path in (source / "Annotations").glob("*.xml"))
+    return sorted(
+        require_file(source / "ImageSets" / "Main" / f"{split}.txt", "the list of a split").read_text().split()
+    )
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise InputError(f"{file}: expected XML, got text that does not parse ({error}); get it again") from None
 
 
 def _number(file: Path, element: ElementTree.Element, path: str) -> float:

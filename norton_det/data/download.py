@@ -1,0 +1,117 @@
+"""Archives from the network: resumed where they stopped, checked, unpacked within their folder."""
+
+import hashlib
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import InputError
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip file: its address, bytes and MD5."""
+
+    url: str
+    size: int
+    md5: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+def download(archive: Archive, folder: str | Path, progress: bool = True, timeout: float = 30.0) -> Path:
+    """Download an archive; what is there of it already, whole or in ``NAME.part``, is not loaded again.
+
+    Args:
+        archive: what to load.
+        folder: where to.
+        progress: show a bar.
+        timeout: seconds without an answer.
+
+    Raises:
+        InputError: no network, no room, or a file that is not the archive; a damaged one is deleted.
+    """
+    target = Path(folder) / archive.name
+    part = target.with_name(f"{target.name}.part")
+    if not target.exists():
+        _fetch(archive, part, progress, timeout)
+        _check(archive, part, progress)
+        part.replace(target)
+    else:
+        _check(archive, target, progress)
+    return target
+
+
+def _fetch(archive: Archive, part: Path, progress: bool, timeout: float) -> None:
+    done = part.stat().st_size if part.exists() else 0
+    if done >= archive.size:
+        return
+    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            if answer.status != 206:  # the server does not resume
+                done = 0
+            options = {"desc": archive.name, "unit": "B", "unit_scale": True, "disable": not progress}
+            with part.open("ab" if done else "wb") as file, tqdm(total=archive.size, initial=done, **options) as bar:
+                while chunk := answer.read(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{archive.url}: expected to load {archive.size / 1e9:.1f} GB, got {reason}; run it again to go on, or put "
+            f"{archive.name} into {part.parent}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{part}: could not be written ({error.strerror or error}); free some space") from None
+    if part.stat().st_size < archive.size:
+        raise InputError(f"{part}: expected {archive.size} bytes, got {part.stat().st_size}; run it again to go on")
+
+
+def _check(archive: Archive, path: Path, progress: bool) -> None:
+    digest = hashlib.md5(usedforsecurity=False)
+    options = {"desc": f"check {archive.name}", "unit": "B", "unit_scale": True, "disable": not progress}
+    with path.open("rb") as file, tqdm(total=path.stat().st_size, **options) as bar:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    if digest.hexdigest() != archive.md5:
+        path.unlink()
+        raise InputError(f"{path}: expected MD5 {archive.md5}, got {digest.hexdigest()}; deleted, load it again")
+
+
+def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:
+    """Unpack a zip file; files that are there with their size are left alone.
+
+    Raises:
+        InputError: not a zip file, a name that leads out of the folder, or no room.
+    """
+    root = Path(folder).resolve()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            for member in tqdm(members, f"unpack {path.name}", unit="file", disable=not progress):
+                target = (root / member.filename).resolve()
+                if not target.is_relative_to(root):
+                    raise InputError(f"{path}: {member.filename}: expected a name within the folder; use another file")
+                if target.is_file() and target.stat().st_size == member.file_size:
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file, CHUNK)
+    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{path}: expected a zip file, got another or a damaged one ({error}); load it again"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{root}: could not be written ({error.strerror or error}); free some space") from None
