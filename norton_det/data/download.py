@@ -110,8 +110,6 @@ def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:
                 with archive.open(member) as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK)
     except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{path}: expected a zip file, got another or a damaged one ({error}); load it again"
-        ) from None
+        raise InputError(f"{path}: expected an intact zip file, got another ({error}); load it again") from None
     except OSError as error:
         raise InputError(f"{root}: could not be written ({error.strerror or error}); free some space") from None
