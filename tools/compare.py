@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Train detectors under the same budget, dense and compressed, over seeds, and print the published table's columns.
+
+Each --config is a row; it is trained by tools/train_net.py with seeds 1, 2, ... into OUTPUT/NAME_SEED and evaluated on
+DATASETS.TEST. What was cut off goes on where it stopped. Trained detectors are added by --load, as one run each."""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from norton_det.cli import parser, run
+
+# isort: split
+from detectron2.utils.logger import setup_logger
+from studies.bench import Table, markdown, mean_and_spread
+
+from norton_det.complexity import count_complexity
+from norton_det.d2.config import find_config
+from norton_det.d2.engine import load_config, load_detector
+from norton_det.d2.evaluation import published_columns
+from norton_det.d2.trainer import NortonTrainer
+from norton_det.data.register import check_datasets, register_entries
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_file, require_writable
+from norton_det.plots import plot_groups
+
+TOOL = Path(__file__).with_name("train_net.py")
+EXAMPLES = """
+  tools/compare.py --config bccd_dense_faster_rcnn.yaml --config bccd_norton_faster_rcnn.yaml --seeds 2 \\
+      --output output/compare MODEL.WEIGHTS resnet50.pth
+  tools/compare.py --config dense_faster_rcnn.yaml --config norton_faster_rcnn.yaml --num-gpus 8 --seeds 1
+  tools/compare.py --config dense_faster_rcnn.yaml --load "norton-78=output/norton_faster_rcnn/model_final.pth"
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument(
+        "--config-file",
+        "--config",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="a row; the first is the baseline",
+    )
+    own.add_argument("--load", action="append", default=[], metavar="NAME=FILE", help="a trained detector; repeat")
+    own.add_argument("--seeds", type=int, default=2, help="runs of each config")
+    own.add_argument("--num-gpus", type=int, default=1, help="processes of each run, one GPU each, or on CPUs")
+    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
+    own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="that MACs are of")
+    own.add_argument("--output", default="output/compare", metavar="DIR", help="of tables, plot and runs")
+    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to all configs")
+    return own
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    output = Path(args.output)
+    if args.seeds < 1:
+        raise InputError(f"--seeds: expected 1 or more, got {args.seeds}; raise it")
+    require_writable(output / "compare.md")
+    register_entries(args.register)
+    configs = {Path(file).stem: str(find_config(file)) for file in args.config_file}
+    if len(configs) < len(args.config_file):
+        raise InputError("--config: expected names that differ, got one twice; rename the file")
+    trained = dict(entry.rpartition("=")[::2] for entry in args.load)
+    if unnamed := [file for name, file in trained.items() if not name or name in configs]:
+        raise InputError(f"--load: expected NAME=FILE of another name than the configs, got {unnamed[0]!r}; name it")
+    for path in trained.values():
+        require_file(path, "a trained detector")
+    for file in configs.values():
+        cfg = load_config(file, args.opts)
+        check_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    setup_logger(name="detectron2").setLevel("WARNING")
+    table = Table(output / "compare.csv", ("name", "seed"))
+    wanted = [{"name": name, "seed": seed} for seed in range(1, args.seeds + 1) for name in configs]
+    for row in table.missing([*wanted, *({"name": name, "seed": 0} for name in trained)]):
+        name, seed = row["name"], row["seed"]
+        if name in trained:
+            first = next(iter(configs.values()))
+            found = evaluate(args, first, trained[name])
+        else:
+            found = train(args, configs[name], output / f"{name}_{seed}", seed)
+        for columns in found:
+            table.add(row | columns)
+    write(args, table)
+
+
+def train(args: argparse.Namespace, config: str, folder: Path, seed: int) -> list[dict[str, Any]]:
+    """Train one detector in a process of its own, on from its last checkpoint; one row per task."""
+    started, results = time.perf_counter(), folder / "results.json"
+    words = ["--config", config, "--resume", "--num-gpus", args.num_gpus, "--json", results]
+    words += [word for entry in args.register for word in ("--register", entry)]
+    words += [*args.opts, "OUTPUT_DIR", folder, "SEED", seed]
+    print(f"training {folder.name}, see {folder / 'log.txt'}", file=sys.stderr)
+    done = subprocess.run([sys.executable, TOOL, *map(str, words)], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise InputError(f"{folder.name}: expected its training to end, it stopped; run it again to go on")
+    minutes = (time.perf_counter() - started) / 60
+    metrics = next(iter(json.loads(results.read_text()).values()))
+    return rows_of(args, config, folder / "model_final.pth", metrics, minutes)
+
+
+def evaluate(args: argparse.Namespace, config: str, weights: str) -> list[dict[str, Any]]:
+    """Evaluate a trained detector; one row per task."""
+    cfg = load_config(config, [*args.opts, "MODEL.WEIGHTS", weights])
+    return rows_of(args, config, Path(weights), NortonTrainer.test(cfg, load_detector(cfg)), None)
+
+
+def rows_of(
+    args: argparse.Namespace, config: str, weights: Path, metrics: dict[str, Any], minutes: float | None
+) -> list[dict[str, Any]]:
+    detector = load_detector(load_config(config, [*args.opts, "MODEL.WEIGHTS", str(weights)]))
+    counted = count_complexity(detector, (3, *args.size))
+    return [
+        columns | {"macs": counted.macs, "params": counted.params, "minutes": minutes}
+        for columns in published_columns(metrics)
+    ]
+
+
+def write(args: argparse.Namespace, table: Table) -> None:
+    """Means over the seeds: the table, and a plot of AP."""
+    tasks = list(dict.fromkeys(row["task"] for row in table.rows))
+    names = list(dict.fromkeys(row["name"] for row in table.rows))
+    texts, series = [], {}
+    for task in tasks:
+        rows = []
+        for name in names:
+            runs = [row for row in table.rows if (row["task"], row["name"]) == (task, name)]
+            columns = [key for key in runs[0] if key.startswith("A") and isinstance(runs[0][key], int | float)]
+            minutes = [run["minutes"] for run in runs if isinstance(run["minutes"], int | float)]
+            rows.append(
+                {"detector": name, "runs": len(runs)}
+                | {key: mean_and_spread([run[key] for run in runs]) for key in columns}
+                | {"MACs G": runs[0]["macs"] / 1e9, "params M": runs[0]["params"] / 1e6}
+                | {"minutes": statistics.mean(minutes) if minutes else None}
+            )
+            series.setdefault(task, []).append(statistics.mean([run["AP"] for run in runs]))
+        texts.append(f"{task}\n\n{markdown(rows)}")
+    height, width = args.size
+    text = "\n".join(texts) + f"\nmean ± standard deviation over runs; MACs at {width}x{height}\n"
+    with atomic_path(Path(args.output) / "compare.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    plot_groups(Path(args.output) / "compare.png", names, series, "AP", "the same budget")
+    print(text)
+
+
+if __name__ == "__main__":
+    run(main)
