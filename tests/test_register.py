@@ -1,6 +1,7 @@
 """Registration with Detectron2: what its loader, mapper and evaluator make of the data, and refusals in one line."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -205,10 +206,17 @@ POINTS = {"keypoints": ["left_tip", "right_tip"], "skeleton": [[1, 2]]}
         ({"categories": []}, r"categories: expected at least one"),
         ({"categories": [{"id": 9, "name": "a"}, {"id": 9, "name": "b"}]}, r"categories: expected ids that differ"),
         ({"annotations": [BOX, BOX]}, r"annotations: expected ids that differ"),
-        ({"annotations": [BOX | {"category_id": 5}]}, r"annotations\[0\]\.category_id: 5 is not listed"),
-        ({"annotations": [BOX | {"image_id": 5}]}, r"annotations\[0\]\.image_id: 5 is not listed"),
-        ({"annotations": [BOX | {"bbox": []}]}, r"annotations\[0\]\.bbox: expected \[x, y, width, height\]"),
-        ({"annotations": [{"id": 1}]}, r"annotations\[0\]: expected the field image_id"),
+        ({"annotations": [BOX | {"category_id": 5}]}, r"annotation 1: category_id: 5 is not listed"),
+        ({"annotations": [BOX | {"image_id": 5}]}, r"annotation 1: image_id: 5 is not listed"),
+        (
+            {"annotations": [BOX | {"bbox": []}]},
+            r"annotation 1: bbox: expected \[x, y, width, height\], got \[\]; give four numbers",
+        ),
+        (
+            {"annotations": [BOX | {"bbox": [0, 0, math.nan, 4]}]},
+            r"annotation 1: bbox: expected .*, got \[0, 0, nan, 4\]",
+        ),
+        ({"annotations": [{"id": 7}]}, r"annotations\[0\] \(id 7\): expected the field image_id"),
         (
             {"categories": [{"id": 9, "name": "a", "keypoints": ["left_tip"]}]},
             r"keypoint left_tip: expected right_tip beside it",

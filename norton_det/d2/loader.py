@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
+from detectron2.data import DatasetFromList, MetadataCatalog
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
@@ -75,6 +75,11 @@ class SeededImages(Dataset):
                         f"{record['file_name']}: expected the image of the annotations, got another file "
                         f"({first_line(error, 80)}); replace it"
                     ) from None
+                except ValueError as error:
+                    raise InputError(
+                        f"{record['file_name']}: expected annotations that fit the config, got {first_line(error)}; "
+                        "masks in runs need INPUT.MASK_FORMAT bitmask"
+                    ) from None
                 if found is not None:
                     return found
                 index = random.randrange(len(self.records))
@@ -124,6 +129,7 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {size}; choose such a number"
         )
+    check_classes(cfg, cfg.DATASETS.TRAIN)
     parts = _train_loader_from_config(cfg)
     records, sampler = parts["dataset"], parts["sampler"]
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
@@ -138,6 +144,21 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
     )
     set_seed(loader, cfg.SEED)
     return loader
+
+
+def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
+    """Refuse data sets with other classes than the heads of a config have.
+
+    Raises:
+        InputError: names the data set and both numbers.
+    """
+    for name in names:
+        classes = MetadataCatalog.get(name).get("thing_classes")
+        if classes is not None and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise InputError(
+                f"MODEL.ROI_HEADS.NUM_CLASSES: expected {len(classes)}, the classes of {name}, got "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(classes)}"
+            )
 
 
 def set_seed(loader: DataLoader, seed: int) -> None:

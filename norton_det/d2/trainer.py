@@ -19,7 +19,7 @@ from .distill import Distillation, DistillWeights
 from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Reseed
-from .loader import build_train_loader, set_seed
+from .loader import build_train_loader, check_classes, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class NortonTrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
         """As Detectron2's; predictions that are not finite are refused."""
+        check_classes(cfg, cfg.DATASETS.TEST)
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)
 

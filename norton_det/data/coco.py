@@ -5,6 +5,7 @@ to which Detectron2 adds 0.5 when it loads them.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,14 @@ def read_coco(annotations: str | Path, image_root: str | Path) -> dict[str, Any]
         if len({record["id"] for record in records}) != len(records):
             raise InputError(f"{file}: {field}: expected ids that differ, got one twice; number them anew")
     image_ids, category_ids = {image["id"] for image in images}, {category["id"] for category in categories}
-    for index, instance in enumerate(instances):
+    for instance in instances:
+        where = f"{file}: annotation {instance['id']}"
         for key, known in (("image_id", image_ids), ("category_id", category_ids)):
             if instance[key] not in known:
-                raise InputError(f"{file}: annotations[{index}].{key}: {instance[key]!r} is not listed; add or drop it")
+                raise InputError(f"{where}: {key}: {instance[key]!r} is not listed; add or drop it")
         box = instance["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-            raise InputError(f"{file}: annotations[{index}].bbox: expected [x, y, width, height]; give four numbers")
+        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+            raise InputError(f"{where}: bbox: expected [x, y, width, height], got {box!r}; give four numbers")
     missing = [image["file_name"] for image in images if not (folder / str(image["file_name"])).is_file()]
     if missing:
         raise InputError(
@@ -123,6 +125,10 @@ def read_coco(annotations: str | Path, image_root: str | Path) -> dict[str, Any]
     return content
 
 
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _records(file: Path, content: dict[str, Any], field: str, keys: Sequence[str]) -> list[dict[str, Any]]:
     records = content.get(field)
     if not isinstance(records, list):
@@ -130,5 +136,6 @@ def _records(file: Path, content: dict[str, Any], field: str, keys: Sequence[str
     for index, record in enumerate(records):
         if not isinstance(record, dict) or not set(keys) <= set(record):
             lacking = next((key for key in keys if not isinstance(record, dict) or key not in record), keys[0])
-            raise InputError(f"{file}: {field}[{index}]: expected the field {lacking}, found none; add it")
+            named = f" (id {record['id']})" if isinstance(record, dict) and "id" in record else ""
+            raise InputError(f"{file}: {field}[{index}]{named}: expected the field {lacking}, found none; add it")
     return records

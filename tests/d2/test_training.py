@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+from pycocotools import mask as mask_utils
 
 from norton_det.d2 import NortonTrainer, load_config, load_detector
 from norton_det.d2.config import find_config
@@ -204,6 +205,30 @@ def test_batches_that_cannot_be_shared_are_refused(quick, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(InputError, match="IMS_PER_BATCH: expected a multiple of 2 processes, got 3"):
         build_train_loader(quick(SOLVER__IMS_PER_BATCH=3))
+
+
+def test_classes_of_another_data_set_are_refused(quick):
+    with pytest.raises(InputError, match=r"NUM_CLASSES: expected 5, the classes of norton_shapes_train, got 3; set it"):
+        build_train_loader(quick(MODEL__ROI_HEADS__NUM_CLASSES=3))
+
+
+def test_masks_that_do_not_fit_are_named(config, root):
+    """Runs beside polygons, which Detectron2 takes as bitmasks alone."""
+    register_generated(root)
+    keys = QUICK | {"SOLVER.IMS_PER_BATCH": 9, "INPUT.RANDOM_FLIP": "none"}
+    found = {}
+    for form in ("polygon", "bitmask"):
+        cfg = config("quick_schedules/norton_mask_rcnn_instant_test.yaml", **keys | {"INPUT.MASK_FORMAT": form})
+        loader = build_train_loader(cfg)
+        records = [loader.dataset.records[index] for index in range(len(loader.dataset))]
+        for thing in records[0]["annotations"]:
+            thing["segmentation"] = mask_utils.merge(mask_utils.frPyObjects(thing["segmentation"], 96, 128))
+        found[form] = SeededImages(records, loader.dataset.mapper, 0)
+    with pytest.raises(
+        InputError, match=r"\.jpg: expected annotations that fit the config, .* INPUT\.MASK_FORMAT bitmask"
+    ):
+        found["polygon"][0, 0]
+    assert len(found["bitmask"][0, 0]["instances"].gt_masks) > 0
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------
