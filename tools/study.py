@@ -52,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--epochs", type=float, default=1.0, help="of a fine-tuning")
     own.add_argument("--batch-size", type=int, default=BATCH, help="of a fine-tuning")
     own.add_argument("--learning-rate", type=float, default=0.003, help="of a fine-tuning, at its peak")
+    own.add_argument("--ema", type=float, default=0.0, help="decay of the average of its weights, such as 0.97")
     own.add_argument("--amp", default="float32", choices=("float32", "bfloat16"), help="autocast of a fine-tuning")
     own.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
     return own
@@ -77,6 +78,7 @@ def main() -> None:
         args.epochs,
         args.batch_size,
         args.learning_rate,
+        args.ema,
         args.amp,
         args.seeds,
     )

@@ -47,6 +47,7 @@ class Settings:
     epochs: float
     batch_size: int
     learning_rate: float
+    ema: float
     amp: str
     seeds: int
 
@@ -106,6 +107,7 @@ class Bench:
             batch_size=min(self.settings.batch_size, count),
             distill=0.5 if teacher else 0.0,
             features=1.0 if teacher else 0.0,
+            ema=self.settings.ema,
             amp=self.settings.amp,
             workers=0,
             seed=seed,
