@@ -109,7 +109,7 @@ class Bench:
             features=1.0 if teacher else 0.0,
             ema=self.settings.ema,
             amp=self.settings.amp,
-            workers=0,
+            workers=1,
             seed=seed,
         )
         with tempfile.TemporaryDirectory() as folder:

@@ -97,7 +97,6 @@ def finetune(bench: Bench, table: Table) -> str:
     settings = bench.settings
     return (
         f"Top-1 in %, {settings.epochs:g} epochs of {settings.finetune_images} training images, learning rate "
-        f"{settings.learning_rate:g} for batches of {settings.batch_size}, weights averaged with decay {settings.ema:g}, "
-        "half of the loss from the dense network's "
-        f"outputs; mean ± standard deviation over {settings.seeds} seeds.\n\n{markdown(rows)}"
+        f"{settings.learning_rate:g} for batches of {settings.batch_size}, half of the loss from the dense network's "
+        f"outputs, weights averaged with decay {settings.ema:g}; mean ± standard deviation over {settings.seeds} seeds.\n\n{markdown(rows)}"
     )
