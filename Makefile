@@ -1,9 +1,11 @@
 # Every target does the set-up it needs; a set-up that is already done takes no time.
 #   make test                                    in .venv, made here with the pinned versions of constraints.txt
+#   make test WORKERS=8                          as many tests at a time, one thread each
 #   make test PYTHON=python3.12                  .venv is made by this interpreter (3.11 or newer)
 #   make test NORTON_DET_PYTHON=/path/to/python  in that environment instead, which keeps its own versions
 
 PYTHON ?= python3
+WORKERS ?= 2
 PY := $(or $(NORTON_DET_PYTHON),.venv/bin/python)
 
 # Threads that wait by spinning slow a busy machine down tenfold; these sleep.
@@ -26,8 +28,7 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m mypy
 
 test: setup lint  ## lint, then the tests
-	$(PY) -m pytest -q --durations=10 --ignore=tests/deploy --ignore=tests/test_tools.py
-	$(PY) -m pytest -q --durations=5 tests/test_tools.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy
 	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
 
 demo: setup  ## a walk through compress, evaluate and benchmark

@@ -201,7 +201,10 @@ POINTS = {"keypoints": ["left_tip", "right_tip"], "skeleton": [[1, 2]]}
     ("changes", "pattern"),
     [
         ({"images": None}, r"all\.json: images: expected a list"),
-        ({"images": [{"id": 4, "file_name": "a.png", "height": 20}]}, r"images\[0\] \(id 4\): expected the field width"),
+        (
+            {"images": [{"id": 4, "file_name": "a.png", "height": 20}]},
+            r"images\[0\] \(id 4\): expected the field width",
+        ),
         ({"images": [{"id": 4, "file_name": "b.png", "height": 2, "width": 3}]}, r"1 are missing, first b\.png"),
         ({"categories": []}, r"categories: expected at least one"),
         ({"categories": [{"id": 9, "name": "a"}, {"id": 9, "name": "b"}]}, r"categories: expected ids that differ"),

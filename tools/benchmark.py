@@ -28,6 +28,7 @@ from norton_det.complexity import count_complexity
 from norton_det.data.images import load_pictures, read_image
 from norton_det.deploy.benchmark import FORMS, Runner, available_forms, make_call, peak_memory, time_parts
 from norton_det.deploy.source import load_detector
+from norton_det.deploy.speed_table import speed_table
 from norton_det.deploy.train_step import make_step
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_file, require_writable
@@ -212,36 +213,6 @@ def table_of(
     return rows, note_on(models["dense"])
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """A table, and below it the times of the parts."""
-    memory = any("peak_mb" in row for row in rows)
-    heads = ["model", "form", "MACs G", "params M", "MB", "ms", "p95", "FPS", "vs eager", "vs dense"]
-    lines = [f"| {' | '.join(heads + ['peak MB'] * memory)} |", f"| --- | --- |{' ---: |' * (8 + memory)}"]
-    for row in rows:
-        cells = [
-            row["model"],
-            row["form"],
-            f"{row['macs'] / 1e9:.2f}",
-            f"{row['params'] / 1e6:.2f}",
-            "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f}",
-            f"{row['ms']:.1f}",
-            f"{row['p95']:.1f}",
-            f"{row['fps']:.2f}",
-            "-" if row["vs_eager"] is None else f"{row['vs_eager']:.2f}x",
-            f"{row['vs_dense']:.2f}x",
-        ]
-        cells += [f"{row['peak_mb']:.0f}" if "peak_mb" in row else "-"] * memory
-        lines.append(f"| {' | '.join(cells)} |")
-    timed = [row for row in rows if row.get("parts")]
-    if timed:
-        names = list(dict.fromkeys(name for row in timed for name in row["parts"]))
-        lines += ["", f"| ms of parts | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-        for row in timed:
-            cells = [f"{row['parts'][name]:.1f}" if name in row["parts"] else "-" for name in names]
-            lines.append(f"| {row['model']}, {row['form']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def check(args: argparse.Namespace) -> list[str]:
     """The forms to run, once the flags make sense."""
     if min(*args.size, args.rounds, args.threads or 1) < 1 or args.threads == 0:
@@ -282,7 +253,7 @@ def main() -> None:
             name = Path(config).stem if config else "torchvision"
             name += f" ({len(texts) + 1})" if name in report["tables"] else ""
             report["tables"][name] = rows
-            texts.append(f"{name}\n\n{markdown(rows)}{note}")
+            texts.append(f"{name}\n\n{speed_table(rows)}{note}")
             print(texts[-1], end="\n\n")
     if bool(args.weights) != bool(args.baseline_weights):
         print("one of the two has random weights: its detections mean nothing and may take less or more time")
