@@ -58,7 +58,7 @@ def _fetch(archive: Archive, part: Path, progress: bool, timeout: float) -> None
     request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        with urllib.request.build_opener().open(request, timeout=timeout) as answer:  # with the proxies of now
             if answer.status != 206:  # the server does not resume
                 done = 0
             options = {"desc": archive.name, "unit": "B", "unit_scale": True, "disable": not progress}
