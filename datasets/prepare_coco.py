@@ -22,12 +22,12 @@ EXAMPLES = """
 def main() -> None:
     own = parser(__doc__, EXAMPLES)
     own.add_argument("root", nargs="?", default=str(resolve_coco_root()), help="folder of COCO 2017")
-    own.add_argument("--check", action="store_true", help="download nothing; read the annotations, look for each image")
+    own.add_argument("--check", action="store_true", help="download nothing")
     own.add_argument("--val-only", action="store_true", help="leave the training images out")
     own.add_argument("--clean", action="store_true", help="delete the archives at the end")
     args = own.parse_args()
     root, splits = Path(args.root), ("val",) if args.val_only else ("train", "val")
-    parts = check_coco(root, splits, deep=args.check)
+    parts = check_coco(root, splits)
     needed = archives_for(parts)
     if needed and not args.check:
         size = sum(archive.size for archive in needed)
@@ -38,7 +38,7 @@ def main() -> None:
     for part in parts:
         print(f"{part.name:45} {part.problem or 'whole'}")
     if broken := [part.name for part in parts if part.problem]:
-        mend = "run it without --check" if args.check else "delete the archives and run it again"
+        mend = "run it without --check" if args.check else f"delete them and {root / 'archives'}, and run it again"
         raise InputError(f"{root}: expected COCO 2017, {len(broken)} parts are not whole; {mend}")
     if args.clean:
         shutil.rmtree(root / "archives", ignore_errors=True)

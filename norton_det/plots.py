@@ -1,5 +1,6 @@
 """Small plots of results. matplotlib is imported by the functions; without it there is no plot, and a line says so."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,12 +43,12 @@ def plot_groups(
     """Grouped points with their values as a PNG: one group per name, one point in it per series. Returns whether it was
     drawn.
 
-    Points, not bars: the axis need not start at zero, so that small differences are seen.
+    Points, not bars: the axis need not start at zero, so that small differences are seen. NaN is no point.
     """
 
     def draw(axes: Any) -> None:
         width = 0.75 / len(series)
-        values = [value for points in series.values() for value in points]
+        values = [value for points in series.values() for value in points if math.isfinite(value)]
         top, room = max(values), max(max(values) - min(values), 1.0)
         axes.set_ylim(min(values) - 0.12 * room, top + 0.15 * room)
         for index, (name, points) in enumerate(series.items()):
@@ -56,6 +57,8 @@ def plot_groups(
             if len(values) > 20:
                 continue  # their values would overlap
             for place, value in zip(places, points, strict=True):
+                if not math.isfinite(value):
+                    continue
                 axes.annotate(
                     f"{value:.1f}", (place, value), (0, 5), textcoords="offset points", ha="center", fontsize=6
                 )

@@ -795,3 +795,5 @@ def test_compare(tmp_path):
     assert int(two["macs"]) < int(dense["macs"]) and (output / "compare.png").stat().st_size > 3000
     done = command("tools/compare.py", *words, "--load", "none.pth", *opts, datasets=tmp_path / "data")
     one_error(done.returncode, done.stderr, "--load: expected NAME=FILE of another name than the configs, got 'none")
+    done = command("tools/compare.py", *words, *opts, "SOLVER.WEIGHT_DECAY", 0.1, datasets=tmp_path / "data")
+    one_error(done.returncode, done.stderr, "expected the settings of its run, got others; use --output")

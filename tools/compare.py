@@ -5,7 +5,9 @@ Each --config is a row; it is trained by tools/train_net.py with seeds 1, 2, ...
 DATASETS.TEST. What was cut off goes on where it stopped. Trained detectors are added by --load, as one run each."""
 
 import argparse
+import hashlib
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -73,26 +75,45 @@ def main() -> None:
         raise InputError(f"--load: expected NAME=FILE of another name than the configs, got {unnamed[0]!r}; name it")
     for path in trained.values():
         require_file(path, "a trained detector")
-    for file in configs.values():
-        cfg = load_config(file, args.opts)
-        check_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    prints = {name: fingerprint(args, file) for name, file in configs.items()}
+    first = next(iter(configs.values()))
+    prints |= {name: fingerprint(args, first, Path(path)) for name, path in trained.items()}
     setup_logger(name="detectron2").setLevel("WARNING")
     table = Table(output / "compare.csv", ("name", "seed"))
+    for row in table.rows:
+        if prints.get(row["name"], row["settings"]) != row["settings"]:
+            raise InputError(f"{table.path}: {row['name']}: expected the settings of its run, got others; use --output")
     wanted = [{"name": name, "seed": seed} for seed in range(1, args.seeds + 1) for name in configs]
     for row in table.missing([*wanted, *({"name": name, "seed": 0} for name in trained)]):
         name, seed = row["name"], row["seed"]
         if name in trained:
-            first = next(iter(configs.values()))
             found = evaluate(args, first, trained[name])
         else:
-            found = train(args, configs[name], output / f"{name}_{seed}", seed)
+            found = train(args, configs[name], output / f"{name}_{seed}", seed, prints[name])
         for columns in found:
-            table.add(row | columns)
-    write(args, table)
+            table.add(row | columns | {"settings": prints[name]})
+    write(args, table, list(prints))
 
 
-def train(args: argparse.Namespace, config: str, folder: Path, seed: int) -> list[dict[str, Any]]:
+def fingerprint(args: argparse.Namespace, config: str, weights: Path | None = None) -> str:
+    """What a row depends on beside its seed, in ten letters."""
+    cfg = load_config(config, [*args.opts, "OUTPUT_DIR", "", "SEED", "0"])
+    check_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    if len(cfg.DATASETS.TEST) != 1:
+        raise InputError(f"{config}: DATASETS.TEST: expected one data set, got {len(cfg.DATASETS.TEST)}; give one")
+    changed = [str(weights), weights.stat().st_mtime_ns] if weights else []
+    text = json.dumps([cfg.dump(), args.size, args.register, changed])
+    return "x" + hashlib.sha256(text.encode()).hexdigest()[:9]
+
+
+def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settings: str) -> list[dict[str, Any]]:
     """Train one detector in a process of its own, on from its last checkpoint; one row per task."""
+    note = folder / "compare.txt"  # of the settings that the checkpoints here are of
+    if (folder / "last_checkpoint").exists() and (not note.exists() or note.read_text() != settings):
+        raise InputError(f"{folder}: expected a run of these settings, got others; delete it or use --output")
+    with atomic_path(note) as temporary:
+        temporary.write_text(settings)
+    resumed = (folder / "last_checkpoint").exists()
     started, results = time.perf_counter(), folder / "results.json"
     words = ["--config", config, "--resume", "--num-gpus", args.num_gpus, "--json", results]
     words += [word for entry in args.register for word in ("--register", entry)]
@@ -101,7 +122,7 @@ def train(args: argparse.Namespace, config: str, folder: Path, seed: int) -> lis
     done = subprocess.run([sys.executable, TOOL, *map(str, words)], stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise InputError(f"{folder.name}: expected its training to end, it stopped; run it again to go on")
-    minutes = (time.perf_counter() - started) / 60
+    minutes = None if resumed else (time.perf_counter() - started) / 60  # of the whole run or not at all
     metrics = next(iter(json.loads(results.read_text()).values()))
     return rows_of(args, config, folder / "model_final.pth", metrics, minutes)
 
@@ -123,15 +144,17 @@ def rows_of(
     ]
 
 
-def write(args: argparse.Namespace, table: Table) -> None:
-    """Means over the seeds: the table, and a plot of AP."""
-    tasks = list(dict.fromkeys(row["task"] for row in table.rows))
-    names = list(dict.fromkeys(row["name"] for row in table.rows))
+def write(args: argparse.Namespace, table: Table, names: list[str]) -> None:
+    """Means over the seeds of the rows asked for: the table, and a plot of AP."""
+    tasks = list(dict.fromkeys(row["task"] for row in table.rows if row["name"] in names))
     texts, series = [], {}
     for task in tasks:
         rows = []
         for name in names:
             runs = [row for row in table.rows if (row["task"], row["name"]) == (task, name)]
+            if not runs:  # a detector without masks, say
+                series.setdefault(task, []).append(math.nan)
+                continue
             columns = [key for key in runs[0] if key.startswith("A") and isinstance(runs[0][key], int | float)]
             minutes = [run["minutes"] for run in runs if isinstance(run["minutes"], int | float)]
             rows.append(

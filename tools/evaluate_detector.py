@@ -15,7 +15,14 @@ from norton_det.cli import parser, run
 # isort: split
 from detectron2.utils.logger import setup_logger
 
-from norton_det.d2.evaluation import class_rows, evaluate_predictor, format_classes, format_rows, published_columns
+from norton_det.d2.evaluation import (
+    class_rows,
+    evaluate_predictor,
+    format_classes,
+    format_rows,
+    published_columns,
+    without_nan,
+)
 from norton_det.data.images import read_image
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.deploy import Predictor
@@ -81,7 +88,7 @@ def main() -> None:
     print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
         with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(results, indent=1) + "\n")
+            temporary.write_text(json.dumps(without_nan(results), indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 from norton_det.cli import parser, run
 
 # isort: split
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
@@ -25,10 +25,11 @@ from norton_det.d2.engine import (
     load_detector,
     resume_weights,
 )
-from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns
+from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from norton_det.d2.launch import launch
-from norton_det.d2.trainer import NortonTrainer
+from norton_det.d2.trainer import NortonTrainer, check_training
 from norton_det.data.register import check_datasets, register_entries
+from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 
 EXAMPLES = """
@@ -39,7 +40,8 @@ EXAMPLES = """
   tools/train_net.py --config norton_faster_rcnn.yaml --eval-only \\
       MODEL.WEIGHTS output/norton_faster_rcnn/model_final.pth
   tools/train_net.py --config quick_schedules/norton_faster_rcnn_instant_test.yaml   # minutes, on generated data
-  tools/train_net.py --config norton_faster_rcnn.yaml --register mine_train=ann/train.json:images \\
+  tools/train_net.py --config norton_faster_rcnn.yaml \\
+      --register mine_train=ann/train.json:images --register mine_val=ann/val.json:images \\
       DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_val',)" MODEL.ROI_HEADS.NUM_CLASSES 3
 """
 
@@ -77,6 +79,9 @@ def configure(args: argparse.Namespace) -> CfgNode:
         require_writable(args.json)
     if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
         info_from_config(cfg)  # refuses a spec or a preprocessing that does not fit
+    check_training(cfg)
+    if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
+        raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
     check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     return cfg
 
@@ -104,13 +109,6 @@ def report(results: dict[str, Any], path: str | None) -> None:
     if path:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")
-
-
-def without_nan(value: Any) -> Any:
-    """NaN, a metric that has no objects to measure, as ``None``: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def launched(args: argparse.Namespace) -> None:

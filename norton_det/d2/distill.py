@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.roi_heads import FastRCNNOutputLayers
+from detectron2.modeling import FPN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -43,14 +44,15 @@ class Distillation:
     def __init__(self, student: nn.Module, teacher: nn.Module, weights: DistillWeights) -> None:
         self.student, self.teacher, self.weights = student, teacher.eval().requires_grad_(False), weights
         for detector in (student, teacher):
-            predictor = detector.roi_heads.box_predictor
-            if not isinstance(predictor, FastRCNNOutputLayers):
-                raise InputError(f"distillation: expected one box head, got {type(predictor).__name__}; leave it out")
+            heads = getattr(detector, "roi_heads", None)
+            if not (isinstance(heads, StandardROIHeads) and isinstance(detector.backbone, FPN)):
+                raise InputError(f"expected an R-CNN with FPN, got {type(heads or detector).__name__}; leave it out")
+            if not isinstance(heads.box_predictor, FastRCNNOutputLayers):
+                raise InputError(f"expected one box head, got {type(heads.box_predictor).__name__}; leave it out")
         found, wanted = (each.roi_heads.box_predictor.cls_score.out_features for each in (student, teacher))
         if found != wanted:
             raise InputError(
-                f"SOLVER.DISTILL.WEIGHTS: expected a teacher of {found - 1} classes, got {wanted - 1}; "
-                "use the dense detector of the same data"
+                f"expected a teacher of {found - 1} classes, got {wanted - 1}; use the dense detector of the same data"
             )
         self.kept: dict[str, Any] = {}
 

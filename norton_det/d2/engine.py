@@ -1,6 +1,7 @@
 """Configs and detectors of Detectron2 with norton checkpoints, compressed where they are dense; one-line errors."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,22 +52,41 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         if key.startswith("-"):
             raise InputError(f"option {key}: expected KEY VALUE, got a flag; flags go before the first KEY")
         try:
-            cfg.merge_from_list([key, value])
+            cfg.merge_from_list([key, _as_float(cfg, key, value)])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
             text = one_line(error)
             mend = (
                 "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
             )
             raise InputError(f"option {key}: {text}; {mend}") from None
-    given = opts[::2]
-    if "SOLVER.BASE_LR" in given and "SOLVER.REFERENCE_IMS_PER_BATCH" not in given:
-        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is asked for is the one to use
+    rate, reference = "SOLVER.BASE_LR", "SOLVER.REFERENCE_IMS_PER_BATCH"
+    if reference not in opts[::2] and (rate in opts[::2] or not _has_reference(path)):
+        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is given without one is as it is
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
+
+
+def _as_float(cfg: CfgNode, key: str, value: str) -> str:
+    """A whole number for a key that is a float as yacs takes it."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
+
+
+def _has_reference(path: Path) -> bool:
+    """Whether the file of a config's bases that sets the learning rate says what batches it is for."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    solver = content.get("SOLVER") or {}
+    if "REFERENCE_IMS_PER_BATCH" in solver or "BASE_LR" in solver:
+        return "REFERENCE_IMS_PER_BATCH" in solver
+    bases = content.get("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    return any(_has_reference(path.parent / Path(base).expanduser()) for base in bases)
 
 
 def check_weights(cfg: CfgNode) -> None:

@@ -93,6 +93,13 @@ def published_columns(results: dict[str, dict[str, float]]) -> list[dict[str, An
     return rows
 
 
+def without_nan(value: Any) -> Any:
+    """NaN, a metric that has no objects to measure, as ``None``: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def class_rows(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """AP of each class: task, class, AP; none where a data set has but one."""
     rows = []

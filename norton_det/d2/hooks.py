@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..files import atomic_path
@@ -26,6 +26,8 @@ class Reseed(HookBase):
 class Average(HookBase):
     """An exponential moving average of the weights, kept beside them, saved with the trainer's state.
 
+    The decay rises to its value as (1 + n) / (10 + n) with the steps n, so that short runs do not keep their start.
+
     At the end of training it is written to ``model_ema.safetensors`` (``.pth`` of a detector that is not norton's).
 
     Args:
@@ -36,7 +38,7 @@ class Average(HookBase):
 
     def __init__(self, model: nn.Module, decay: float, folder: str) -> None:
         self.source, self.folder = model, Path(folder)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self.average = AveragedModel(model, multi_avg_fn=_warm_average(decay), use_buffers=True)
 
     @property
     def model(self) -> nn.Module:
@@ -64,3 +66,11 @@ class Average(HookBase):
     def testing(self, test: Callable[[nn.Module], Any]) -> Callable[[], Any]:
         """What tests the averaged weights."""
         return lambda: test(self.model)
+
+
+def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    def average(kept: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        reached = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(reached)(kept, current, steps)
+
+    return average

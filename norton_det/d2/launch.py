@@ -48,12 +48,19 @@ def launch(
     try:
         launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args))
     except ProcessExitedException as error:
-        sys.exit(error.exit_code)
+        if error.exit_code == 2:  # its one line is printed
+            sys.exit(2)
+        how = f"was killed ({error.signal_name})" if error.signal_name else f"ended with {error.exit_code}"
+        sys.exit(f"error: process {error.error_index} {how}; where it was for memory, use smaller batches")
 
 
 def _join_torchrun() -> None:
-    local = int(os.environ["LOCAL_RANK"])
-    gpu = torch.cuda.is_available()
+    local, gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    if gpu and int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
+        raise InputError(
+            f"--nproc_per_node: expected at most {torch.cuda.device_count()}, as many GPUs as there are, got "
+            f"{os.environ['LOCAL_WORLD_SIZE']}; lower it"
+        )
     dist.init_process_group("nccl" if gpu else "gloo")
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     if gpu:

@@ -76,9 +76,10 @@ class SeededImages(Dataset):
                         f"({first_line(error, 80)}); replace it"
                     ) from None
                 except ValueError as error:
+                    reason = first_line(error)
+                    mend = "masks in runs need INPUT.MASK_FORMAT bitmask" if "mask" in reason else "mend them"
                     raise InputError(
-                        f"{record['file_name']}: expected annotations that fit the config, got {first_line(error)}; "
-                        "masks in runs need INPUT.MASK_FORMAT bitmask"
+                        f"{record['file_name']}: expected annotations that fit the config, got {reason}; {mend}"
                     ) from None
                 if found is not None:
                     return found
@@ -118,8 +119,12 @@ class BatchStream(Sampler[list[Item]]):
                 group.clear()
 
 
-def build_train_loader(cfg: CfgNode) -> DataLoader:
-    """Detectron2's training loader of a config, with its sampler and mapper, as such a stream; ``cfg.SEED`` is used.
+def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None) -> DataLoader:
+    """Detectron2's training loader of a config, with its sampler, as such a stream; ``cfg.SEED`` is used.
+
+    Args:
+        cfg: of Detectron2.
+        mapper: from a record to what the model takes; Detectron2's ``DatasetMapper`` by default.
 
     Raises:
         InputError: a batch that cannot be shared evenly among the processes.
@@ -130,7 +135,7 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
             f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {size}; choose such a number"
         )
     check_classes(cfg, cfg.DATASETS.TRAIN)
-    parts = _train_loader_from_config(cfg)
+    parts = _train_loader_from_config(cfg, mapper=mapper)
     records, sampler = parts["dataset"], parts["sampler"]
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
@@ -159,6 +164,11 @@ def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
                 f"MODEL.ROI_HEADS.NUM_CLASSES: expected {len(classes)}, the classes of {name}, got "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(classes)}"
             )
+
+
+def is_stream(loader: object) -> bool:
+    """Whether a loader is of ``build_train_loader``."""
+    return isinstance(getattr(loader, "batch_sampler", None), BatchStream)
 
 
 def set_seed(loader: DataLoader, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
 from ..errors import InputError
+from ..files import require_file
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
 from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Reseed
-from .loader import build_train_loader, check_classes, set_seed
+from .loader import build_train_loader, check_classes, is_stream, set_seed
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class NortonTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
+        check_training(cfg)
         plain = scale_learning_rate(cfg).clone()
         plain.defrost()
         if plain.SEED < 0:
@@ -77,7 +80,10 @@ class NortonTrainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """As Detectron2's; batches that a run to resume has seen are passed over."""
         super().resume_or_load(resume)
-        self.data_loader.batch_sampler.start = self.start_iter
+        if is_stream(self.data_loader):
+            self.data_loader.batch_sampler.start = self.start_iter
+        elif self.start_iter:
+            logger.warning("The loader is not of norton_det.d2.loader: the run goes on with other images than it had")
 
     def train(self) -> Any:
         """As Detectron2's; bad input leaves no traceback in the log."""
@@ -98,7 +104,8 @@ class NortonTrainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.seed = state_dict.get("seed", self.seed)
-        set_seed(self.data_loader, self.seed)
+        if is_stream(self.data_loader):
+            set_seed(self.data_loader, self.seed)
 
     def last_results(self) -> dict[str, Any]:
         """Metrics of the evaluation at the end of training; empty without one."""
@@ -135,6 +142,24 @@ class NortonTrainer(DefaultTrainer):
         return model
 
 
+def check_training(cfg: CfgNode) -> None:
+    """Refuse settings of training that make no sense, before anything is built.
+
+    Raises:
+        InputError: one line naming the key.
+    """
+    solver = cfg.SOLVER
+    if not 0 <= solver.EMA_DECAY < 1:
+        raise InputError(f"SOLVER.EMA_DECAY: expected 0 to less than 1, got {solver.EMA_DECAY}; use 0.0 for none")
+    for name in ("FEATURES", "RPN", "BOX"):
+        if not 0 <= solver.DISTILL[name] < math.inf:
+            raise InputError(
+                f"SOLVER.DISTILL.{name}: expected 0.0 or more, got {solver.DISTILL[name]}; use 0.0 for none"
+            )
+    if solver.DISTILL.WEIGHTS:
+        require_file(solver.DISTILL.WEIGHTS, "the teacher of SOLVER.DISTILL.WEIGHTS")
+
+
 def scale_learning_rate(cfg: CfgNode) -> CfgNode:
     """A config whose SOLVER.BASE_LR is that of SOLVER.REFERENCE_IMS_PER_BATCH scaled to its own batches."""
     reference, size, rate = cfg.SOLVER.REFERENCE_IMS_PER_BATCH, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR
@@ -161,8 +186,11 @@ def scale_learning_rate(cfg: CfgNode) -> CfgNode:
 def distillation_of(cfg: CfgNode, student: torch.nn.Module) -> Distillation:
     """The losses of SOLVER.DISTILL, with the detector of its weights as teacher."""
     node = cfg.SOLVER.DISTILL
-    teacher = load_as_it_is(with_weights(cfg, node.WEIGHTS))
-    return Distillation(student, teacher, DistillWeights(node.FEATURES, node.RPN, node.BOX))
+    try:
+        teacher = load_as_it_is(with_weights(cfg, node.WEIGHTS))
+        return Distillation(student, teacher, DistillWeights(node.FEATURES, node.RPN, node.BOX))
+    except InputError as error:
+        raise InputError(f"SOLVER.DISTILL.WEIGHTS: {error}") from None
 
 
 @contextmanager

@@ -1,10 +1,9 @@
 """COCO 2017 as Detectron2 expects it: what is there of it, and the archives of the rest."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from .coco import read_coco
 from .download import Archive
 
 HOST = "http://images.cocodataset.org"
@@ -26,32 +25,40 @@ class Part:
     problem: str
 
 
-def check_coco(root: str | Path, splits: tuple[str, ...] = ("train", "val"), deep: bool = False) -> list[Part]:
-    """What there is of COCO 2017 below a folder.
+def check_coco(root: str | Path, splits: tuple[str, ...] = ("train", "val")) -> list[Part]:
+    """What there is of COCO 2017 below a folder: annotations are read, and each image that they list is looked for.
 
     Args:
         root: with ``annotations``, ``train2017`` and ``val2017``.
         splits: of interest.
-        deep: read the annotations, and look for each image that they list.
     """
     root, found = Path(root), []
     for split in splits:
-        images = root / f"{split}2017"
-        count = sum(1 for _ in images.glob("*.jpg")) if images.is_dir() else 0
-        found.append(Part(images.name, "" if count == COUNTS[split] else f"{count} of {COUNTS[split]} images"))
+        folder, count = root / f"{split}2017", COUNTS[split]
+        names: set[str] = set()
         for kind in ("instances", "person_keypoints"):
             file = root / "annotations" / f"{kind}_{split}2017.json"
-            problem = "" if file.is_file() else "missing"
-            found.append(Part(f"annotations/{file.name}", problem or (_problem_of(file, images) if deep else "")))
+            listed, problem = _images_of(file)
+            if not problem and len(listed) != count:
+                problem = f"{len(listed)} of {count} images"
+            names |= listed
+            found.append(Part(f"annotations/{file.name}", problem))
+        there = {path.name for path in folder.glob("*.jpg")} if folder.is_dir() else set()
+        missing = sorted(names - there) if names else ["?"] * max(0, count - len(there))
+        problem = f"{len(missing)} of {count} images are missing, first {missing[0]}" if missing else ""
+        found.append(Part(folder.name, problem))
     return found
 
 
-def _problem_of(file: Path, images: Path) -> str:
+def _images_of(file: Path) -> tuple[set[str], str]:
+    """Names of the images that a file of annotations lists, and what is wrong with it."""
+    if not file.is_file():
+        return set(), "missing"
     try:
-        content = read_coco(file, images)
-    except InputError as error:
-        return str(error)
-    return "" if content["annotations"] else "no annotations"
+        content = json.loads(file.read_bytes())
+        return {image["file_name"] for image in content["images"]}, "" if content["annotations"] else "no annotations"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return set(), "damaged"
 
 
 def archives_for(parts: list[Part]) -> list[Archive]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import atomic_path
 
 CHUNK = 1 << 20
 
@@ -107,7 +108,7 @@ def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:
                 if target.is_file() and target.stat().st_size == member.file_size:
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as source, target.open("wb") as file:
+                with atomic_path(target) as temporary, archive.open(member) as source, temporary.open("wb") as file:
                     shutil.copyfileobj(source, file, CHUNK)
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: expected an intact zip file, got another ({error}); load it again") from None

@@ -161,15 +161,14 @@ def _names(source: Path, split: str) -> list[str]:
     """Sorted names of the annotations of a split."""
     if split == "all":
         return sorted(path.stem for path in (source / "Annotations").glob("*.xml"))
-    return sorted(
-        require_file(source / "ImageSets" / "Main" / f"{split}.txt", "the list of a split").read_text().split()
-    )
+    lines = require_file(source / "ImageSets" / "Main" / f"{split}.txt", "the list of a split").read_text().splitlines()
+    return sorted(line.strip() for line in lines if line.strip())
 
 
 def _parse(file: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # also an encoding that it does not know
         raise InputError(f"{file}: expected XML, got text that does not parse ({error}); get it again") from None
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import build_detection_train_loader
 from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_utils
 
@@ -178,7 +179,8 @@ def test_averaged_weights(quick, tmp_path):
 
     trainer.run_step = step
     trainer.train()
-    expected = 0.75 * (0.75 * seen[0] + 0.25 * seen[1]) + 0.25 * seen[2]
+    first, second = 2 / 11, 3 / 12  # the decay rises to its value
+    expected = second * (first * seen[0] + (1 - first) * seen[1]) + (1 - second) * seen[2]
     kept = load_detector(with_weights(cfg, tmp_path / "model_ema.safetensors"))
     assert torch.allclose(kept.get_parameter(name), expected, atol=1e-7)
     assert not torch.equal(expected, seen[2])
@@ -205,6 +207,53 @@ def test_batches_that_cannot_be_shared_are_refused(quick, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(InputError, match="IMS_PER_BATCH: expected a multiple of 2 processes, got 3"):
         build_train_loader(quick(SOLVER__IMS_PER_BATCH=3))
+
+
+def test_rates_of_configs_of_ones_own_are_as_they_are(tmp_path):
+    """A rate is scaled where the file that sets it says what batches it is for."""
+    base = find_config("norton_faster_rcnn.yaml")
+    rates = {}
+    for name, solver in (
+        ("size", "{IMS_PER_BATCH: 4}"),
+        ("rate", "{IMS_PER_BATCH: 4, BASE_LR: 0.005}"),
+        ("both", "{IMS_PER_BATCH: 4, BASE_LR: 0.04, REFERENCE_IMS_PER_BATCH: 32}"),
+    ):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(f"_BASE_: {base}\nSOLVER: {solver}\n")
+        rates[name] = scale_learning_rate(load_config(str(file))).SOLVER.BASE_LR
+    assert rates == pytest.approx({"size": 0.005, "rate": 0.005, "both": 0.005})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "pattern"),
+    [
+        ("SOLVER__EMA_DECAY", 1, r"SOLVER\.EMA_DECAY: expected 0 to less than 1, got 1\.0"),
+        ("SOLVER__DISTILL__RPN", -1, r"SOLVER\.DISTILL\.RPN: expected 0\.0 or more, got -1\.0"),
+        ("SOLVER__DISTILL__WEIGHTS", "none.pth", "none.pth: expected the teacher of SOLVER.DISTILL.WEIGHTS"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(quick, key, value, pattern):
+    with pytest.raises(InputError, match=pattern):
+        NortonTrainer(quick(**{key: value}))
+
+
+def test_loaders_of_ones_own_go_on(quick, tmp_path, caplog):
+    """Detectron2's way to change the mapper; batches are not passed over then, and that is said."""
+
+    class Own(NortonTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            return build_detection_train_loader(cfg)
+
+    cfg = quick(SOLVER__MAX_ITER=1, OUTPUT_DIR=tmp_path)
+    for resume in (False, True):
+        trainer = Own(quick(SOLVER__MAX_ITER=1 + resume, OUTPUT_DIR=tmp_path))
+        with caplog.at_level(logging.WARNING, "norton_det"):
+            trainer.resume_or_load(resume=resume)
+        trainer.train()
+    assert "goes on with other images than it had" in caplog.text and cfg.SEED == 1
+    marked = build_train_loader(cfg, mapper=lambda record: record["file_name"])
+    assert all(name.endswith(".jpg") for name in next(iter(marked)))
 
 
 def test_classes_of_another_data_set_are_refused(quick):
