@@ -70,12 +70,13 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     return cfg
 
 
-def _as_float(cfg: CfgNode, key: str, value: str) -> str:
-    """A whole number for a key that is a float as yacs takes it."""
+def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
+    """A whole number, or its text, for a key that is a float as yacs takes it."""
     node: Any = cfg
     for name in key.split("."):
         node = node.get(name) if isinstance(node, CfgNode) else None
-    return f"{value}.0" if isinstance(node, float) and re.fullmatch(r"[+-]?\d+", value) else value
+    whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
+    return float(value) if whole and isinstance(node, float) else value
 
 
 def _has_reference(path: Path) -> bool:

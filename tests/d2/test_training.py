@@ -203,6 +203,13 @@ def test_learning_rate_is_scaled_to_the_batch(caplog):
         rate("SOLVER.REFERENCE_IMS_PER_BATCH", "-1")
 
 
+@pytest.mark.parametrize("value", ["0", 0, 0.0, "0.0", "-0"])
+def test_whole_numbers_are_taken_for_floats(value):
+    assert load_config("norton_faster_rcnn.yaml", ["SOLVER.EMA_DECAY", value]).SOLVER.EMA_DECAY == 0
+    with pytest.raises(InputError, match=r"option SOLVER\.EMA_DECAY: .*; give a value of its type"):
+        load_config("norton_faster_rcnn.yaml", ["SOLVER.EMA_DECAY", "much"])
+
+
 def test_batches_that_cannot_be_shared_are_refused(quick, monkeypatch):
     monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
     with pytest.raises(InputError, match="IMS_PER_BATCH: expected a multiple of 2 processes, got 3"):
