@@ -49,6 +49,13 @@ def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     )
 
 
+def add_configs(own: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    """``--config``, to be repeated."""
+    own.add_argument(
+        "--config-file", "--config", action="append", default=[], required=required, metavar="FILE", help=text
+    )
+
+
 def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """The size of random crops in training, apart from that of evaluation."""
     own.add_argument(

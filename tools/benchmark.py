@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from norton_det.cli import parser, run
+from norton_det.cli import add_configs, parser, run
 
 # isort: split
 import torch
@@ -54,14 +54,7 @@ TRAIN = "training step"
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument(
-        "--config-file",
-        "--config",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="of a compressed detector; repeat",
-    )
+    add_configs(own, "of a compressed detector; repeat")
     own.add_argument("--weights", default="", metavar="FILE", help="trained weights; torchvision's need no config")
     own.add_argument("--baseline", metavar="FILE", help="config to compare with; by default the same, dense")
     own.add_argument("--baseline-weights", default="", metavar="FILE", help="the baseline's trained weights")

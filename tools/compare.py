@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from norton_det.cli import parser, run
+from norton_det.cli import add_configs, parser, run
 
 # isort: split
 from detectron2.utils.logger import setup_logger
@@ -42,14 +42,7 @@ EXAMPLES = """
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument(
-        "--config-file",
-        "--config",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="a row; the first is the baseline",
-    )
+    add_configs(own, "a row; the first is the baseline", required=True)
     own.add_argument("--load", action="append", default=[], metavar="NAME=FILE", help="a trained detector; repeat")
     own.add_argument("--seeds", type=int, default=2, help="runs of each config")
     own.add_argument("--num-gpus", type=int, default=1, help="processes of each run, one GPU each, or on CPUs")
