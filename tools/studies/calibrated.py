@@ -75,7 +75,8 @@ def finetune(bench: Bench, table: Table) -> str:
     grouped: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
         for field in ("before", "after", "minutes"):
-            grouped[row["level"]][field].append(row[field])
+            if row[field] != "":  # minutes of a run that was interrupted are left out
+                grouped[row["level"]][field].append(row[field])
     dense = grouped["dense"]["after"]
     rows = []
     for level in ("dense", *LEVELS):
