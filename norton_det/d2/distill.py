@@ -19,6 +19,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..finetune import feature_distance
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Distillation:
         with torch.no_grad():
             maps = teacher.backbone(teacher.preprocess_image(inputs).tensor)
         if weights.features:
-            levels = [relative_distance(kept["features"][name], maps[name]) for name in maps]
+            levels = [feature_distance(kept["features"][name], maps[name]) for name in maps]
             losses["loss_distill_features"] = weights.features * torch.stack(levels).mean()
         if weights.rpn:
             with torch.no_grad():
@@ -106,12 +107,6 @@ class Distillation:
             losses["loss_distill_box"] = weights.box * class_divergence(kept["box"][0], classes)
         kept.clear()
         return losses
-
-
-def relative_distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Squared distance of maps of one shape, relative to the energy wanted."""
-    found, wanted = found.float(), wanted.float()
-    return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
 
 
 def objectness_divergence(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:

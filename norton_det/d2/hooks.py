@@ -63,10 +63,6 @@ class Average(HookBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.average.load_state_dict(state["average"])
 
-    def testing(self, test: Callable[[nn.Module], Any]) -> Callable[[], Any]:
-        """What tests the averaged weights."""
-        return lambda: test(self.model)
-
 
 def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
     def average(kept: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
