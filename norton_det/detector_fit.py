@@ -99,10 +99,11 @@ def fit_around(
         fit.solve(neck)
         pooled: dict[str, Pairs] = {head: [] for head in heads}
         # of several convolutions of an RPN each reads what the one before puts out once it is fitted
-        for first, name in enumerate(rpn or [""] * bool(heads)):
+        walks = [[name] for name in rpn] or ([[]] if heads else [])
+        for number, layers in enumerate(walks):
             for image, each in zip(tqdm(inputs, "fit heads", unit="image", disable=not progress), regions, strict=True):
-                fit.read_small(stack, image, [name] if name else [], {} if first else each, pooled)
-            fit.solve([name] if name else [])
+                fit.read_small(stack, image, layers, {} if number else each, pooled)
+            fit.solve(layers)
     for head, pairs in pooled.items():
         fit.walk_head(stack.head_of, head, pairs)
     return fit.errors

@@ -20,6 +20,7 @@ from norton_det.cli import add_configs, parser, run
 # isort: split
 from detectron2.utils.logger import setup_logger
 from studies.bench import Table, markdown, mean_and_spread
+from torch import nn
 
 from norton_det.complexity import count_complexity
 from norton_det.d2.config import find_config
@@ -102,11 +103,11 @@ def fingerprint(args: argparse.Namespace, config: str, weights: Path | None = No
 def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settings: str) -> list[dict[str, Any]]:
     """Train one detector in a process of its own, on from its last checkpoint; one row per task."""
     note = folder / "compare.txt"  # of the settings that the checkpoints here are of
-    if (folder / "last_checkpoint").exists() and (not note.exists() or note.read_text() != settings):
+    resumed = (folder / "last_checkpoint").exists()
+    if resumed and (not note.exists() or note.read_text() != settings):
         raise InputError(f"{folder}: expected a run of these settings, got others; delete it or use --output")
     with atomic_path(note) as temporary:
         temporary.write_text(settings)
-    resumed = (folder / "last_checkpoint").exists()
     started, results = time.perf_counter(), folder / "results.json"
     words = ["--config", config, "--resume", "--num-gpus", args.num_gpus, "--json", results]
     words += [word for entry in args.register for word in ("--register", entry)]
@@ -117,19 +118,21 @@ def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settin
         raise InputError(f"{folder.name}: expected its training to end, it stopped; run it again to go on")
     minutes = None if resumed else (time.perf_counter() - started) / 60  # of the whole run or not at all
     metrics = next(iter(json.loads(results.read_text()).values()))
-    return rows_of(args, config, folder / "model_final.pth", metrics, minutes)
+    cfg = load_config(config, [*args.opts, "MODEL.WEIGHTS", str(folder / "model_final.pth")])
+    return rows_of(args, load_detector(cfg), metrics, minutes)
 
 
 def evaluate(args: argparse.Namespace, config: str, weights: str) -> list[dict[str, Any]]:
     """Evaluate a trained detector; one row per task."""
     cfg = load_config(config, [*args.opts, "MODEL.WEIGHTS", weights])
-    return rows_of(args, config, Path(weights), NortonTrainer.test(cfg, load_detector(cfg)), None)
+    detector = load_detector(cfg)
+    return rows_of(args, detector, NortonTrainer.test(cfg, detector), None)
 
 
 def rows_of(
-    args: argparse.Namespace, config: str, weights: Path, metrics: dict[str, Any], minutes: float | None
+    args: argparse.Namespace, detector: nn.Module, metrics: dict[str, Any], minutes: float | None
 ) -> list[dict[str, Any]]:
-    detector = load_detector(load_config(config, [*args.opts, "MODEL.WEIGHTS", str(weights)]))
+    """The published columns of each task, with what the detector costs."""
     counted = count_complexity(detector, (3, *args.size))
     return [
         columns | {"macs": counted.macs, "params": counted.params, "minutes": minutes}
