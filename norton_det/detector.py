@@ -159,7 +159,8 @@ def stack_name(detector: nn.Module) -> str:
         for name in ADAPTERS:
             if name in roots:
                 return name
-    raise InputError(f"detector: expected an R-CNN of Detectron2 or torchvision, got {type(detector).__name__}")
+    got = type(detector).__name__
+    raise InputError(f"detector: expected an R-CNN of Detectron2 or torchvision, got {got}; give the detector itself")
 
 
 def adapter_of(stack: str, what: str) -> ModuleType:

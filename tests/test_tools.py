@@ -509,7 +509,7 @@ def test_train_on_bccd(datasets, real_weights_path, tmp_path):
 @pytest.mark.parametrize(
     ("words", "pattern"),
     [
-        ([], r"data set coco_2017_train: expected \S+coco\S+, found none; put COCO at \S+ or set DETECTRON2_DATASETS"),
+        ([], r"data set coco_2017_train: expected \S+coco\S+, found none; put COCO at \S+, set DETECTRON2_DATASETS"),
         (["--num-gpus", "2"], r"data set coco_2017_train: expected \S+coco\S+, found none"),
         (
             ["DATASETS.TRAIN", "()", "DATASETS.TEST", "()", "MODEL.WEIGHTS", "none.pth"],

@@ -64,7 +64,9 @@ def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
     for part in parts:
         name, _, rank = part.partition("=")
         if name not in RANKS or not (rank.isdigit() or rank == "dense"):
-            raise InputError(f"--case {text}: expected {', '.join(f'{each}=R' for each in RANKS)}, got {part!r}")
+            raise InputError(
+                f"--case {text}: expected {', '.join(f'{each}=R' for each in RANKS)}, got {part!r}; write neck=2"
+            )
         ranks[name] = None if rank == "dense" else int(rank)
     return preset, {RANKS[name]: rank for name, rank in ranks.items()}
 

@@ -36,7 +36,8 @@ class NortonCOCOEvaluator(COCOEvaluator):
     ) -> dict[str, float]:
         results = super()._derive_coco_results(coco_eval, iou_type, class_names)
         if coco_eval is None:  # no predictions at all: nothing is found, whatever Detectron2 calls it (nan)
-            return dict.fromkeys([*results, *COLUMNS[iou_type]], 0.0)
+            nothing = 0.0 if self._coco_api.anns else math.nan  # where there is nothing to find either
+            return dict.fromkeys([*results, *COLUMNS[iou_type]], nothing)
         for name, position in COLUMNS[iou_type].items():
             value = float(coco_eval.stats[position])  # -1: there are no such objects
             results[name] = value * 100 if value >= 0 else math.nan

@@ -196,7 +196,7 @@ def _mend(name: str) -> str:
         return "run: python datasets/prepare_generated.py"
     if "coco_" in name:
         return (
-            f"put COCO at {resolve_coco_root()} or set DETECTRON2_DATASETS to the folder that holds coco "
-            "(datasets/README.md says how)"
+            f"put COCO at {resolve_coco_root()}, set DETECTRON2_DATASETS to the folder that holds coco, "
+            "or run: python datasets/prepare_coco.py"
         )
     return "check the path, or set DETECTRON2_DATASETS (datasets/README.md says how)"

@@ -1,6 +1,7 @@
 """Training, evaluation and resuming for real, on a few generated pictures; weights that are compressed on the way."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,9 @@ def test_no_detections_at_all(root, tmp_path):
     evaluator = NortonCOCOEvaluator("norton_shapes_val", output_dir=str(tmp_path))
     results = evaluator._derive_coco_results(None, "bbox", None)
     assert all(results[name] == 0 for name in BOX_COLUMNS)
+    evaluator._coco_api.anns.clear()
+    results = evaluator._derive_coco_results(None, "bbox", None)
+    assert all(math.isnan(results[name]) for name in BOX_COLUMNS)  # nothing to find: no AP, rather than 0
 
 
 def test_rows_as_text():
