@@ -80,10 +80,16 @@ def test_levels_differ_in_nothing_else(leaf):
 
 def test_blood_cells():
     """Three classes; compressed and dense by the same recipe, on data of its own."""
-    leaves = [leaf for leaf in ALL if leaf not in LEAVES]
-    assert leaves == ["bccd/bccd_dense_faster_rcnn.yaml", "bccd/bccd_norton_faster_rcnn.yaml"]
-    dense, norton = (flat(load_config(Path(leaf).name)) for leaf in leaves)
-    assert {key for key in dense if dense[key] != norton[key]} == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
+    found = {Path(leaf).stem: flat(load_config(Path(leaf).name)) for leaf in ALL if leaf not in LEAVES}
+    levels = {"dense": "dense", "norton-43": "norton-43", "norton": "norton-78", "norton_whole": "norton-78"}
+    assert found.keys() == {f"bccd_{name}_faster_rcnn" for name in levels}
+    dense = found["bccd_dense_faster_rcnn"]
+    for name, preset in levels.items():
+        norton = found[f"bccd_{name}_faster_rcnn"]
+        differ = {key for key in dense if dense[key] != norton[key]} | {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
+        around = {"MODEL.NORTON.NECK_RANK", "MODEL.NORTON.BOX_HEAD_RANK"} if "whole" in name else set()
+        assert norton["MODEL.NORTON.PRESET"] == preset
+        assert differ == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"} | around
     assert dense["MODEL.ROI_HEADS.NUM_CLASSES"] == 3 and dense["DATASETS.TEST"] == ("bccd_test",)
 
 

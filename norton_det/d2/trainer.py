@@ -22,6 +22,7 @@ from .engine import build_detector, check_weights, load_as_it_is, one_line, with
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Reseed
 from .loader import build_train_loader, check_classes, is_stream, set_seed
+from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class NortonTrainer(DefaultTrainer):
     Resumed, it goes on as if it had not been interrupted: images and random numbers follow from the seed (see
     ``loader``). The learning rate is scaled to the batch (SOLVER.REFERENCE_IMS_PER_BATCH), weights are averaged
     (SOLVER.EMA_DECAY), and a dense detector is learned from (SOLVER.DISTILL), where the config says so. On a CPU,
-    SOLVER.AMP.ENABLED trains in bfloat16, the backbone is in channels_last, and several processes work together too.
+    SOLVER.AMP.ENABLED trains in bfloat16, the backbone is in channels_last, regions are pooled on all cores, and
+    several processes work together too.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -136,6 +138,8 @@ class NortonTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         model = build_detector(cfg)
+        if cfg.MODEL.DEVICE == "cpu":
+            vectorize_pooling(model)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)

@@ -3,7 +3,8 @@
 RoIAlign (He et al., 2017) is linear in the feature map and separable: a bin's value is the sum over the cells that its
 samples touch, with weights that are a product of one factor per axis. With the map as a table (H*W, C) that is an
 ``embedding_bag`` of one bag per bin. torchvision's operator runs on one core, sample by sample; samples that touch the
-same cell are merged here, so that Detectron2's adaptive sampling costs little more than a fixed one.
+same cell are merged here, so that Detectron2's adaptive sampling costs little more than a fixed one. Gradients are of
+the map alone, not of the regions, as torchvision's.
 
 Legend: ``K`` regions, ``P, Q`` bins per axis, ``M`` cells that a bin touches per axis, ``C`` channels.
 """
@@ -19,31 +20,33 @@ ENTRIES = 1 << 22  # of the table of weights held at a time
 def pool_regions(
     map_: Tensor, regions: Tensor, size: tuple[int, int], scale: float, sampling: int, aligned: bool
 ) -> Tensor:
-    """RoIAlign of regions of one map, as ``torchvision.ops.roi_align`` up to rounding.
+    """RoIAlign of regions, as ``torchvision.ops.roi_align`` up to rounding.
 
     Args:
-        map_: (1, C, H, W).
-        regions: (K, 4) xyxy in pixels of the image.
+        map_: (N, C, H, W).
+        regions: (K, 4) xyxy in pixels of the first image, or (K, 5) with the number of the image before them.
         size: (P, Q).
         scale: cells per pixel.
         sampling: samples per bin and axis; 0: as many as the bin has cells.
         aligned: half a cell is subtracted.
 
     Returns:
-        (K, C, P, Q), in channels_last where it is computed here.
+        (K, C, P, Q); where it is computed here, float32 in channels_last.
     """
     full = (torch.float32, torch.bfloat16)
-    plain = map_.device.type != "cpu" or map_.dtype not in full or torch.jit.is_tracing() or map_.requires_grad
-    if plain or not len(regions):
-        with_index = torch.cat([torch.zeros_like(regions[:, :1]), regions], 1)
-        return roi_align(map_, with_index, size, scale, sampling, aligned)
+    if regions.shape[1] == 4:
+        regions = torch.cat([torch.zeros_like(regions[:, :1]), regions], 1)
+    if map_.device.type != "cpu" or map_.dtype not in full or torch.jit.is_tracing() or not len(regions):
+        return roi_align(map_, regions, size, scale, sampling, aligned)
     height, width = map_.shape[2:]
-    table = map_[0].float().permute(1, 2, 0).reshape(height * width, -1)
+    table = map_.float().permute(0, 2, 3, 1).flatten(0, 2)  # (N*H*W, C)
+    image, regions = regions[:, 0].int(), regions[:, 1:]
     shift = 0.5 if aligned else 0.0
     low, high = regions[:, :2] * scale - shift, regions[:, 2:] * scale - shift  # (K, 2) as x, y
     sides = high - low if aligned else (high - low).clamp(min=1)
     rows, row_weights = _axis(low[:, 1], sides[:, 1], size[0], height, sampling)
     columns, column_weights = _axis(low[:, 0], sides[:, 0], size[1], width, sampling)
+    rows = rows + height * image[:, None, None]
     step = max(1, ENTRIES // (size[0] * size[1] * rows.shape[2] * columns.shape[2]))
     pooled = []
     for at in range(0, len(regions), step):

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import ROIAlign
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -306,3 +308,25 @@ def test_bfloat16_on_a_cpu_while_training_alone():
     layer.forward = _in_bfloat16(layer, layer.forward)
     assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
     assert layer.eval()(torch.ones(1, 4)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["box_pooler", "mask_pooler"])
+def test_regions_are_pooled_as_by_detectron2(config, name):
+    cfg = config("norton_mask_rcnn_instant_test.yaml", **{"MODEL.DEVICE": "cpu"})
+    ours, theirs = (getattr(build(cfg).roi_heads, name) for build in (NortonTrainer.build_model, build_model))
+    assert not any(type(module) is ROIAlign for module in ours.modules())
+    drawn = torch.Generator().manual_seed(0)
+    boxes = []
+    for _ in range(2):
+        corner = 100 * torch.rand(30, 2, generator=drawn)
+        boxes.append(Boxes(torch.cat([corner, corner + 2 + 900 * torch.rand(30, 2, generator=drawn)], 1)))
+    maps = [torch.randn(2, 8, 64 >> level, 64 >> level, generator=drawn) for level in range(4)]
+    found = []
+    for pooler in (ours, theirs):
+        given = [map_.clone().requires_grad_() for map_ in maps]
+        pooled = pooler(given, boxes)
+        pooled.square().sum().backward()
+        found.append([pooled.detach(), *(map_.grad for map_ in given)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+        assert other.abs().max() > 0.1

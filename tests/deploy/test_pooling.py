@@ -41,6 +41,26 @@ def test_equals_torchvision(regions, aligned, sampling, size, monkeypatch):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sampling", [0, 2])
+def test_gradients_of_several_images(regions, sampling, dtype, monkeypatch):
+    monkeypatch.setattr(pooling, "ENTRIES", 9000)
+    maps = torch.randn(3, 8, 60, 80, generator=torch.Generator().manual_seed(1)).to(dtype)
+    index = torch.cat([torch.arange(len(regions))[:, None] % 3, regions], 1)
+    weight = torch.randn(len(regions), 8, 7, 7, generator=torch.Generator().manual_seed(2))
+    outputs, gradients = [], []
+    for pool in (roi_align, pool_regions):
+        given = maps.clone().requires_grad_()
+        pooled = pool(given.float() if pool is roi_align else given, index, (7, 7), 0.25, sampling, True)
+        (pooled * weight).sum().backward()
+        outputs.append(pooled.detach())
+        gradients.append(given.grad)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=2e-5, rtol=1e-4)
+    assert gradients[1].dtype == dtype and gradients[1].abs().max() > 1
+    close = {"atol": 2e-5, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+    torch.testing.assert_close(gradients[1], gradients[0], **close)
+
+
 def test_no_regions():
     assert pool_regions(torch.randn(1, 4, 9, 9), torch.zeros(0, 4), (7, 7), 0.25, 2, True).shape == (0, 4, 7, 7)
 
