@@ -97,7 +97,7 @@ def finetune(bench: Bench, table: Table) -> str:
     plot_groups(table.path.with_suffix(".png"), ("dense", *LEVELS), series, "Top-1 %", "One fine-tuning stage")
     settings = bench.settings
     return (
-        f"Top-1 in %, {settings.epochs:g} epochs of {settings.finetune_images} training images, learning rate "
+        f"Top-1 in %, {settings.epochs:g} x {settings.finetune_images} training images, learning rate "
         f"{settings.learning_rate:g} for batches of {settings.batch_size}, half of the loss from the dense network's "
         f"outputs, weights averaged with decay {settings.ema:g}; mean ± standard deviation over {settings.seeds} "
         f"seeds.\n\n{markdown(rows)}"
