@@ -18,15 +18,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from norton_det.d2.config import find_config, info_from_config
-from norton_det.d2.engine import (
-    NORTON_BACKBONES,
-    compress_weights,
-    load_config,
-    load_detector,
-    resume_weights,
-)
+from norton_det.d2.engine import NORTON_BACKBONES, load_config, load_detector
 from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from norton_det.d2.launch import launch
+from norton_det.d2.start import compress_weights, resume_weights
 from norton_det.d2.trainer import NortonTrainer, check_training
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.errors import InputError

@@ -32,6 +32,9 @@ def add_norton_config(cfg: CfgNode) -> None:
     # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), as a list or text like
     # "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
     cfg.MODEL.NORTON.RATIOS = None
+    # Dense MODEL.WEIGHTS are compressed before training and then fitted to so many pictures of DATASETS.TRAIN (for
+    # neck and heads 64 at most), without their annotations; 0: by the weights alone, as in the paper.
+    cfg.MODEL.NORTON.CALIBRATION_IMAGES = 0
     # The layers around the ResNet; None leaves them dense, as in the paper.
     # CP rank of the FPN's output convolutions and of the RPN's.
     cfg.MODEL.NORTON.NECK_RANK = None

@@ -11,21 +11,18 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
-from detectron2.utils import comm
 
-from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
-from ..compress import compress, compress_detector_state
+from ..checkpoint import save_tensors
 from ..detector import choose_layout, compress_detector
 from ..detector_report import DetectorReport
 from ..errors import InputError
 from ..files import require_file
 from ..spec import CompressionSpec
 from ..surgery import apply_layout, find_candidates
-from ..weights import LoadedWeights, load_detector_state, load_weights
 from .checkpoint import NortonCheckpointer, info_of_model
 from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
 from .deploy import resize
-from .files import read_checkpoint_info, read_layout
+from .files import read_layout
 
 logger = logging.getLogger(__name__)
 NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_backbone")
@@ -115,36 +112,6 @@ def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
         return None
 
 
-def compress_weights(cfg: CfgNode) -> CfgNode:
-    """A config whose ``MODEL.WEIGHTS`` are a norton checkpoint: dense ones are compressed to ``MODEL.NORTON`` first.
-
-    The checkpoint goes to ``OUTPUT_DIR``; that of a detector keeps its neck and heads, unless ``MODEL.NORTON`` has
-    ranks for them. Norton checkpoints that are compressed already, or dense as ``MODEL.NORTON`` is, are left alone.
-    """
-    weights = cfg.MODEL.WEIGHTS
-    if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
-        return cfg
-    spec, info, layout = spec_from_config(cfg), read_checkpoint_info(weights), read_layout(weights)
-    asked = any(rank is not None for rank in ranks_from_config(cfg).values())
-    around = asked and (layout == {} if info is not None else _is_detectron2(load_detector_state(weights)))
-    if info is not None and (spec.is_dense or not info.spec.is_dense) and not around:
-        return cfg
-    path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
-    if comm.is_main_process() and around:
-        target = spec if info is None or info.spec.is_dense else None
-        report = compress_to_file(path, cfg, target, **ranks_from_config(cfg), progress=True)
-        logger.info("Compressed:\n%s", report.table())
-    elif comm.is_main_process():
-        loaded = load_weights(weights)
-        logger.info("Weights: %s from %s", loaded.source, weights)
-        if loaded.spec.is_dense and not spec.is_dense:
-            _compress_to(path, loaded, load_detector_state(weights), spec)
-        else:
-            save_checkpoint(path, loaded.build())
-    comm.synchronize()
-    return with_weights(cfg, path)
-
-
 def compress_to_file(
     path: str | Path, cfg: CfgNode, spec: CompressionSpec | None, *, whole: bool = False, **options: Any
 ) -> DetectorReport:
@@ -194,36 +161,6 @@ def to_input(cfg: CfgNode) -> Callable[[Any], dict[str, Any]]:
         return {"image": resized, "height": pixels.shape[1], "width": pixels.shape[2]}
 
     return convert
-
-
-def resume_weights(cfg: CfgNode) -> CfgNode | None:
-    """A config whose ``MODEL.WEIGHTS`` are the last checkpoint in ``OUTPUT_DIR``, so that the network of that one
-    is built; ``None`` when there is no checkpoint.
-    """
-    checkpointer = NortonCheckpointer(None, cfg.OUTPUT_DIR)
-    return with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
-
-
-def _compress_to(path: Path, loaded: LoadedWeights, detector: dict[str, Any] | None, spec: CompressionSpec) -> None:
-    """Compress dense weights, alone or in a detector, into a norton checkpoint."""
-    options: dict[str, Any] = {
-        "preprocessing": loaded.preprocessing,
-        "stride_in_1x1": loaded.stride_in_1x1,
-        "progress": True,
-    }
-    if detector is None:
-        result = compress(loaded.state, spec, **options)
-        report = result.report
-        save_checkpoint(path, result.model)
-    else:
-        state, report = compress_detector_state(detector, spec, **options)
-        save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
-    logger.info("Compressed:\n%s", report.table())
-
-
-def _is_detectron2(state: dict[str, Any] | None) -> bool:
-    """Whether these are a detector's tensors by Detectron2's names."""
-    return state is not None and any(".fpn_output" in name for name in state)
 
 
 def build_detector(cfg: CfgNode) -> torch.nn.Module:

@@ -21,6 +21,7 @@ from norton_det.spec import CompressionSpec
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
+    "MODEL.NORTON.CALIBRATION_IMAGES": 0,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 50,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 20,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": 50,

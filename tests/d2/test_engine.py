@@ -1,4 +1,4 @@
-"""Training, evaluation and resuming for real, on a few generated pictures; weights that are compressed on the way."""
+"""Training, evaluation and resuming for real, on a few generated pictures."""
 
 import json
 import math
@@ -14,19 +14,14 @@ from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
-from norton_det.compress import compress
-from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
-from norton_det.d2.engine import check_weights, compress_weights, resume_weights
+from norton_det.checkpoint import load_checkpoint
+from norton_det.d2 import NortonTrainer, load_detector
 from norton_det.d2.evaluation import NortonCOCOEvaluator, class_rows, format_classes, format_rows, published_columns
 from norton_det.d2.files import read_checkpoint_info
+from norton_det.d2.start import compress_weights, resume_weights
 from norton_det.data import generate_dataset, register_generated
 from norton_det.errors import InputError
-from norton_det.preprocessing import MSRA
 from norton_det.spec import CompressionSpec
-from norton_det.weights import load_weights
-
-from .conftest import classifier
 
 QUICK = {
     "INPUT.MIN_SIZE_TRAIN": (96,),
@@ -230,75 +225,6 @@ def test_rows_as_text():
     assert text[4].split() == ["keypoints", "65.00", "nan", "nan", "71.25", "nan", "nan"]
     assert len({len(line) for line in text}) == 1
     assert format_rows([]) == ""
-
-
-# --- weights that are compressed on the way --------------------------------------------------------------------------
-
-
-def test_dense_weights_are_compressed(config, dense_file, tmp_path):
-    cfg = config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": dense_file})
-    given = compress_weights(cfg)
-    assert Path(cfg.MODEL.WEIGHTS) == dense_file  # untouched
-    assert given.is_frozen() and Path(given.MODEL.WEIGHTS) == tmp_path / "start_norton-78.safetensors"
-    expected = compress(load_weights(dense_file).state, CompressionSpec.preset("norton-78")).model.state_dict()
-    found = read_tensors(given.MODEL.WEIGHTS)
-    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
-    assert read_info(given.MODEL.WEIGHTS).num_classes == 10
-    assert compress_weights(given) is given  # nothing left to do
-    assert [path.name for path in tmp_path.iterdir()] == ["start_norton-78.safetensors"]
-
-
-def test_what_is_left_alone(config, norton_64, dense_file, tmp_path):
-    own = "build_resnet_fpn_backbone"
-    for keys in (
-        {},
-        {"MODEL.WEIGHTS": norton_64},
-        {"MODEL.WEIGHTS": dense_file, "MODEL.BACKBONE.NAME": own},
-    ):
-        cfg = config(OUTPUT_DIR=tmp_path, **keys)
-        assert compress_weights(cfg) is cfg
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_dense_baseline_gets_a_norton_checkpoint_too(config, dense_file, tmp_path):
-    cfg = config("dense_faster_rcnn.yaml", OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": dense_file})
-    given = compress_weights(cfg)
-    assert read_info(given.MODEL.WEIGHTS).spec.is_dense and compress_weights(given) is given
-    state = load_weights(dense_file).state
-    found = read_tensors(given.MODEL.WEIGHTS)
-    assert all(torch.equal(found[name], state[name]) for name in state)
-    # and it can be compressed later, though it carries a (dense) spec
-    later = config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": given.MODEL.WEIGHTS})
-    assert read_info(compress_weights(later).MODEL.WEIGHTS).spec.name == "norton-78"
-
-
-def test_a_dense_detector_keeps_neck_and_heads(config, tmp_path):
-    dense = build_model(config("dense_faster_rcnn.yaml"))
-    NortonCheckpointer(dense, str(tmp_path)).save("trained")
-    keys = {"MODEL.WEIGHTS": tmp_path / "trained.pth", "MODEL.NORTON.PRESET": "dense", "OUTPUT_DIR": tmp_path / "out"}
-    cfg = config(**keys, **{"MODEL.NORTON.RATIOS": "[0.]+[0.5]*19"})
-    model = load_detector(compress_weights(cfg))  # whole: nothing is missing
-    for part in ("roi_heads", "proposal_generator", "backbone.fpn_output2"):
-        for name, tensor in dense.get_submodule(part).state_dict().items():
-            assert torch.equal(model.get_submodule(part).state_dict()[name], tensor), name
-    assert model.backbone.fpn_lateral2.weight.shape[1] == 128
-
-
-def test_the_config_has_to_agree_before_anything_is_built(config, tmp_path):
-    msra = classifier("dense", 0, stride_in_1x1=True)
-    msra.preprocessing = MSRA
-    file = save_checkpoint(tmp_path / "msra.safetensors", msra)
-    cfg = compress_weights(config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": file}))
-    assert read_info(cfg.MODEL.WEIGHTS).preprocessing == MSRA and read_info(cfg.MODEL.WEIGHTS).stride_in_1x1
-    with pytest.raises(InputError, match="wants input BGR"):
-        NortonTrainer(cfg)
-    with pytest.raises(InputError, match=r"expected the weights of MODEL\.WEIGHTS, found no such file"):
-        check_weights(config(**{"MODEL.WEIGHTS": tmp_path / "none.pth"}))
-    check_weights(config(**{"MODEL.WEIGHTS": "torchvision://resnet50"}))
-
-
-def test_nothing_to_resume(config, tmp_path):
-    assert resume_weights(config(OUTPUT_DIR=tmp_path)) is None
 
 
 def test_bfloat16_on_a_cpu_while_training_alone():

@@ -11,8 +11,9 @@ from detectron2.utils.events import EventStorage
 from norton_det.checkpoint import read_info, save_tensors
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.checkpoint import info_of_model
-from norton_det.d2.engine import build_detector, compress_weights
+from norton_det.d2.engine import build_detector
 from norton_det.d2.files import read_layout
+from norton_det.d2.start import compress_weights
 from norton_det.detector import compress_detector
 from norton_det.errors import InputError
 from norton_det.fuse import fuse
