@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base")
 )
-LEAVES = [leaf for leaf in ALL if not leaf.startswith("bccd/")]
+LEAVES = [leaf for leaf in ALL if not leaf.startswith(("bccd/", "shapes/"))]
 TASKS = ("faster", "mask", "keypoint")
 PRESETS = {"norton": "norton-78", "demo": "norton-78"} | {
     name: name for name in ("dense", "norton-43", "norton-50", "norton-64", "norton-77")
@@ -78,19 +78,30 @@ def test_levels_differ_in_nothing_else(leaf):
     assert {key for key in ours if ours[key] != theirs[key]} == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
 
 
-def test_blood_cells():
-    """Three classes; compressed and dense by the same recipe, on data of its own."""
-    found = {Path(leaf).stem: flat(load_config(Path(leaf).name)) for leaf in ALL if leaf not in LEAVES}
-    levels = {"dense": "dense", "norton-43": "norton-43", "norton": "norton-78", "norton_whole": "norton-78"}
-    assert found.keys() == {f"bccd_{name}_faster_rcnn" for name in levels}
-    dense = found["bccd_dense_faster_rcnn"]
-    for name, preset in levels.items():
-        norton = found[f"bccd_{name}_faster_rcnn"]
+@pytest.mark.parametrize(
+    ("data", "task", "levels", "around"),
+    [
+        ("bccd", "faster", {"norton-43": "norton-43", "norton": "norton-78"}, {"NECK_RANK", "BOX_HEAD_RANK"}),
+        ("shapes", "mask", {}, {"NECK_RANK", "HEAD_RANK", "BOX_HEAD_RANK"}),
+        ("shapes", "keypoint", {}, {"NECK_RANK", "HEAD_RANK", "BOX_HEAD_RANK"}),
+    ],
+)
+def test_small_data(data, task, levels, around):
+    """Compressed and dense by the same recipe; ``whole`` with the layers around the ResNet."""
+    found = {Path(leaf).stem: load_config(Path(leaf).name) for leaf in ALL if leaf.startswith(f"{data}/")}
+    found = {name: flat(cfg) for name, cfg in found.items() if task in name}
+    whole = {"bccd": "norton_whole", "shapes": "norton"}[data]
+    presets = {"dense": "dense", whole: "norton-78"} | levels
+    assert found.keys() == {f"{data}_{name}_{task}_rcnn" for name in presets}
+    dense = found[f"{data}_dense_{task}_rcnn"]
+    for name, preset in presets.items():
+        norton = found[f"{data}_{name}_{task}_rcnn"]
         differ = {key for key in dense if dense[key] != norton[key]} | {"MODEL.NORTON.PRESET", "OUTPUT_DIR"}
-        around = {"MODEL.NORTON.NECK_RANK", "MODEL.NORTON.BOX_HEAD_RANK"} if "whole" in name else set()
+        ranks = {f"MODEL.NORTON.{rank}" for rank in around} if name == whole else set()
         assert norton["MODEL.NORTON.PRESET"] == preset
-        assert differ == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"} | around
-    assert dense["MODEL.ROI_HEADS.NUM_CLASSES"] == 3 and dense["DATASETS.TEST"] == ("bccd_test",)
+        assert differ == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"} | ranks
+    assert dense["MODEL.ROI_HEADS.NUM_CLASSES"] == {"faster": 3, "mask": 5, "keypoint": 1}[task]
+    assert dense["DATASETS.TEST"][0].startswith({"bccd": "bccd_test", "shapes": "norton_shapes"}[data])
 
 
 def test_output_folders_do_not_meet():
