@@ -6,6 +6,7 @@ from .checkpoint import NortonCheckpointer
 from .config import add_norton_config, find_config, info_from_config, spec_from_config
 from .engine import load_config, load_detector
 from .evaluation import NortonCOCOEvaluator
+from .start import compress_weights, resume_weights
 from .trainer import NortonTrainer
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "add_norton_config",
     "build_norton_resnet_backbone",
     "build_norton_resnet_fpn_backbone",
+    "compress_weights",
     "find_config",
     "info_from_config",
     "load_config",
     "load_detector",
+    "resume_weights",
     "spec_from_config",
 ]

@@ -102,18 +102,27 @@ def info_from_config(cfg: CfgNode) -> CheckpointInfo:
     info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if info is None:
         return CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
-    if not info.preprocessing.close_to(wanted):
-        has = info.preprocessing
+    check_agreement(cfg, info.preprocessing, info.stride_in_1x1)
+    return info
+
+
+def check_agreement(cfg: CfgNode, has: Preprocessing, stride_in_1x1: bool) -> None:
+    """Refuse a config whose input or stride is not what ``MODEL.WEIGHTS`` have.
+
+    Raises:
+        InputError: names the keys and their values.
+    """
+    wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
+    if not has.close_to(wanted):
         raise InputError(
             f"{cfg.MODEL.WEIGHTS}: wants input {has}, the config has {wanted}; set INPUT.FORMAT {has.color} "
             f"MODEL.PIXEL_MEAN {list(has.mean)} MODEL.PIXEL_STD {list(has.std)}"
         )
-    if info.stride_in_1x1 != stride:
+    if stride_in_1x1 != stride:
         raise InputError(
-            f"{cfg.MODEL.WEIGHTS}: wants MODEL.RESNETS.STRIDE_IN_1X1 {info.stride_in_1x1}, the config has {stride}; "
-            f"set it to {info.stride_in_1x1}"
+            f"{cfg.MODEL.WEIGHTS}: wants MODEL.RESNETS.STRIDE_IN_1X1 {stride_in_1x1}, the config has {stride}; "
+            f"set it to {stride_in_1x1}"
         )
-    return info
 
 
 def find_config(name: str) -> Path:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ..errors import InputError
 
+TIMEOUT = timedelta(hours=4)  # the others wait while the first process compresses the weights to start from
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -46,7 +48,7 @@ def launch(
     if gpus and processes > gpus:
         raise InputError(f"--num-gpus: expected at most {gpus}, as many as there are here, got {processes}; lower it")
     try:
-        launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args))
+        launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args), timeout=TIMEOUT)
     except ProcessExitedException as error:
         if error.exit_code == 2:  # its one line is printed
             sys.exit(2)
@@ -61,7 +63,7 @@ def _join_torchrun() -> None:
             f"--nproc_per_node: expected at most {torch.cuda.device_count()}, as many GPUs as there are, got "
             f"{os.environ['LOCAL_WORLD_SIZE']}; lower it"
         )
-    dist.init_process_group("nccl" if gpu else "gloo")
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     if gpu:
         torch.cuda.set_device(local)

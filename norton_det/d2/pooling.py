@@ -11,6 +11,7 @@ class VectorizedROIAlign(ROIAlign):
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
         """Maps (N, C, H, W) and regions (K, 5), image and xyxy -> (K, C, P, Q)."""
+        assert rois.shape[1] == 5, f"rois: expected (K, 5), got {tuple(rois.shape)}"
         pooled = pool_regions(input, rois, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
         return pooled.to(input.dtype)
 

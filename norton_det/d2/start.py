@@ -13,25 +13,29 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.utils import comm
-from tqdm import tqdm
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import center_crop
 
 from ..calibration import Calibration
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
-from ..data.images import ImageSize, make_transform, read_image
-from ..errors import InputError
-from ..preprocessing import Preprocessing
+from ..data.images import read_sample
+from ..detector import CALIBRATION_PIXELS
+from ..errors import InputError, first_line
+from ..keys import split_detector_state
 from ..spec import CompressionSpec
-from ..weights import LoadedWeights, load_detector_state, load_weights
+from ..weights import load_detector_state, load_weights
 from .checkpoint import NortonCheckpointer
-from .config import ranks_from_config, spec_from_config
+from .config import check_agreement, ranks_from_config, spec_from_config
 from .engine import NORTON_BACKBONES, compress_to_file, to_input, with_weights
 from .files import read_checkpoint_info, read_layout
 
 logger = logging.getLogger(__name__)
-CROP = 224  # pixels; of pictures for the ResNet alone
-WHOLE = 64  # pictures at most for a whole detector, which takes them at their size
+RESNET_CROP = 224  # pixels; of pictures for the ResNet alone
+DETECTOR_PICTURES = 64  # at most, for a whole detector, which takes them at their size
 
 
 def compress_weights(cfg: CfgNode) -> CfgNode:
@@ -46,23 +50,21 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
         return cfg
     spec, info, layout = spec_from_config(cfg), read_checkpoint_info(weights), read_layout(weights)
     asked = any(rank is not None for rank in ranks_from_config(cfg).values())
-    around = asked and (layout == {} if info is not None else _is_detectron2(load_detector_state(weights)))
+    around = asked and (layout == {} if info is not None else _detectron2_state(weights) is not None)
     if info is not None and (spec.is_dense or not info.spec.is_dense) and not around:
         return cfg
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
-    if comm.is_main_process() and around:
-        target = spec if info is None or info.spec.is_dense else None
-        pictures = training_pictures(cfg, to_input(cfg), WHOLE)
-        report = compress_to_file(path, cfg, target, calibration=pictures, **ranks_from_config(cfg), progress=True)
-        logger.info("Compressed:\n%s", report.table())
-    elif comm.is_main_process():
-        loaded = load_weights(weights)
-        logger.info("Weights: %s from %s", loaded.source, weights)
-        if loaded.spec.is_dense and not spec.is_dense:
-            _compress_to(path, cfg, loaded, load_detector_state(weights), spec)
-        else:
-            save_checkpoint(path, loaded.build())
-    comm.synchronize()
+    error = ""
+    if comm.is_main_process():
+        try:
+            if around:
+                _compress_whole(path, cfg, spec if info is None or info.spec.is_dense else None)
+            else:
+                _compress_resnet(path, cfg, spec)
+        except InputError as caught:
+            error = str(caught)
+    if error := comm.all_gather(error)[0]:  # in all processes, so that none waits for the others
+        raise InputError(error)
     return with_weights(cfg, path)
 
 
@@ -74,63 +76,88 @@ def resume_weights(cfg: CfgNode) -> CfgNode | None:
     return with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
 
 
-def training_pictures(cfg: CfgNode, convert: Callable[[Any], Any], most: int | None = None) -> list[Any] | None:
-    """A random sample of the pictures of ``DATASETS.TRAIN``, converted from Pillow images in RGB; what cannot be read
-    is named. ``MODEL.NORTON.CALIBRATION_IMAGES`` says how many, but no more than ``most``; ``None`` for 0.
-
-    Raises:
-        InputError: a number below 0, or no picture that can be read.
-    """
-    count = cfg.MODEL.NORTON.CALIBRATION_IMAGES
-    if count < 0:
-        raise InputError(f"MODEL.NORTON.CALIBRATION_IMAGES: expected 0 or more, got {count}; use 0 for none")
-    if not count:
-        return None
-    files = sorted({str(record["file_name"]) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)})
-    random.Random(max(cfg.SEED, 0)).shuffle(files)
-    found: list[Any] = []
-    for file in tqdm(files[: min(count, most or count)], "pictures", unit="picture"):
-        try:
-            found.append(convert(read_image(Path(file))))
-        except InputError as error:
-            logger.warning("Skipped: %s", error)
-    if not found:
-        raise InputError(
-            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: expected pictures, got none that can be read; check them"
-        )
-    return found
+def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> None:
+    """Compress a dense detector with the layers around its ResNet into a norton checkpoint."""
+    pictures = training_pictures(cfg, to_input(cfg), DETECTOR_PICTURES)
+    options = ranks_from_config(cfg) | {"calibration": pictures, "seed": max(cfg.SEED, 0), "progress": True}
+    logger.info("Compressed:\n%s", compress_to_file(path, cfg, spec, **options).table())
 
 
-def _calibration(cfg: CfgNode, preprocessing: Preprocessing) -> Calibration | None:
-    """Crops of training pictures at the scale they are trained at, as a ResNet takes them."""
-    side = min(cfg.INPUT.MIN_SIZE_TRAIN)
-    pictures = training_pictures(cfg, make_transform(preprocessing, ImageSize(min(CROP, side), side)))
-    if pictures is None:
-        return None
-    device = cfg.MODEL.DEVICE
-    return Calibration(torch.stack(pictures), seed=max(cfg.SEED, 0), device=device)
-
-
-def _compress_to(
-    path: Path, cfg: CfgNode, loaded: LoadedWeights, detector: dict[str, Any] | None, spec: CompressionSpec
-) -> None:
-    """Compress dense weights, alone or in a detector, into a norton checkpoint."""
+def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
+    """Compress a dense ResNet, alone or in a detector of Detectron2's, into a norton checkpoint."""
+    loaded = load_weights(cfg.MODEL.WEIGHTS)
+    logger.info("Weights: %s from %s", loaded.source, cfg.MODEL.WEIGHTS)
+    check_agreement(cfg, loaded.preprocessing, loaded.stride_in_1x1)
+    detector = _detectron2_state(cfg.MODEL.WEIGHTS)
+    if spec.is_dense or not loaded.spec.is_dense:
+        if detector is None:
+            save_checkpoint(path, loaded.build())
+        else:
+            prefix, resnet, rest = split_detector_state(detector)
+            info = CheckpointInfo(loaded.spec, loaded.preprocessing, 0, loaded.stride_in_1x1)
+            save_tensors(path, rest | {f"{prefix}{name}": tensor for name, tensor in resnet.items()}, info)
+        return
     options: dict[str, Any] = {
         "preprocessing": loaded.preprocessing,
         "stride_in_1x1": loaded.stride_in_1x1,
         "progress": True,
-        "calibration": _calibration(cfg, loaded.preprocessing),
+        "calibration": _calibration(cfg),
     }
-    if detector is None:
+    if detector is not None:
+        state, report = compress_detector_state(detector, spec, **options)
+        save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+    else:
         result = compress(loaded.state, spec, **options)
         report = result.report
         save_checkpoint(path, result.model)
-    else:
-        state, report = compress_detector_state(detector, spec, **options)
-        save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     logger.info("Compressed:\n%s", report.table())
 
 
-def _is_detectron2(state: dict[str, Any] | None) -> bool:
-    """Whether these are a detector's tensors by Detectron2's names."""
-    return state is not None and any(".fpn_output" in name for name in state)
+def training_pictures(cfg: CfgNode, convert: Callable[[Any], Any], most: int) -> list[Any] | None:
+    """A random sample of the pictures of ``DATASETS.TRAIN``, converted from Pillow images in RGB; what cannot be read
+    is named. ``MODEL.NORTON.CALIBRATION_IMAGES`` says how many, but no more than ``most``; ``None`` for 0.
+
+    Raises:
+        InputError: no picture that can be read.
+    """
+    count = min(cfg.MODEL.NORTON.CALIBRATION_IMAGES, most)
+    if not count:
+        return None
+    files = sorted({str(record["file_name"]) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)})
+    random.Random(max(cfg.SEED, 0)).shuffle(files)
+    what = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
+    found, broken = read_sample(what, files, convert, count, read=_read, progress=True)
+    for file in broken:
+        logger.warning("Skipped, cannot be read: %s", file)
+    logger.info("Fitted to %d pictures of %s", len(found), what)
+    return found
+
+
+def _read(file: str) -> Image.Image:
+    """A picture in RGB as Detectron2 reads it for training: turned as its EXIF data say, from wherever it is."""
+    try:
+        return Image.fromarray(read_image(file, "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{file}: expected an image, got {first_line(error, 80)}; mend or remove it") from None
+
+
+def _calibration(cfg: CfgNode) -> Calibration | None:
+    """Crops from the middle of training pictures at the scale they are trained at, as a ResNet takes them."""
+    short = min(cfg.INPUT.MIN_SIZE_TRAIN)
+    side = max(32, min(RESNET_CROP, short or RESNET_CROP))
+    convert = to_input(cfg, (short, cfg.INPUT.MAX_SIZE_TRAIN))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+
+    def crop(image: Image.Image) -> Tensor:
+        return (center_crop(convert(image)["image"], [side, side]) - mean) / std
+
+    pictures = training_pictures(cfg, crop, CALIBRATION_PIXELS // side**2)
+    if pictures is None:
+        return None
+    return Calibration(torch.stack(pictures), seed=max(cfg.SEED, 0), device=cfg.MODEL.DEVICE)
+
+
+def _detectron2_state(weights: str) -> dict[str, Tensor] | None:
+    """All tensors of a detector of Detectron2's; ``None`` for other weights, those of torchvision's detectors too."""
+    state = load_detector_state(weights)
+    return state if state is not None and any(".fpn_output" in name for name in state) else None

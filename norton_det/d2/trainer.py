@@ -117,6 +117,8 @@ class NortonTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
         """As Detectron2's; predictions that are not finite are refused."""
         check_classes(cfg, cfg.DATASETS.TEST)
+        if cfg.MODEL.DEVICE == "cpu":
+            vectorize_pooling(model)
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)
 
@@ -160,6 +162,9 @@ def check_training(cfg: CfgNode) -> None:
             raise InputError(
                 f"SOLVER.DISTILL.{name}: expected 0.0 or more, got {solver.DISTILL[name]}; use 0.0 for none"
             )
+    count = cfg.MODEL.NORTON.CALIBRATION_IMAGES
+    if not isinstance(count, int) or count < 0:
+        raise InputError(f"MODEL.NORTON.CALIBRATION_IMAGES: expected 0 or more, got {count}; use 0 for none")
     if solver.DISTILL.WEIGHTS:
         require_file(solver.DISTILL.WEIGHTS, "the teacher of SOLVER.DISTILL.WEIGHTS")
 
@@ -192,6 +197,8 @@ def distillation_of(cfg: CfgNode, student: torch.nn.Module) -> Distillation:
     node = cfg.SOLVER.DISTILL
     try:
         teacher = load_as_it_is(with_weights(cfg, node.WEIGHTS))
+        if cfg.MODEL.DEVICE == "cpu":
+            vectorize_pooling(teacher)
         return Distillation(student, teacher, DistillWeights(node.FEATURES, node.RPN, node.BOX))
     except InputError as error:
         raise InputError(f"SOLVER.DISTILL.WEIGHTS: {error}") from None

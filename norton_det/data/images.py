@@ -109,7 +109,7 @@ def load_images(
     found = _shuffled(folder, count, seed, 512)
     shape = choose_size(found, size, resize)
     transform = make_transform(preprocessing, shape)
-    images, broken = _read_sample(folder, found, transform, count, progress)
+    images, broken = read_sample(folder, found, transform, count, progress=progress)
     return torch.stack(images), broken, shape
 
 
@@ -131,7 +131,7 @@ def load_pictures(
     Raises:
         InputError: no such folder, or none of its images can be read.
     """
-    return _read_sample(folder, _shuffled(folder, count, seed, 64), convert, count, progress)
+    return read_sample(folder, _shuffled(folder, count, seed, 64), convert, count, progress=progress)
 
 
 def _shuffled(folder: str | Path, count: int, seed: int, enough: int) -> list[Path]:
@@ -143,16 +143,34 @@ def _shuffled(folder: str | Path, count: int, seed: int, enough: int) -> list[Pa
     return found
 
 
-def _read_sample(
-    folder: str | Path, found: Sequence[Path], convert: Callable[[Any], Any], count: int, progress: bool
-) -> tuple[list[Any], list[Path]]:
-    """The first ``count`` files that can be read, converted, and those that could not."""
+def read_sample(
+    what: object,
+    found: Sequence[Any],
+    convert: Callable[[Any], Any],
+    count: int,
+    *,
+    read: Callable[[Any], Any] | None = None,
+    progress: bool = False,
+) -> tuple[list[Any], list[Any]]:
+    """The first ``count`` files that can be read, converted, and those that could not.
+
+    Args:
+        what: the folder or data set that they are of, for the error.
+        found: files.
+        convert: from a Pillow image in RGB to what is wanted.
+        count: how many at most.
+        read: from a file to the image; by default ``read_image``.
+        progress: show a bar.
+
+    Raises:
+        InputError: none can be read.
+    """
     images: list[Any] = []
-    broken: list[Path] = []
+    broken: list[Any] = []
     with tqdm(total=min(count, len(found)), desc="images", unit="image", disable=not progress) as bar:
         for path in found:
             try:
-                images.append(convert(read_image(path)))
+                images.append(convert((read or read_image)(path)))
                 bar.update()
             except InputError:
                 broken.append(path)
@@ -160,8 +178,8 @@ def _read_sample(
                 break
     if not images:
         raise InputError(
-            f"{folder}: expected images, got {len(broken)} that cannot be read (first: {broken[0].name}); "
-            "name another folder"
+            f"{what}: expected images, got {len(broken)} that cannot be read (first: {Path(broken[0]).name}); "
+            "name others"
         )
     return images, broken
 

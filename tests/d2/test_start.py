@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
+from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
 from norton_det.compress import compress
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
-from norton_det.d2.engine import check_weights
-from norton_det.d2.start import compress_weights, resume_weights
+from norton_det.d2.engine import build_detector, check_weights
+from norton_det.d2.start import _calibration, compress_weights, resume_weights, training_pictures
 from norton_det.data import generate_dataset, register_generated
 from norton_det.errors import InputError
 from norton_det.preprocessing import MSRA
@@ -90,10 +93,15 @@ def test_the_config_has_to_agree_before_anything_is_built(config, tmp_path):
     msra = classifier("dense", 0, stride_in_1x1=True)
     msra.preprocessing = MSRA
     file = save_checkpoint(tmp_path / "msra.safetensors", msra)
-    cfg = compress_weights(config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": file}))
-    assert read_info(cfg.MODEL.WEIGHTS).preprocessing == MSRA and read_info(cfg.MODEL.WEIGHTS).stride_in_1x1
-    with pytest.raises(InputError, match="wants input BGR"):
-        NortonTrainer(cfg)
+    cfg = config(OUTPUT_DIR=tmp_path / "out", **{"MODEL.WEIGHTS": file})
+    for start in (compress_weights, NortonTrainer):
+        with pytest.raises(InputError, match=r"wants input BGR .*, the config has RGB .*; set INPUT\.FORMAT BGR"):
+            start(cfg)
+    assert not (tmp_path / "out").exists()
+    agreed = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": MSRA.mean, "MODEL.PIXEL_STD": MSRA.std}
+    agreed |= {"MODEL.RESNETS.STRIDE_IN_1X1": True}
+    given = compress_weights(config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": file} | agreed))
+    assert read_info(given.MODEL.WEIGHTS).preprocessing == MSRA and read_info(given.MODEL.WEIGHTS).stride_in_1x1
     with pytest.raises(InputError, match=r"expected the weights of MODEL\.WEIGHTS, found no such file"):
         check_weights(config(**{"MODEL.WEIGHTS": tmp_path / "none.pth"}))
     check_weights(config(**{"MODEL.WEIGHTS": "torchvision://resnet50"}))
@@ -115,7 +123,7 @@ def test_a_classifier_is_fitted_to_training_pictures(fitted, dense_file, caplog)
         with torch.no_grad():
             errors.append((small(images) - dense(images)).square().mean().item())
     assert errors[1] < errors[0] / 2
-    assert len(caplog.records) == 1 and "expected an image, got a damaged" in caplog.text
+    assert len(caplog.records) == 1 and "Skipped, cannot be read" in caplog.text
 
 
 def test_a_trained_detector_is_fitted_to_training_pictures(fitted, config, tmp_path):
@@ -133,10 +141,54 @@ def test_a_trained_detector_is_fitted_to_training_pictures(fitted, config, tmp_p
 
 
 def test_pictures_to_fit_to_are_refused(fitted, dense_file, tmp_path):
-    with pytest.raises(InputError, match=r"^MODEL\.NORTON\.CALIBRATION_IMAGES: expected 0 or more, got -1; use 0"):
-        compress_weights(fitted(**{"MODEL.WEIGHTS": dense_file, "MODEL.NORTON.CALIBRATION_IMAGES": -1}))
     for path in (tmp_path / "norton_shapes" / "train2017").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"expected pictures, got none that can be read"):
+    pattern = r"^DATASETS\.TRAIN norton_shapes_train: expected images, got 7 that cannot be read"
+    with pytest.raises(InputError, match=pattern):
         compress_weights(fitted(**{"MODEL.WEIGHTS": dense_file}))
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_pictures_are_drawn_by_the_seed(fitted):
+    def drawn(most, **keys):
+        return training_pictures(fitted(**keys), lambda image: image.tobytes(), most)
+
+    one = drawn(7)
+    assert len(set(one)) == 6 and drawn(7) == one  # the damaged one is passed over
+    assert drawn(7, SEED=2) != one and set(drawn(7, SEED=2)) == set(one)
+    assert drawn(3) == one[:3] and drawn(7, **{"MODEL.NORTON.CALIBRATION_IMAGES": 0}) is None
+
+
+@pytest.mark.parametrize("size", [0, 24, 96, 400])
+def test_pictures_of_any_size_will_do(fitted, dense_file, size):
+    calibration = _calibration(fitted(**{"INPUT.MIN_SIZE_TRAIN": (size,), "INPUT.MAX_SIZE_TRAIN": 500}))
+    side = {0: 224, 24: 32, 96: 96, 400: 224}[size]
+    assert calibration.images.shape == (6, 3, side, side)
+
+
+def test_a_dense_detector_of_detectron2_keeps_its_heads_in_dense_training(fitted, tmp_path):
+    """Its file says nothing of the input: that of Detectron2's own zoo is meant."""
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    zoo = build_model(cfg)
+    torch.save({"model": zoo.state_dict()}, tmp_path / "zoo.pth")
+    keys = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": MSRA.mean, "MODEL.PIXEL_STD": MSRA.std}
+    keys |= {"MODEL.RESNETS.STRIDE_IN_1X1": True, "MODEL.NORTON.PRESET": "dense"}
+    given = compress_weights(fitted(**{"MODEL.WEIGHTS": tmp_path / "zoo.pth"} | keys))
+    state = load_detector(given).state_dict()  # whole: nothing is missing
+    for name in ("roi_heads.box_head.fc1.weight", "backbone.fpn_lateral2.weight"):
+        assert torch.equal(state[name], zoo.state_dict()[name])
+    assert torch.equal(
+        state["backbone.bottom_up.conv1.weight"], zoo.state_dict()["backbone.bottom_up.stem.conv1.weight"]
+    )
+
+
+def test_of_torchvisions_detectors_the_resnet_alone_is_taken(fitted, tmp_path):
+    torch.manual_seed(0)
+    dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    torch.save(dense.state_dict(), tmp_path / "torchvision.pth")
+    ranks = {"MODEL.NORTON.NECK_RANK": 1, "MODEL.NORTON.BOX_HEAD_RANK": 8, "MODEL.NORTON.CALIBRATION_IMAGES": 0}
+    given = compress_weights(fitted(**{"MODEL.WEIGHTS": tmp_path / "torchvision.pth"}, **ranks))
+    assert not any(name.startswith(("roi_heads", "rpn")) for name in read_tensors(given.MODEL.WEIGHTS))
+    assert len(find_layout(build_detector(given))) == 7

@@ -237,6 +237,12 @@ def test_rates_of_configs_of_ones_own_are_as_they_are(tmp_path):
     [
         ("SOLVER__EMA_DECAY", 1, r"SOLVER\.EMA_DECAY: expected 0 to less than 1, got 1\.0"),
         ("SOLVER__DISTILL__RPN", -1, r"SOLVER\.DISTILL\.RPN: expected 0\.0 or more, got -1\.0"),
+        (
+            "MODEL__NORTON__CALIBRATION_IMAGES",
+            -1,
+            r"NORTON\.CALIBRATION_IMAGES: expected 0 or more, got -1; use",
+        ),
+        ("MODEL__NORTON__CALIBRATION_IMAGES", None, r"expected 0 or more, got None; use 0"),
         ("SOLVER__DISTILL__WEIGHTS", "none.pth", "none.pth: expected the teacher of SOLVER.DISTILL.WEIGHTS"),
     ],
 )
@@ -359,11 +365,16 @@ def test_distillation_losses_by_hand(quick):
 
 
 def train_net(
-    root: Path, output: Path, *flags: object, start: tuple[str, ...] = (), workers: int = 0
+    root: Path, output: Path, *flags: object, start: tuple[str, ...] = (), workers: int = 0, weights: Path | str = ""
 ) -> subprocess.CompletedProcess:
     """tools/train_net.py in processes of its own, two iterations in batches of two, with all regions in the losses."""
     tool = find_config("Base-RCNN-FPN.yaml").parent.parent / "tools" / "train_net.py"
-    keys = QUICK | {"SOLVER.MAX_ITER": 2, "OUTPUT_DIR": output, "MODEL.WEIGHTS": "", "MODEL.RESNETS.NORM": "FrozenBN"}
+    keys = QUICK | {
+        "SOLVER.MAX_ITER": 2,
+        "OUTPUT_DIR": output,
+        "MODEL.WEIGHTS": weights,
+        "MODEL.RESNETS.NORM": "FrozenBN",
+    }
     keys |= {"MODEL.RPN.BATCH_SIZE_PER_IMAGE": 100000, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 1000}
     keys |= {"MODEL.RPN.POST_NMS_TOPK_TRAIN": 50, "INPUT.MIN_SIZE_TRAIN": (64,)}  # of one size: no padding
     keys |= {"DATALOADER.NUM_WORKERS": workers}
@@ -415,3 +426,17 @@ def test_bad_input_in_a_process_is_one_line(root, tmp_path):
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert done.returncode == 2 and lines and "Traceback" not in done.stdout + done.stderr, done.stderr[-2000:]
         assert all(".jpg: expected the image of the annotations, got another file" in line for line in lines)
+
+
+def test_two_processes_start_from_weights_fitted_by_one(root, tmp_path, dense_file):
+    done = train_net(root, tmp_path / "run", "--num-gpus", 2, weights=dense_file)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "start_norton-78.safetensors").exists() and losses_of(tmp_path / "run")
+    copy = tmp_path / "norton_shapes"
+    shutil.copytree(root, copy)
+    for picture in (copy / "train2017").iterdir():
+        picture.write_bytes(b"no picture")
+    done = train_net(copy, tmp_path / "none", "--num-gpus", 2, weights=dense_file)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr, done.stderr[-2000:]
+    assert lines and all("expected images, got" in line and "cannot be read" in line for line in lines)

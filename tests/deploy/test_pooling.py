@@ -17,6 +17,8 @@ EDGES = torch.tensor(
         [319, 0, 320, 240],
         [5, 5, 6, 6],
         [-50, -50, -20, -20],  # outside
+        [4, 0, 12, 236],  # tall
+        [0, 7, 318, 15],  # wide
     ]
 )
 
@@ -61,8 +63,43 @@ def test_gradients_of_several_images(regions, sampling, dtype, monkeypatch):
     torch.testing.assert_close(gradients[1], gradients[0], **close)
 
 
+@pytest.mark.parametrize("sampling", [0, 2])
+def test_slender_regions_cost_nothing_but_themselves(sampling, monkeypatch):
+    """How many entries the sums have: two slender regions among many add to them, and do not multiply them."""
+    entries = []
+    real = torch.nn.functional.embedding_bag
+
+    def counted(bags, *args, **options):
+        entries.append(bags.numel())
+        return real(bags, *args, **options)
+
+    monkeypatch.setattr(pooling.functional, "embedding_bag", counted)
+    map_ = torch.randn(1, 4, 200, 200, generator=torch.Generator().manual_seed(1))
+    corner = 700 * torch.rand(256, 2, generator=torch.Generator().manual_seed(0))
+    plain = torch.cat([corner, corner + 30], 1)
+    slender = plain.clone()
+    slender[:2] = torch.tensor([[10.0, 10, 770, 22], [10, 10, 22, 770]])
+    for boxes in (plain, slender):
+        index = torch.cat([torch.zeros(256, 1), boxes], 1)
+        expected = roi_align(map_, index, (7, 7), 0.25, sampling, True)
+        found = pool_regions(map_, boxes, (7, 7), 0.25, sampling, True)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        entries.append(0)
+    split = entries.index(0)
+    assert sum(entries[split:]) < 2 * sum(entries[:split])
+
+
+def test_regions_get_no_gradient():
+    map_ = torch.randn(1, 4, 9, 9, requires_grad=True)
+    boxes = torch.tensor([[0.0, 0, 30, 30]], requires_grad=True)
+    pool_regions(map_, boxes, (7, 7), 0.25, 2, True).sum().backward()
+    assert boxes.grad is None and map_.grad.sum() > 48
+
+
 def test_no_regions():
-    assert pool_regions(torch.randn(1, 4, 9, 9), torch.zeros(0, 4), (7, 7), 0.25, 2, True).shape == (0, 4, 7, 7)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = pool_regions(torch.randn(1, 4, 9, 9, dtype=dtype), torch.zeros(0, 4), (7, 7), 0.25, 2, True)
+        assert found.shape == (0, 4, 7, 7)
 
 
 def test_a_map_of_one_cell():
