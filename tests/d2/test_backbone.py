@@ -247,7 +247,7 @@ def test_deeper_networks(config):
 def test_the_keys_and_their_defaults():
     cfg = get_cfg()
     add_norton_config(cfg)
-    assert dict(cfg.MODEL.NORTON) == {"PRESET": "norton-78"} | dict.fromkeys(
+    assert dict(cfg.MODEL.NORTON) == {"PRESET": "norton-78", "CALIBRATION_IMAGES": 0} | dict.fromkeys(
         ("RANK", "RATIOS", "NECK_RANK", "HEAD_RANK", "BOX_HEAD_RANK")
     )
     assert spec_from_config(cfg) == CompressionSpec.preset("norton-78")
