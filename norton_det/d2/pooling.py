@@ -17,7 +17,10 @@ class VectorizedROIAlign(ROIAlign):
 
 
 def vectorize_pooling(detector: nn.Module) -> nn.Module:
-    """Put ``VectorizedROIAlign`` in the place of every ROIAlign, in place; the detector, for convenience."""
+    """Put ``VectorizedROIAlign`` in the place of every ROIAlign of a detector on a CPU, in place; the detector, for
+    convenience."""
+    if next(detector.parameters()).device.type != "cpu":
+        return detector
     for parent in list(detector.modules()):
         for name, old in parent.named_children():
             if type(old) is ROIAlign:

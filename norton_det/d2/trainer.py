@@ -117,8 +117,7 @@ class NortonTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
         """As Detectron2's; predictions that are not finite are refused."""
         check_classes(cfg, cfg.DATASETS.TEST)
-        if cfg.MODEL.DEVICE == "cpu":
-            vectorize_pooling(model)
+        vectorize_pooling(model)  # of --eval-only; while it trains it has it already
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)
 
@@ -139,9 +138,7 @@ class NortonTrainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        model = build_detector(cfg)
-        if cfg.MODEL.DEVICE == "cpu":
-            vectorize_pooling(model)
+        model = vectorize_pooling(build_detector(cfg))
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
@@ -196,9 +193,7 @@ def distillation_of(cfg: CfgNode, student: torch.nn.Module) -> Distillation:
     """The losses of SOLVER.DISTILL, with the detector of its weights as teacher."""
     node = cfg.SOLVER.DISTILL
     try:
-        teacher = load_as_it_is(with_weights(cfg, node.WEIGHTS))
-        if cfg.MODEL.DEVICE == "cpu":
-            vectorize_pooling(teacher)
+        teacher = vectorize_pooling(load_as_it_is(with_weights(cfg, node.WEIGHTS)))
         return Distillation(student, teacher, DistillWeights(node.FEATURES, node.RPN, node.BOX))
     except InputError as error:
         raise InputError(f"SOLVER.DISTILL.WEIGHTS: {error}") from None
