@@ -22,9 +22,9 @@ from torchvision.transforms.functional import center_crop
 from ..calibration import Calibration
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
-from ..data.images import read_sample
+from ..data.images import decoding, read_sample
 from ..detector import CALIBRATION_PIXELS
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..keys import split_detector_state
 from ..spec import CompressionSpec
 from ..weights import load_detector_state, load_weights
@@ -135,10 +135,8 @@ def training_pictures(cfg: CfgNode, convert: Callable[[Any], Any], most: int) ->
 
 def _read(file: str) -> Image.Image:
     """A picture in RGB as Detectron2 reads it for training: turned as its EXIF data say, from wherever it is."""
-    try:
+    with decoding(file):
         return Image.fromarray(read_image(file, "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{file}: expected an image, got {first_line(error, 80)}; mend or remove it") from None
 
 
 def _calibration(cfg: CfgNode) -> Calibration | None:

@@ -7,7 +7,8 @@ Pillow and torchvision are imported by the functions, not with the module.
 
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,17 @@ def read_image(path: Path) -> Any:
     """
     from PIL import Image
 
+    with decoding(path), Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def decoding(path: Path | str) -> Iterator[None]:
+    """Pillow's errors on a file as one line: it cannot be decoded."""
+    from PIL import Image
+
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        yield
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"{path}: expected an image, got a damaged or other file ({first_line(error, 80)}); remove it"

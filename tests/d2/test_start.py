@@ -160,7 +160,7 @@ def test_pictures_are_drawn_by_the_seed(fitted):
 
 
 @pytest.mark.parametrize("size", [0, 24, 96, 400])
-def test_pictures_of_any_size_will_do(fitted, dense_file, size):
+def test_pictures_of_any_size_will_do(fitted, size):
     calibration = _calibration(fitted(**{"INPUT.MIN_SIZE_TRAIN": (size,), "INPUT.MAX_SIZE_TRAIN": 500}))
     side = {0: 224, 24: 32, 96: 96, 400: 224}[size]
     assert calibration.images.shape == (6, 3, side, side)
