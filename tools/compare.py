@@ -26,6 +26,7 @@ from norton_det.complexity import count_complexity
 from norton_det.d2.config import find_config
 from norton_det.d2.engine import load_config, load_detector
 from norton_det.d2.evaluation import published_columns
+from norton_det.d2.pooling import vectorize_pooling
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.errors import InputError
@@ -125,7 +126,7 @@ def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settin
 def evaluate(args: argparse.Namespace, config: str, weights: str) -> list[dict[str, Any]]:
     """Evaluate a trained detector; one row per task."""
     cfg = load_config(config, [*args.opts, "MODEL.WEIGHTS", weights])
-    detector = load_detector(cfg)
+    detector = vectorize_pooling(load_detector(cfg))
     return rows_of(args, detector, NortonTrainer.test(cfg, detector), None)
 
 

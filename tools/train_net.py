@@ -21,6 +21,7 @@ from norton_det.d2.config import find_config, info_from_config
 from norton_det.d2.engine import NORTON_BACKBONES, load_config, load_detector
 from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from norton_det.d2.launch import launch
+from norton_det.d2.pooling import vectorize_pooling
 from norton_det.d2.start import compress_weights, resume_weights
 from norton_det.d2.trainer import NortonTrainer, check_training
 from norton_det.data.register import check_datasets, register_entries
@@ -86,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
     default_setup(cfg, args)
     if args.eval_only:
-        results = NortonTrainer.test(cfg, load_detector(cfg))
+        results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
     else:
         last = resume_weights(cfg) if args.resume else None
         trainer = NortonTrainer(last or compress_weights(cfg))

@@ -117,7 +117,6 @@ class NortonTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
         """As Detectron2's; predictions that are not finite are refused."""
         check_classes(cfg, cfg.DATASETS.TEST)
-        vectorize_pooling(model)  # of --eval-only; while it trains it has it already
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)
 
