@@ -137,6 +137,8 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
     check_classes(cfg, cfg.DATASETS.TRAIN)
     parts = _train_loader_from_config(cfg, mapper=mapper)
     records, sampler = parts["dataset"], parts["sampler"]
+    if cfg.MODEL.MASK_ON and mapper is None:
+        _check_masks(records)
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
@@ -163,6 +165,15 @@ def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
             raise InputError(
                 f"MODEL.ROI_HEADS.NUM_CLASSES: expected {len(classes)}, the classes of {name}, got "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(classes)}"
+            )
+
+
+def _check_masks(records: Iterable[dict[str, Any]]) -> None:
+    for record in records:
+        if any("segmentation" not in found for found in record.get("annotations", ()) if not found.get("iscrowd", 0)):
+            raise InputError(
+                f"{record['file_name']}: expected a mask for each object, found an object without; add it, or set "
+                "MODEL.MASK_ON False"
             )
 
 

@@ -24,7 +24,7 @@ from norton_det.d2.engine import build_detector, load_as_it_is, save_detector, w
 from norton_det.d2.loader import BatchStream, SeededImages, build_train_loader, seeded
 from norton_det.d2.start import compress_weights
 from norton_det.d2.trainer import distillation_of, scale_learning_rate
-from norton_det.data import generate_dataset, register_generated
+from norton_det.data import generate_dataset, register_coco_folder, register_generated
 from norton_det.errors import InputError
 
 QUICK = {
@@ -292,6 +292,20 @@ def test_masks_that_do_not_fit_are_named(config, root):
     ):
         found["polygon"][0, 0]
     assert len(found["bitmask"][0, 0]["instances"].gt_masks) > 0
+
+
+def test_objects_without_masks_are_named(config, root, tmp_path):
+    images = root / "train2017"
+    content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+    lone = next(found for found in content["annotations"] if not found["iscrowd"])
+    lone.pop("segmentation")
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    register_coco_folder("half_masks", tmp_path / "boxes.json", images)
+    name = next(image["file_name"] for image in content["images"] if image["id"] == lone["image_id"])
+    keys = QUICK | {"DATASETS.TRAIN": ("half_masks",)}
+    with pytest.raises(InputError, match=f"{name}: expected a mask for each object, .* set MODEL.MASK_ON False"):
+        build_train_loader(config("quick_schedules/norton_mask_rcnn_instant_test.yaml", **keys))
+    build_train_loader(config("quick_schedules/norton_faster_rcnn_instant_test.yaml", **keys))
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------
