@@ -19,8 +19,10 @@ from detectron2.data import DatasetFromList, MetadataCatalog
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from pycocotools import mask as mask_utils
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.coco import mask_to_polygons
 from ..errors import InputError, first_line
 
 ATTEMPTS = 100  # of other images, where one has nothing to train on
@@ -138,7 +140,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
     parts = _train_loader_from_config(cfg, mapper=mapper)
     records, sampler = parts["dataset"], parts["sampler"]
     if cfg.MODEL.MASK_ON and mapper is None:
-        _check_masks(records)
+        _prepare_masks(records, cfg.INPUT.MASK_FORMAT)
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
@@ -168,13 +170,31 @@ def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
             )
 
 
-def _check_masks(records: Iterable[dict[str, Any]]) -> None:
+def _prepare_masks(records: Iterable[dict[str, Any]], mask_format: str) -> None:
+    """Each object has a mask; runs beside polygons become polygons where Detectron2 takes no other.
+
+    Raises:
+        InputError: names the image of an object without a mask, or with one of another size.
+    """
     for record in records:
-        if any("segmentation" not in found for found in record.get("annotations", ()) if not found.get("iscrowd", 0)):
-            raise InputError(
-                f"{record['file_name']}: expected a mask for each object, found an object without; add it, or set "
-                "MODEL.MASK_ON False"
-            )
+        for found in record.get("annotations", ()):
+            if found.get("iscrowd", 0):  # not trained on
+                continue
+            mask = found.get("segmentation")
+            if isinstance(mask, dict):
+                size = [record["height"], record["width"]]
+                if list(mask["size"]) != size:
+                    raise InputError(
+                        f"{record['file_name']}: expected masks of the image's size {size}, got runs of "
+                        f"{list(mask['size'])}; mend them"
+                    )
+                if mask_format == "polygon":
+                    mask = found["segmentation"] = mask_to_polygons(mask_utils.decode(mask).astype(bool))
+            if not mask:
+                raise InputError(
+                    f"{record['file_name']}: expected a mask for each object, found an object without; add it, or set "
+                    "MODEL.MASK_ON False"
+                )
 
 
 def is_stream(loader: object) -> bool:

@@ -294,18 +294,52 @@ def test_masks_that_do_not_fit_are_named(config, root):
     assert len(found["bitmask"][0, 0]["instances"].gt_masks) > 0
 
 
-def test_objects_without_masks_are_named(config, root, tmp_path):
-    images = root / "train2017"
-    content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
-    lone = next(found for found in content["annotations"] if not found["iscrowd"])
-    lone.pop("segmentation")
-    (tmp_path / "boxes.json").write_text(json.dumps(content))
-    register_coco_folder("half_masks", tmp_path / "boxes.json", images)
-    name = next(image["file_name"] for image in content["images"] if image["id"] == lone["image_id"])
-    keys = QUICK | {"DATASETS.TRAIN": ("half_masks",)}
-    with pytest.raises(InputError, match=f"{name}: expected a mask for each object, .* set MODEL.MASK_ON False"):
-        build_train_loader(config("quick_schedules/norton_mask_rcnn_instant_test.yaml", **keys))
-    build_train_loader(config("quick_schedules/norton_faster_rcnn_instant_test.yaml", **keys))
+@pytest.fixture
+def changed_masks(config, root, tmp_path):
+    """The training loader of the generated pictures, with the first object that is no crowd changed."""
+
+    def load(change, mask_format: str = "polygon"):
+        content = json.loads((root / "annotations" / "instances_train2017.json").read_text())
+        change(next(found for found in content["annotations"] if not found["iscrowd"]))
+        file = tmp_path / f"changed_{len(list(tmp_path.iterdir()))}.json"
+        file.write_text(json.dumps(content))
+        register_coco_folder(f"{tmp_path.name}_{file.stem}", file, root / "train2017")
+        keys = QUICK | {"DATASETS.TRAIN": (f"{tmp_path.name}_{file.stem}",), "INPUT.MASK_FORMAT": mask_format}
+        return build_train_loader(config("quick_schedules/norton_mask_rcnn_instant_test.yaml", **keys))
+
+    return load
+
+
+def as_runs(found: dict) -> None:
+    runs = mask_utils.merge(mask_utils.frPyObjects(found["segmentation"], 96, 128))
+    found["segmentation"] = runs | {"counts": runs["counts"].decode()}
+
+
+def drawn(record: dict) -> np.ndarray:
+    found = next(found["segmentation"] for found in record["annotations"] if not found["iscrowd"])
+    runs = found if isinstance(found, dict) else mask_utils.merge(mask_utils.frPyObjects(found, 96, 128))
+    return mask_utils.decode(runs)
+
+
+def test_runs_beside_polygons_are_the_same_masks(changed_masks):
+    loaders = changed_masks(lambda found: None), changed_masks(as_runs), changed_masks(as_runs, "bitmask")
+    same, mixed, bitmask = (drawn(loader.dataset.records[0]) for loader in loaders)
+    assert same.shape == (96, 128) and same.any()
+    assert (same == mixed).all() and (same == bitmask).all()
+    assert all(len(loader.dataset[0, 0]["instances"].gt_masks) > 0 for loader in loaders)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "pattern"),
+    [
+        (None, r"expected a mask for each object, .* set MODEL.MASK_ON False"),
+        ({"size": [96, 128], "counts": [96 * 128]}, r"expected a mask for each object"),
+        ({"size": [8, 8], "counts": [10, 20, 34]}, r"expected masks of the image's size \[96, 128\], got .* \[8, 8\]"),
+    ],
+)
+def test_objects_without_fitting_masks_are_named(changed_masks, segmentation, pattern):
+    with pytest.raises(InputError, match=r"\.jpg: " + pattern):
+        changed_masks(lambda found: found.update(segmentation=segmentation))
 
 
 # --- distillation -----------------------------------------------------------------------------------------------------
