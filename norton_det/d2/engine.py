@@ -171,10 +171,15 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     """
     model = build_model(cfg)
     layout = read_layout(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
-    if layout is not None:
-        return apply_layout(model, layout, "empty")
-    chosen, _ = choose_layout(find_candidates(model), single={}, **ranks_from_config(cfg))
-    return apply_layout(model, chosen, "fresh")
+    ranks = ranks_from_config(cfg)
+    asked, _ = choose_layout(find_candidates(model), single={}, **ranks)
+    if layout is None:
+        return apply_layout(model, asked, "fresh")
+    wanted = {name.removesuffix(".conv"): rank for name, rank in asked.items()}
+    if wanted and wanted != {name.removesuffix(".conv"): rank for name, rank in layout.items()}:
+        text = ", ".join(f"{name.upper()} {rank}" for name, rank in ranks.items() if rank is not None)
+        logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have ranks of their own", text)
+    return apply_layout(model, layout, "empty")
 
 
 def with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:

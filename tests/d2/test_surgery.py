@@ -102,6 +102,16 @@ def test_checkpoint_carries_the_layout(config, result, tmp_path):
     assert again is cfg  # nothing left to compress
 
 
+@pytest.mark.parametrize(("rank", "told"), [(None, ""), (16, ""), (8, "asks for NECK_RANK 1, BOX_HEAD_RANK 8, which")])
+def test_other_ranks_than_those_of_the_weights_are_told(config, result, tmp_path, caplog, rank, told):
+    path = tmp_path / "detector.safetensors"
+    save_tensors(path, result.model.state_dict(), info_of_model(result.model))
+    keys = {"MODEL.WEIGHTS": path, "MODEL.NORTON.NECK_RANK": rank and 1, "MODEL.NORTON.BOX_HEAD_RANK": rank}
+    assert find_layout(build_detector(config("norton_faster_rcnn.yaml", **keys))) == NECK | BOX
+    warnings = [record.getMessage() for record in caplog.records if "_RANK" in record.getMessage()]
+    assert told in "".join(warnings) and bool(warnings) == bool(told)
+
+
 def test_ranks_of_a_config_make_fresh_layers(config, norton_64):
     keys = {"MODEL.NORTON.NECK_RANK": 1, "MODEL.NORTON.HEAD_RANK": 2, "MODEL.NORTON.BOX_HEAD_RANK": 16}
     model = build_detector(config("norton_mask_rcnn.yaml", **keys, **{"MODEL.WEIGHTS": norton_64}))
