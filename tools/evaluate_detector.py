@@ -25,9 +25,7 @@ from norton_det.d2.evaluation import (
 )
 from norton_det.data.images import read_image
 from norton_det.data.register import check_datasets, register_entries
-from norton_det.deploy import Predictor
-from norton_det.deploy.source import load_detector
-from norton_det.errors import InputError
+from norton_det.deploy.source import load_predictor
 from norton_det.files import atomic_path, require_writable
 
 EXAMPLES = """
@@ -46,6 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--dataset", required=True, metavar="NAME", help="to evaluate on, such as coco_2017_val")
     own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
     own.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
+    own.add_argument("--eager", action="store_true", help="as the detector's own stack runs it, not its deploy form")
     own.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
     own.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     own.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
@@ -55,25 +54,21 @@ def make_parser() -> argparse.ArgumentParser:
     return own
 
 
-def make_predictor(args: argparse.Namespace) -> Predictor:
-    if args.weights.endswith((".xml", ".onnx")):
-        if args.config_file or args.min_size or args.opts:
-            raise InputError(f"{args.weights}: expected no config beside an exported file, got some; it has its own")
-        return Predictor(args.weights, precision=args.precision, threads=args.threads)
-    if args.threads:
-        raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
-    detector, known = load_detector(args.weights, args.config_file, args.opts)
-    sizes = known | ({"min_size": args.min_size} if args.min_size else {})
-    return Predictor(detector, precision=args.precision, **sizes)
-
-
 def main() -> None:
     args = make_parser().parse_args()
     register_entries(args.register)
     check_datasets(args.dataset)
     if args.json:
         require_writable(args.json)
-    predictor = make_predictor(args)
+    predictor = load_predictor(
+        args.weights,
+        args.config_file,
+        args.opts,
+        precision=args.precision,
+        min_size=args.min_size,
+        threads=args.threads,
+        eager=args.eager,
+    )
     setup_logger(name="detectron2").setLevel("WARNING")
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
         results = evaluate_predictor(
@@ -84,7 +79,7 @@ def main() -> None:
             output_dir=args.output,
             progress=not args.quiet,
         )
-    print(f"{args.dataset}, {predictor.engine.name}, {args.precision or predictor.info.precision}")
+    print(f"{args.dataset}, {predictor.name}, {args.precision or predictor.info.precision}")
     print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
         with atomic_path(args.json) as temporary:

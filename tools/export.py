@@ -115,7 +115,7 @@ def main() -> None:
         return
     plain, exported = Predictor(detector, **options), Predictor(args.output)
     rows = {}
-    print(f"{'picture':30} {'PyTorch':>8} {exported.engine.name:>13} {'matched':>8} {'box px':>8} {'score':>9}")
+    print(f"{'picture':30} {'PyTorch':>8} {exported.name:>13} {'matched':>8} {'box px':>8} {'score':>9}")
     for path in args.check:
         row = rows[path] = compare(plain(read(path)), exported(read(path)))
         print(

@@ -169,6 +169,16 @@ def native_call(detector: GeneralizedRCNN, picture: np.ndarray) -> Callable[[], 
     return call
 
 
+def detect(detector: GeneralizedRCNN, image: np.ndarray, min_size: int, max_size: int) -> dict[str, np.ndarray]:
+    """What the detector itself finds in a picture (H, W, 3), uint8, in its own colour order: ``Detections``' fields."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float()
+    given = {"image": resize(pixels, min_size, max_size), "height": image.shape[0], "width": image.shape[1]}
+    found = detector([given])[0]["instances"].to("cpu").get_fields()
+    names = {"scores": "scores", "pred_classes": "labels", "pred_masks": "masks", "pred_keypoints": "keypoints"}
+    fields = {field: found[name].numpy() for name, field in names.items() if name in found}
+    return {"boxes": found["pred_boxes"].tensor.numpy()} | fields
+
+
 def native_parts(detector: GeneralizedRCNN) -> dict[str, nn.Module]:
     """The parts of the detector itself that a frame goes through."""
     return {"backbone": detector.backbone, "rpn": detector.proposal_generator, "roi_heads": detector.roi_heads}

@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from ..complexity import count_complexity
 from ..detector import ADAPTERS, adapter_of, stack_name
 from ..errors import InputError
 
 VERSION = 1
+COUNTED_SIZE = (800, 800)  # (H, W) of the image that MACs are of, as published
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
 
@@ -26,6 +28,8 @@ class DeployInfo:
         classes: names by label, if they are known.
         precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
+        macs, params: of the detector that was deployed, for an image of 800x800 (``count_complexity``); 0 in files of
+            older versions.
     """
 
     stack: str
@@ -36,6 +40,8 @@ class DeployInfo:
     classes: tuple[str, ...] = ()
     precision: str = "f32"
     proposals: int = 1000
+    macs: int = 0
+    params: int = 0
 
     def to_json(self) -> str:
         return json.dumps({"version": VERSION} | asdict(self))
@@ -77,6 +83,8 @@ class DeployInfo:
             "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             "classes": (all(isinstance(name, str) for name in self.classes), "names"),
             "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),
+            "macs": (type(self.macs) is int and self.macs >= 0, "0 or more"),
+            "params": (type(self.params) is int and self.params >= 0, "0 or more"),
         }
         for field, (good, expected) in checks.items():
             if not good:
@@ -103,7 +111,8 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
     found = adapter.describe(detector) | {name: value for name, value in changes.items() if value is not None}
     if unknown := set(found) - set(DeployInfo.__dataclass_fields__):
         raise InputError(f"{sorted(unknown)[0]}: no such option; there are min_size, max_size, classes, precision")
-    info = DeployInfo(stack, **found)
+    counted = count_complexity(detector, (3, *COUNTED_SIZE))
+    info = DeployInfo(stack, **{"macs": counted.macs, "params": counted.params} | found)
     if changes.get("max_size") is None and type(info.min_size) is int:
         info = replace(info, max_size=max(info.max_size, info.min_size))
     info.check("detector")

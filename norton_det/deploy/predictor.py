@@ -93,6 +93,7 @@ class Predictor:
                 raise InputError(f"precision: expected f32 or bf16, got {precision!r}; int8 is made by export")
             self.engine = load_engine(source, precision, threads)
         self.info = self.engine.info
+        self.name: str = self.engine.name
 
     def __call__(self, image: np.ndarray) -> Detections:
         """Detect in one picture.
@@ -145,11 +146,20 @@ def prepare(info: DeployInfo, image: np.ndarray, color: str) -> Tensor:
     Raises:
         InputError: another shape or type.
     """
+    check_image(image)
+    pixels = image if color == info.color else image[:, :, ::-1]
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+    return info.adapter.resize(tensor, info.min_size, info.max_size)
+
+
+def check_image(image: object) -> None:
+    """Refuse what is no picture (H, W, 3), uint8.
+
+    Raises:
+        InputError: another shape or type.
+    """
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputError(f"image: expected an array (H, W, 3) of uint8, got {got}; convert it")
     if not image.size:
         raise InputError(f"image: expected pixels, got shape {image.shape}; give a picture")
-    pixels = image if color == info.color else image[:, :, ::-1]
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
-    return info.adapter.resize(tensor, info.min_size, info.max_size)

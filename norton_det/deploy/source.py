@@ -1,4 +1,5 @@
-"""A trained or fresh detector of either stack from what a user names: a config, a file of weights, or both."""
+"""What runs from what a user names: a detector of either stack from a config, a file of weights, or both; a predictor
+from these or from an exported file."""
 
 import contextlib
 from typing import Any
@@ -6,6 +7,10 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from .native import NativePredictor
+from .predictor import Predictor
+
+EXPORTED = (".xml", ".onnx")
 
 
 def load_detector(
@@ -46,3 +51,44 @@ def load_detector(
     known = len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
     return detector, sizes | ({"classes": tuple(names)} if known else {})
+
+
+def load_predictor(
+    weights: str,
+    config: str | None = None,
+    opts: list[str] | tuple[str, ...] = (),
+    *,
+    precision: str | None = None,
+    min_size: int | None = None,
+    threads: int | None = None,
+    color: str = "RGB",
+    eager: bool = False,
+) -> Predictor | NativePredictor:
+    """One call for a detector, whatever it runs in.
+
+    Args:
+        weights, config, opts: an exported ``.xml`` or ``.onnx`` file alone, or see ``load_detector``.
+        precision: f32 or bf16; by default what the file says.
+        min_size: pixels of the input's short side, of a detector in PyTorch.
+        threads: of the CPU, of an exported file.
+        color: order of the pictures given: RGB or BGR.
+        eager: run a detector as its own stack does, not in its deploy form.
+
+    Raises:
+        InputError: see ``load_detector`` and ``Predictor``; an option that does not go with the kind of weights.
+    """
+    if weights.endswith(EXPORTED):
+        if config or min_size or opts or eager:
+            raise InputError(f"{weights}: expected no config, size or eager beside an exported file; it has its own")
+        return Predictor(weights, color=color, precision=precision, threads=threads)
+    if threads:
+        raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
+    detector, known = load_detector(weights, config, opts)
+    options = known | ({"min_size": min_size} if min_size else {})
+    if eager:
+        if precision not in (None, "f32"):
+            raise InputError(
+                f"--precision: expected f32 for a detector that runs eagerly, got {precision}; leave it out"
+            )
+        return NativePredictor(detector, color=color, **options)
+    return Predictor(detector, color=color, precision=precision, **options)

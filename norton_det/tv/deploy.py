@@ -128,19 +128,29 @@ def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 def native_call(detector: FasterRCNN, picture: np.ndarray) -> Callable[[], Any]:
     """What runs a picture (H, W, 3), RGB, through the detector itself, at the picture's size."""
-    transform = copy.copy(detector.transform)
-    transform.min_size, transform.max_size = (min(picture.shape[:2]),), max(picture.shape[:2])
-    device = next(detector.parameters()).device
+    return lambda: _run(detector, picture, min(picture.shape[:2]), max(picture.shape[:2]))
 
-    def call() -> Any:
-        image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).to(device).float() / 255
-        kept, detector.transform = detector.transform, transform
-        try:
-            return detector([image])
-        finally:
-            detector.transform = kept
 
-    return call
+def detect(detector: FasterRCNN, image: np.ndarray, min_size: int, max_size: int) -> dict[str, np.ndarray]:
+    """What the detector itself finds in a picture (H, W, 3), uint8, RGB: ``Detections``' fields."""
+    found = {name: value.cpu() for name, value in _run(detector, image, min_size, max_size)[0].items()}
+    fields = {name: found[name].numpy() for name in ("boxes", "scores", "labels")}
+    if "masks" in found:
+        fields["masks"] = (found["masks"][:, 0] >= 0.5).numpy()
+    if "keypoints" in found:
+        fields["keypoints"] = torch.cat([found["keypoints"][..., :2], found["keypoints_scores"][..., None]], 2).numpy()
+    return fields
+
+
+def _run(detector: FasterRCNN, picture: np.ndarray, min_size: int, max_size: int) -> list[dict[str, Tensor]]:
+    image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
+    kept = detector.transform
+    detector.transform = copy.copy(kept)
+    detector.transform.min_size, detector.transform.max_size = (min_size,), max_size
+    try:
+        return detector([image.to(next(detector.parameters()).device)])
+    finally:
+        detector.transform = kept
 
 
 def native_parts(detector: FasterRCNN) -> dict[str, nn.Module]:

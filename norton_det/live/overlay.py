@@ -1,0 +1,93 @@
+"""Detections drawn onto a frame by ``supervision``: boxes, labels, masks, skeletons, and lines of text above them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..data.coco import KEYPOINT_NAMES, SKELETON
+from ..deploy.predictor import Detections
+from ..errors import InputError
+
+LINE, MARGIN, TEXT = 20, 4, 0.5  # pixels of a line of text above the frame, pixels round it, and its scale
+GAP = 6  # pixels between pictures side by side
+
+
+class Overlay:
+    """What one detector found, on frames (H, W, 3), BGR, uint8.
+
+    Args:
+        classes: names by label; others are shown by their number.
+        keypoint_threshold: scores below it are not drawn.
+
+    Raises:
+        InputError: supervision is not installed.
+    """
+
+    def __init__(self, classes: Sequence[str] = (), keypoint_threshold: float = 0.05) -> None:
+        try:
+            import supervision
+        except ImportError:
+            raise InputError(
+                "supervision: expected to draw with it, it is not installed; run: pip install 'norton_det[demo]'"
+            ) from None
+        self.sv, self.classes, self.keypoint_threshold = supervision, classes, keypoint_threshold
+
+    def name(self, label: int) -> str:
+        """Of a class."""
+        return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
+
+    def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = ()) -> np.ndarray:
+        """A copy of the frame with the detections, and the lines above its top left corner."""
+        sv, scene = self.sv, image.copy()
+        scale = max(0.4, min(image.shape[:2]) / 900)
+        thickness = max(1, round(2 * scale))
+        if len(found):
+            detections = sv.Detections(
+                xyxy=found.boxes, mask=found.masks, confidence=found.scores, class_id=found.labels.astype(int)
+            )
+            if found.masks is not None:
+                scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
+            scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, detections)
+            labels = [
+                f"{self.name(int(label))} {score:.0%}" for label, score in zip(found.labels, found.scores, strict=True)
+            ]
+            annotator = sv.LabelAnnotator(
+                text_scale=0.6 * scale, text_thickness=1, text_padding=max(2, round(4 * scale))
+            )
+            scene = annotator.annotate(scene, detections, labels)
+            if found.keypoints is not None:
+                scene = self._draw_keypoints(scene, found, thickness)
+        return self._with_text(scene, lines)
+
+    def _draw_keypoints(self, scene: np.ndarray, found: Detections, thickness: int) -> np.ndarray:
+        sv, points = self.sv, found.keypoints
+        assert points is not None
+        visible = points[:, :, 2] >= self.keypoint_threshold
+        shown = np.where(visible[..., None], points[:, :, :2], 0).astype(np.float32)  # zeros are left out
+        keypoints = sv.KeyPoints(xy=shown, keypoint_confidence=points[:, :, 2].astype(np.float32), visible=visible)
+        if points.shape[1] == len(KEYPOINT_NAMES):
+            edges = sv.EdgeAnnotator(color=sv.Color.GREEN, thickness=thickness, edges=SKELETON)
+            scene = edges.annotate(scene, keypoints)
+        return sv.VertexAnnotator(color=sv.Color.RED, radius=thickness + 1).annotate(scene, keypoints)
+
+    def _with_text(self, scene: np.ndarray, lines: Sequence[str]) -> np.ndarray:
+        if not lines:
+            return scene
+        import cv2
+
+        sv, room = self.sv, scene.shape[1] - 2 * MARGIN
+        head = np.full((LINE * len(lines) + MARGIN, scene.shape[1], 3), 24, np.uint8)
+        for number, line in enumerate(lines):
+            width = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)[0][0]
+            scale = min(TEXT, TEXT * room / max(width, 1))
+            middle = sv.Point(MARGIN + width * scale / TEXT / 2, MARGIN / 2 + LINE * (number + 0.5))
+            head = sv.draw_text(head, line, middle, sv.Color.WHITE, scale, 1, 0)
+        return np.concatenate([head, scene])
+
+
+def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) of one height in a row, with a gap between them."""
+    parts: list[np.ndarray] = []
+    for picture in pictures:
+        parts += [picture, np.zeros((picture.shape[0], GAP, 3), np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)

@@ -1,0 +1,331 @@
+"""Frames in and drawn frames out: pictures, videos, streams over loopback; what is damaged, lost or not there."""
+
+import http.server
+import struct
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from norton_det.deploy import Detections
+from norton_det.errors import InputError
+from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
+from norton_det.live.overlay import GAP, beside
+from norton_det.live.sink import VideoSink
+from norton_det.live.source import Camera, VideoFile, cameras
+
+cv2 = pytest.importorskip("cv2")
+av = pytest.importorskip("av")
+pytest.importorskip("supervision")
+
+
+def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:
+    """BGR; its brightness tells its number, and its top left corner is blue."""
+    image = np.full((height, width, 3), 10 * (number % 25), np.uint8)
+    image[: height // 3, : width // 3] = (255, 0, 0)
+    return image
+
+
+def video(path: Path, frames: int = 12, height: int = 96, width: int = 128) -> Path:
+    sink = VideoSink(path, 10.0, live=False)
+    for number in range(frames):
+        sink.write(picture(number, height, width), Frame(picture(number), number, number / 10))
+    sink.close()
+    return path
+
+
+def number_of(image: np.ndarray) -> int:
+    return round(float(image[image.shape[0] // 2 :, image.shape[1] // 2 :].mean()) / 10)
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_every_frame_of_a_video_comes_in_order(tmp_path, ending):
+    file = video(tmp_path / f"a.{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    source = open_source(str(file))
+    frames = list(source)
+    source.close()
+    assert source.count == len(frames) == 12 and source.fps == pytest.approx(10) and not source.live
+    assert [number_of(frame.image) for frame in frames] == list(range(12))
+    assert [frame.seconds for frame in frames] == pytest.approx([number / 10 for number in range(12)])
+    assert frames[5].image[10, 10, 0] > 200 > 60 > frames[5].image[10, 10, 2]  # BGR
+    assert source.skipped == []
+
+
+def test_pictures_of_a_folder_a_pattern_and_by_name(tmp_path):
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
+    (tmp_path / "note.txt").write_text("no picture")
+    (tmp_path / "9.png").write_bytes(b"no picture either")
+    folder, pattern = open_source(str(tmp_path)), open_source([str(tmp_path / "[12].png")])
+    assert [frame.name for frame in folder] == ["0.png", "1.png", "2.png", "3.png"]
+    assert len(folder.skipped) == 1 and "9.png" in folder.skipped[0]
+    assert [number_of(frame.image) for frame in pattern] == [1, 2] and pattern.count == 2
+    named = open_source([str(tmp_path / "3.png"), str(tmp_path / "0.png")])
+    assert [number_of(frame.image) for frame in named] == [3, 0]
+    assert next(iter(named)).image[5, 5].tolist() == [255, 0, 0]  # BGR
+
+
+def test_rotation_is_honoured(tmp_path):
+    """A telephone's portrait video: the matrix of the track turns it by 90 degrees."""
+    file = video(tmp_path / "a.mp4")
+    content = bytearray(file.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 4 + 20 + 16  # version, times and numbers, then layer, volume, ...
+    assert struct.unpack(">9i", content[matrix : matrix + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 96 << 16, 0, 1 << 30)
+    file.write_bytes(content)
+    frame = next(iter(open_source(str(file))))
+    assert frame.image.shape == (128, 96, 3)
+    assert frame.image[10, -10, 0] > 200 and frame.image[10, 10, 0] < 60  # top left is top right now
+
+
+def test_a_video_that_ends_early_is_told(tmp_path):
+    file = video(tmp_path / "a.mp4", frames=60, height=240, width=320)
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) * 2 // 3])  # the index is in front
+    source = open_source(str(file))
+    read = len(list(source))
+    assert 0 < read < 60 and source.skipped == [f"{file}: read {read} of 60 declared frames; the rest is damaged"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all" * 100, "truncated"])
+def test_what_is_no_video_is_one_line(tmp_path, content):
+    file = tmp_path / "a.mp4"
+    if content == "truncated":
+        whole = video(tmp_path / "b.mp4").read_bytes()
+        content = whole[: whole.index(b"mdat") + 8]  # the index, and no frame
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.mp4: expected a video"):
+        open_source(str(file))
+
+
+@pytest.mark.parametrize(
+    ("given", "pattern"),
+    [
+        (77, "camera 77: expected a camera, found none"),
+        (-1, "camera -1: expected a camera, found none"),
+        ("/dev/video77", "camera 77: expected a camera, found none"),
+        ("nothing.mp4", "nothing.mp4: expected a video, picture, folder, camera number or URL, found no such file"),
+        (["nothing*.jpg"], "expected a picture, folder or pattern, found no such file"),
+        ("http://127.0.0.1:9/a.mp4", "expected a video stream, none could be opened"),
+    ],
+)
+def test_what_is_not_there_is_one_line(given, pattern):
+    with pytest.raises(InputError, match=pattern):
+        open_source(given)
+
+
+def test_cameras_are_listed():
+    assert all(name[0].isdigit() for name in cameras())
+
+
+class Server:
+    """Loopback: files by name, and ``/live``, a motion JPEG of numbered pictures that ends after ``frames``."""
+
+    def __init__(self, folder: Path, frames: int = 20, pause: float = 0.01) -> None:
+        outer = self
+        self.connections = 0
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args) -> None:
+                super().__init__(*args, directory=str(folder))
+
+            def log_message(self, *_args) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                if self.path != "/live":
+                    return super().do_GET()
+                outer.connections += 1
+                if outer.connections > outer.lives:
+                    return self.send_error(404)
+                self.send_response(200)
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+                self.end_headers()
+                for number in range(frames):
+                    body = cv2.imencode(".jpg", picture(number))[1].tobytes()
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+                    try:
+                        self.wfile.write(head.encode() + body + b"\r\n")
+                    except OSError:
+                        return None
+                    time.sleep(pause)
+                return None
+
+        self.lives = 2**31
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_a_video_over_http_is_a_file(tmp_path, server):
+    video(tmp_path / "a.mp4")
+    source = open_source(f"{server.url}/a.mp4")
+    assert isinstance(source, VideoFile) and [number_of(frame.image) for frame in source] == list(range(12))
+    source.close()
+
+
+def test_a_stream_gives_the_newest_frame_and_is_opened_again(server):
+    source = Camera(f"{server.url}/live", back_off=(0.05, 0.05, 0.05))
+    seen = []
+    for frame in source:
+        seen.append((frame.index, number_of(frame.image)))
+        time.sleep(0.06)  # a slow detector
+        if len(seen) == 10:
+            break
+    source.close()
+    numbers = [index for index, _ in seen]
+    assert numbers == sorted(set(numbers)) and numbers[-1] > len(seen)  # in order, with frames left out
+    assert source.reopened >= 1 and source.live
+
+
+def test_a_stream_that_is_lost_ends_after_attempts(server):
+    server.lives = 1
+    source = Camera(f"{server.url}/live", back_off=(0.01, 0.02, 0.02))
+    with pytest.raises(SourceLost, match="got none after 3 attempts to open it again"):
+        for _ in source:
+            pass
+    assert server.connections == 4  # the first, and the attempts
+    source.close()
+
+
+def test_closing_a_stream_stops_its_thread(server):
+    before = threading.active_count()
+    source = open_source(f"{server.url}/live")
+    next(iter(source))
+    source.close()
+    assert not source._thread.is_alive() and threading.active_count() <= before + 1  # one of the server may end later
+
+
+# --- sinks ------------------------------------------------------------------------------------------------------------
+
+
+def test_live_videos_keep_the_times_that_frames_had(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 30.0, live=True)
+    moments = [0.0, 0.5, 0.6, 0.6, 2.0]
+    for number, moment in enumerate(moments):
+        sink.write(picture(number), Frame(picture(number), number, moment))
+    sink.close()
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        times = [float(frame.pts * Fraction(frame.time_base)) for frame in container.decode(video=0)]
+    assert times == pytest.approx([0.0, 0.5, 0.6, 0.601, 2.0], abs=2e-3)
+
+
+def test_sides_that_are_odd_and_change(tmp_path):
+    sink = VideoSink(tmp_path / "a.mp4", 10.0, live=False)
+    for number, (height, width) in enumerate([(97, 129), (97, 129), (200, 100)]):
+        sink.write(picture(number, height, width), Frame(picture(number), number, 0.0))
+    sink.close()
+    assert [frame.image.shape for frame in open_source(str(tmp_path / "a.mp4"))] == [(98, 130, 3)] * 3
+
+
+def test_another_codec_is_told(tmp_path, monkeypatch):
+    from norton_det.live import sink as module
+
+    monkeypatch.setattr(module, "_has_encoder", lambda _av, name: name != "libx264")
+    made = VideoSink(tmp_path / "a.mp4", 10.0, live=False)
+    made.write(picture(1), Frame(picture(1), 0, 0.0))
+    made.close()
+    assert made.told == [f"{tmp_path / 'a.mp4'}: encoded by mpeg4, as libx264 is not here"]
+    assert len(list(open_source(str(tmp_path / "a.mp4")))) == 1
+
+
+def test_nothing_is_left_without_frames(tmp_path):
+    VideoSink(tmp_path / "a.mp4", 10.0, live=False).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_go_to_a_folder_or_a_file(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), picture(3))
+    source = open_source([str(tmp_path / "one"), str(tmp_path / "two")])
+    sink = open_sink(str(tmp_path / "out"), source)
+    for frame in source:
+        sink.write(frame.image, frame)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a_1.jpg"]
+    single = open_source(str(tmp_path / "one" / "a.png"))
+    open_sink(str(tmp_path / "b.png"), single).write(picture(3), next(iter(single)))
+    assert (cv2.imread(str(tmp_path / "b.png")) == picture(3)).all()
+    with pytest.raises(InputError, match="expected a folder or a video for more than one frame"):
+        open_sink(str(tmp_path / "b.png"), source)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("a.gif", "expected a folder, or a name ending in .mp4"),
+        ("file/a.mp4", "is a file"),
+        ("folder.mp4", "got a folder"),
+        (None, "expected a display, found none"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_at_once(tmp_path, monkeypatch, name, pattern):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.mp4").mkdir()
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    with pytest.raises(InputError, match=pattern):
+        check_output(name and str(tmp_path / name))
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def detections(kind: str) -> Detections:
+    boxes = np.array([[20, 30, 80, 70], [5, 5, 40, 90]], np.float32)
+    masks = np.zeros((2, 96, 128), bool)
+    masks[0, 40:60, 30:70] = True
+    points = np.zeros((2, 17, 3), np.float32)
+    points[:, :, 0], points[:, :, 1] = np.linspace(25, 75, 17), 50
+    points[:, :, 2] = 0.9
+    points[:, 5, 2] = 0.01  # not seen
+    points[:, 5, :2] = 120, 90
+    extra = {"masks": {"masks": masks}, "keypoints": {"keypoints": points}}.get(kind, {})
+    return Detections(boxes, np.array([0.9, 0.4], np.float32), np.array([0, 7]), **extra)
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks", "keypoints"])
+def test_detections_are_drawn_where_they_are(kind):
+    image = np.zeros((96, 128, 3), np.uint8)
+    overlay = Overlay(["cat"])
+    drawn = overlay.draw(image, detections(kind))
+    assert not image.any() and drawn.shape == image.shape
+    assert drawn[50, 20].any() and drawn[50, 80].any()  # the sides of the first box
+    assert not drawn[92:, 85:].any()  # far from all, also from a keypoint of low score
+    assert drawn[45, 35].any() == (kind == "masks")  # inside
+    if kind == "keypoints":
+        assert drawn[50, 25].any() and drawn[50, 74].any()
+    assert overlay.name(0) == "cat" and overlay.name(7) == "class 7"
+
+
+def test_nothing_found_and_lines_above():
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int))
+    image = picture(3)
+    drawn = Overlay().draw(image, none, ["norton-78, OpenVINO", "12.0 FPS"])
+    assert drawn.shape[0] > image.shape[0] and (drawn[-96:] == image).all()
+    assert (drawn[:-96].max(axis=(1, 2)) > 200).any()  # text
+    assert beside([drawn, drawn]).shape == (drawn.shape[0], 2 * 128 + GAP, 3)
+
+
+def test_rates_leave_the_first_frame_out():
+    meter = Meter(window=2)
+    assert meter.fps == 0 and meter.median_ms == 0
+    for seconds in (9.0, 0.4, 0.1, 0.1):
+        meter.add(seconds)
+    assert meter.fps == pytest.approx(10) and meter.median_ms == pytest.approx(100)

@@ -1,0 +1,260 @@
+#!/usr/bin/env python3
+"""See a detector at work on a camera, a video, a stream or pictures; beside a second one with --compare.
+
+Weights: an exported file (.xml, .onnx), a detector of torchvision's, or one of Detectron2's with --config-file.
+Without any, the detectors that `make demo` trained are shown. A window opens where there is a display and no --output.
+
+Times: "model" is one detector's own time, from the frame to its detections; "end to end" adds reading and writing the
+frame and drawing. Two detectors see the same frames, one after the other, and each is timed alone."""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+STARTED = time.perf_counter()
+
+from norton_det.cli import parser, run  # noqa: E402
+
+# isort: split
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from norton_det.errors import InputError  # noqa: E402
+from norton_det.files import atomic_path, require_writable  # noqa: E402
+from norton_det.live import Frame, Meter, Overlay, Sink, Source, SourceLost, check_output, open_sink, open_source  # noqa: E402
+from norton_det.live.overlay import beside  # noqa: E402
+
+EXAMPLES = """
+  tools/demo.py --webcam                                                     after make demo
+  tools/demo.py --weights detector.xml --webcam 1 --confidence-threshold 0.7
+  tools/demo.py --weights norton.xml --compare dense.xml --video-input street.mp4 --output both.mp4
+  tools/demo.py --config-file norton_faster_rcnn.yaml --weights model_final.pth --input "photos/*.jpg" --output found
+  tools/demo.py --weights norton.xml --video-input rtsp://camera.local/stream --output - --max-frames 300
+"""
+DEMO_CONFIG, DEMO = "quick_schedules/demo_faster_rcnn.yaml", Path("output/demo")
+LOST = 3  # exit status when a camera or stream has gone
+
+
+@dataclass
+class Side:
+    """One detector of the demo, with its times."""
+
+    name: str
+    predictor: Any
+    overlay: Overlay
+    model: Meter = field(default_factory=Meter)
+    whole: Meter = field(default_factory=Meter)
+
+    def lines(self) -> list[str]:
+        """What stands above its picture."""
+        info = self.predictor.info
+        precision = "" if self.predictor.name.endswith("eager") else f" {info.precision}"
+        text = [f"{self.name}, {self.predictor.name}{precision}"]
+        if info.macs:
+            text[0] += f", {info.macs / 1e9:.1f} G MACs, {info.params / 1e6:.1f} M"
+        if not self.whole.fps:
+            return [*text, f"first frame, {1000 * self.model.all[-1]:.0f} ms model"]
+        return [*text, f"{self.model.fps:.1f} FPS model, {self.whole.fps:.1f} FPS end to end"]
+
+    def summary(self) -> dict[str, Any]:
+        """Its times, for --json and the end."""
+        info = self.predictor.info
+        return {
+            "name": self.name,
+            "engine": self.predictor.name,
+            "precision": info.precision,
+            "model_ms": self.model.median_ms,
+            "model_fps": rate(self.model.median_ms),
+            "end_to_end_ms": self.whole.median_ms,
+            "end_to_end_fps": rate(self.whole.median_ms),
+            "macs": info.macs,
+            "params": info.params,
+        }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    given = own.add_argument_group("what is seen, one of").add_mutually_exclusive_group(required=True)
+    given.add_argument("--webcam", nargs="?", const=0, type=int, metavar="N", help="a camera; 0 is the first")
+    given.add_argument("--video-input", metavar="FILE", help="a video, /dev/videoN, or a URL (http, rtsp)")
+    given.add_argument("--input", nargs="+", metavar="FILE", help="pictures, folders of them, or patterns")
+    models = own.add_argument_group("what sees it")
+    models.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
+    models.add_argument("--weights", metavar="FILE", help=".xml, .onnx, or a detector's weights")
+    models.add_argument("--compare", metavar="DENSE", help="weights of a second detector, shown on the left")
+    models.add_argument("--compare-config", metavar="FILE", help="its config; by default --config-file")
+    models.add_argument("--eager", action="store_true", help="as the stack itself runs a detector, not its deploy form")
+    models.add_argument("--compare-eager", action="store_true", help="the same for the second one")
+    models.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
+    models.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    models.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
+    models.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config"
+    )
+    own.add_argument("--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown")
+    own.add_argument("--output", metavar="PLACE", help=".mp4, .mkv, .avi, a folder, or - for no picture at all")
+    own.add_argument("--window", action="store_true", help="a window beside --output; q or Esc closes it")
+    own.add_argument("--max-frames", type=int, metavar="N", help="stop after so many")
+    own.add_argument("--json", metavar="FILE", help="write the times there")
+    own.add_argument("--quiet", action="store_true", help="no progress bar")
+    return own
+
+
+def rate(milliseconds: float) -> float:
+    return 1000 / milliseconds if milliseconds else 0.0
+
+
+def default_weights(args: argparse.Namespace) -> None:
+    """The detectors of `make demo`, where none is named."""
+    if args.weights or args.config_file:
+        return
+    files = {name: DEMO / name / "model_final.pth" for name in ("dense", "norton")}
+    if lacking := [str(file) for file in files.values() if not file.is_file()]:
+        raise InputError(f"--weights: expected a detector, got none, and {lacking[0]} is not there; run: make demo")
+    args.config_file, args.weights = DEMO_CONFIG, str(files["norton"])
+    args.compare = args.compare or str(files["dense"])
+
+
+def load(args: argparse.Namespace) -> list[Side]:
+    """The detectors, the one to compare with first."""
+    from norton_det.deploy.source import EXPORTED, load_predictor
+
+    logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
+    options = {"color": "BGR", "min_size": args.min_size}
+    wanted = [(args.compare, args.compare_config or args.config_file, args.compare_eager)] if args.compare else []
+    wanted.append((args.weights or "", args.config_file, args.eager))
+    sides = []
+    for weights, config, eager in wanted:
+        exported = weights.endswith(EXPORTED)
+        own = {"min_size": None, "threads": args.threads} if exported else {}
+        predictor = load_predictor(
+            weights,
+            None if exported else config,
+            () if exported else args.opts,
+            **options | own,
+            eager=eager,
+            precision=None if eager else args.precision,
+        )
+        sides.append(Side(title(weights, config), predictor, Overlay(predictor.info.classes)))
+    return sides
+
+
+def title(weights: str, config: str | None) -> str:
+    """A short name of a detector: that of its file, or of its folder where the file's says nothing."""
+    path = Path(weights or config or "")
+    return path.parent.name if path.stem.startswith("model_") and path.parent.name else path.stem
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded."""
+    if not 0 <= args.confidence_threshold <= 1:
+        raise InputError(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
+    if args.max_frames is not None and args.max_frames < 1:
+        raise InputError(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
+    if args.compare_eager and not args.compare:
+        raise InputError("--compare-eager: expected a second detector, got none; give --compare FILE")
+    if args.json:
+        require_writable(args.json)
+    if args.output != "-":
+        check_output(args.output, args.window)
+    default_weights(args)
+
+
+def show(
+    args: argparse.Namespace, sides: Sequence[Side], source: Source, sink: Sink | None
+) -> tuple[int, float | None, str]:
+    """Run the frames through the detectors; how many, seconds to the first one, and why it ended early if it did."""
+    total = min(filter(None, (source.count, args.max_frames)), default=None)
+    shown, first, ended = 0, None, ""
+    bar = tqdm(total=total, unit="frame", desc="demo", disable=args.quiet)
+    began = time.perf_counter()
+    try:
+        for frame in source:
+            waited = time.perf_counter() - began
+            drawn = [see(args, side, frame, sink is not None) for side in sides]
+            started = time.perf_counter()
+            if sink is not None:
+                sink.write(drawn[0][0] if len(drawn) == 1 else beside([picture for picture, _ in drawn]), frame)
+            written = time.perf_counter() - started
+            for side, (_, seconds) in zip(sides, drawn, strict=True):
+                side.whole.add((0.0 if source.live else waited) + seconds + written)
+            shown += 1
+            if first is None:
+                first = time.perf_counter() - STARTED
+            bar.update()
+            if shown == args.max_frames or (sink is not None and not sink.wanted):
+                break
+            began = time.perf_counter()
+    except SourceLost as lost:
+        ended = str(lost)
+    except KeyboardInterrupt:
+        ended = "interrupted"
+    finally:
+        bar.close()
+    return shown, first, ended
+
+
+def see(args: argparse.Namespace, side: Side, frame: Frame, draw: bool) -> tuple[np.ndarray, float]:
+    """A frame with what one detector found; seconds of both together."""
+    started = time.perf_counter()
+    found = side.predictor(frame.image)
+    side.model.add(time.perf_counter() - started)
+    if draw:
+        picture = side.overlay.draw(frame.image, found.above(args.confidence_threshold), side.lines())
+    else:
+        picture = frame.image
+    return picture, time.perf_counter() - started
+
+
+def main() -> int:
+    args = make_parser().parse_args()
+    check(args)
+    given = args.webcam if args.webcam is not None else args.video_input or args.input
+    source = open_source(given)  # before the detectors: it says at once what is missing
+    try:
+        sides = load(args)
+        sink = None if args.output == "-" else open_sink(args.output, source, args.window)
+        try:
+            shown, first, ended = show(args, sides, source, sink)
+        finally:
+            if sink is not None:
+                sink.close()
+    finally:
+        source.close()
+    for line in [*source.skipped, *(sink.told if sink is not None else [])]:
+        print(line, file=sys.stderr)
+    if not shown:
+        raise InputError(ended or f"{source.name}: expected a frame, got none that can be read; give another")
+    report(args, sides, source, shown, first or 0.0)
+    if ended == "interrupted":
+        raise KeyboardInterrupt
+    if ended:
+        print(f"error: {ended}", file=sys.stderr)
+        return LOST
+    return 0
+
+
+def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, shown: int, first: float) -> None:
+    """What came of it: a table of times, and --json."""
+    results = [side.summary() for side in sides]
+    where = f" in {args.output}" if args.output and args.output != "-" else ""
+    print(f"{shown} frames of {source.name}{where}; the first after {first:.1f} s")
+    width = max(len(each["name"]) for each in results)
+    for each in results:
+        model = f"{each['model_ms']:.1f} ms a frame ({each['model_fps']:.1f} FPS)"
+        whole = f"{each['end_to_end_ms']:.1f} ms ({each['end_to_end_fps']:.1f} FPS)"
+        print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}")
+    if args.json:
+        content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)
