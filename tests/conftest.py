@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: real data and weights where they are at hand, a seed."""
 
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,3 +95,24 @@ def search_latency(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 def generator() -> torch.Generator:
     """A random generator with a fixed seed; the global one is left alone."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """``call(command, *arguments)`` -> (status, stdout, stderr), in this process, as ``python command arguments``."""
+    pytest.importorskip("detectron2")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # small networks: more threads only wait for each other on a busy machine
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))  # as Python does for a script
+
+    def make(command: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / command), run_name="__main__")
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    yield make
+    torch.set_num_threads(threads)

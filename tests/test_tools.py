@@ -30,27 +30,6 @@ COMMANDS = sorted(
 LIGHT = "[0.]+[0.3]*19"
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """``call(command, *arguments)`` -> (status, stdout, stderr), in this process, as ``python command arguments``."""
-    pytest.importorskip("detectron2")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # small networks: more threads only wait for each other on a busy machine
-
-    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))  # as Python does for a script
-
-    def make(command: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(REPOSITORY / command), run_name="__main__")
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    yield make
-    torch.set_num_threads(threads)
-
-
 def command(name: str, *arguments: object, datasets: Path | None = None) -> subprocess.CompletedProcess:
     """The same in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"DETECTRON2_DATASETS": str(datasets)} if datasets else {})

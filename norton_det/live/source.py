@@ -95,8 +95,8 @@ class Pictures(Source):
 class VideoFile(Source):
     """Every frame of a video file; one that ends early is named in ``skipped``."""
 
-    def __init__(self, path: str) -> None:
-        self.capture = _open_file(path)
+    def __init__(self, path: str, capture: Any = None) -> None:
+        self.capture = capture or _open_file(path)
         fps, count = _property(self.capture, "FPS"), _property(self.capture, "FRAME_COUNT")
         super().__init__(path, fps, int(count) if count else None)
         self._first = self.capture.read()
@@ -127,9 +127,9 @@ class Camera(Source):
 
     live = True
 
-    def __init__(self, target: int | str, back_off: Sequence[float] = BACK_OFF) -> None:
+    def __init__(self, target: int | str, back_off: Sequence[float] = BACK_OFF, capture: Any = None) -> None:
         self.target, self.back_off = target, back_off
-        self.capture = _open_camera(target) if isinstance(target, int) else _open_stream(target)
+        self.capture = capture or _open_live(target)
         super().__init__(f"camera {target}" if isinstance(target, int) else str(target), _property(self.capture, "FPS"))
         self.reopened = 0
         self._newest: tuple[int, float, np.ndarray] | None = None
@@ -174,9 +174,7 @@ class Camera(Source):
             if self._stop.wait(pause):
                 return False
             try:
-                self.capture = (
-                    _open_camera(self.target) if isinstance(self.target, int) else _open_stream(str(self.target))
-                )
+                self.capture = _open_live(self.target)
             except InputError:
                 continue
             self.reopened += 1
@@ -244,13 +242,14 @@ def _picture_files(names: Sequence[str]) -> list[Path]:
 
 def _from_url(url: str) -> Source:
     """A video over HTTP that knows its length is a file; other URLs are live."""
-    if url.lower().startswith("http"):
-        capture = _open_stream(url)
-        known = (_property(capture, "FRAME_COUNT") or 0) > 0
-        capture.release()
-        if known:
-            return VideoFile(url)
-    return Camera(url)
+    capture = _open_stream(url)
+    if url.lower().startswith("http") and _property(capture, "FRAME_COUNT"):
+        return VideoFile(url, capture)
+    return Camera(url, capture=capture)
+
+
+def _open_live(target: int | str) -> Any:
+    return _open_camera(target) if isinstance(target, int) else _open_stream(target)
 
 
 def _open_camera(number: int) -> Any:
@@ -283,8 +282,6 @@ def _open_stream(url: str) -> Any:
 def _open_file(path: str) -> Any:
     import cv2
 
-    if path.lower().startswith(URLS):
-        return _open_stream(path)
     _quiet()
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     if not capture.isOpened():
