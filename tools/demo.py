@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 STARTED = time.perf_counter()
@@ -28,6 +27,7 @@ from tqdm import tqdm  # noqa: E402
 from norton_det.errors import InputError  # noqa: E402
 from norton_det.files import atomic_path, require_writable  # noqa: E402
 from norton_det.live import Frame, Meter, Overlay, Sink, Source, SourceLost, check_output, open_sink, open_source  # noqa: E402
+from norton_det.live.choice import DEMO_CONFIG, demo_detectors, title  # noqa: E402
 from norton_det.live.overlay import beside  # noqa: E402
 
 EXAMPLES = """
@@ -37,7 +37,6 @@ EXAMPLES = """
   tools/demo.py --config-file norton_faster_rcnn.yaml --weights model_final.pth --input "photos/*.jpg" --output found
   tools/demo.py --weights norton.xml --video-input rtsp://camera.local/stream --output - --max-frames 300
 """
-DEMO_CONFIG, DEMO = "quick_schedules/demo_faster_rcnn.yaml", Path("output/demo")
 LOST = 3  # exit status when a camera or stream has gone
 
 
@@ -112,13 +111,10 @@ def rate(milliseconds: float) -> float:
 
 def default_weights(args: argparse.Namespace) -> None:
     """The detectors of `make demo`, where none is named."""
-    if args.weights or args.config_file:
-        return
-    files = {name: DEMO / name / "model_final.pth" for name in ("dense", "norton")}
-    if lacking := [str(file) for file in files.values() if not file.is_file()]:
-        raise InputError(f"--weights: expected a detector, got none, and {lacking[0]} is not there; run: make demo")
-    args.config_file, args.weights = DEMO_CONFIG, str(files["norton"])
-    args.compare = args.compare or str(files["dense"])
+    if not args.weights and not args.config_file:
+        files = demo_detectors()
+        args.config_file, args.weights = DEMO_CONFIG, files["norton"]
+        args.compare = args.compare or files["dense"]
 
 
 def load(args: argparse.Namespace) -> list[Side]:
@@ -143,12 +139,6 @@ def load(args: argparse.Namespace) -> list[Side]:
         )
         sides.append(Side(title(weights, config), predictor, Overlay(predictor.info.classes)))
     return sides
-
-
-def title(weights: str, config: str | None) -> str:
-    """A short name of a detector: that of its file, or of its folder where the file's says nothing."""
-    path = Path(weights or config or "")
-    return path.parent.name if path.stem.startswith("model_") and path.parent.name else path.stem
 
 
 def check(args: argparse.Namespace) -> None:

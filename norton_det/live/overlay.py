@@ -1,12 +1,13 @@
 """Detections drawn onto a frame by ``supervision``: boxes, labels, masks, skeletons, and lines of text above them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ..data.coco import KEYPOINT_NAMES, SKELETON
+from ..deploy.engines import require_module
 from ..deploy.predictor import Detections
-from ..errors import InputError
 
 LINE, MARGIN, TEXT = 20, 4, 0.5  # pixels of a line of text above the frame, pixels round it, and its scale
 GAP = 6  # pixels between pictures side by side
@@ -24,13 +25,8 @@ class Overlay:
     """
 
     def __init__(self, classes: Sequence[str] = (), keypoint_threshold: float = 0.05) -> None:
-        try:
-            import supervision
-        except ImportError:
-            raise InputError(
-                "supervision: expected to draw with it, it is not installed; run: pip install 'norton_det[demo]'"
-            ) from None
-        self.sv, self.classes, self.keypoint_threshold = supervision, classes, keypoint_threshold
+        self.sv: Any = require_module("supervision", "demo")
+        self.classes, self.keypoint_threshold = classes, keypoint_threshold
 
     def name(self, label: int) -> str:
         """Of a class."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.images import SUFFIXES
+from ..deploy.engines import require_module
 from ..errors import InputError
 from ..files import atomic_path, require_writable
 from .source import Frame, Source
@@ -52,7 +53,7 @@ class VideoSink(Sink):
         self._stream: Any = None
         self._last = -1
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self._av = require_av()
+        self._av = require_module("av", "demo")
 
     def write(self, picture: np.ndarray, frame: Frame) -> None:
         height, width = (side + side % 2 for side in picture.shape[:2])  # encoders take even sides
@@ -192,7 +193,7 @@ def check_output(output: str | None, window: bool | None = None) -> None:
     if output:
         path = Path(output)
         if path.suffix.lower() in CODECS:
-            require_av()
+            require_module("av", "demo")
             require_writable(path)
         elif path.suffix.lower() in SUFFIXES:
             require_writable(path)
@@ -229,21 +230,6 @@ def open_sink(output: str | None, source: Source, window: bool = False) -> Sink:
 def has_display() -> bool:
     """Whether a window can be shown; on Linux a display has to be named."""
     return platform.system() != "Linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-
-
-def require_av() -> Any:
-    """PyAV.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import av
-    except ImportError:
-        raise InputError(
-            "av: expected to write videos with it, it is not installed; run: pip install 'norton_det[demo]'"
-        ) from None
-    return av
 
 
 def _has_encoder(av: Any, name: str) -> bool:

@@ -29,20 +29,6 @@ def film(tmp_path_factory) -> Path:
     return video(tmp_path_factory.mktemp("film") / "film.mp4", frames=5)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
-    """A fresh torchvision Faster R-CNN for OpenVINO."""
-    pytest.importorskip("openvino")
-
-    from norton_det.deploy import export
-    from norton_det.tv import fasterrcnn_norton_resnet50_fpn
-
-    detector = fasterrcnn_norton_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3, box_score_thresh=0.0)
-    path = tmp_path_factory.mktemp("exported") / "norton-78.xml"
-    export(detector.eval(), path, min_size=64, max_size=128)
-    return path
-
-
 @pytest.mark.parametrize("kind", ["faster", "mask", "keypoint"])
 def test_every_frame_of_a_video_is_drawn(call, film, tmp_path, kind):
     output, times = tmp_path / "out.mp4", tmp_path / "times.json"

@@ -1,0 +1,55 @@
+"""Detections as a web page draws them: boxes, polygons of masks, keypoints, in shares of the picture's sides."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..data.coco import KEYPOINT_NAMES, SKELETON
+from ..deploy.predictor import Detections
+
+COARSE = 1.5  # pixels that a mask's outline may be off
+DIGITS = 4
+
+
+def to_answer(found: Detections, height: int, width: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """One object of plain values for each detection in a picture of that size.
+
+    Keys: ``box`` (x0, y0, x1, y1), ``score``, ``label``, ``name``; ``mask``, polygons of (x, y, x, y, ...), and
+    ``keypoints``, (x, y, score) each, where there are some. Places are shares of width and height, 0 to 1.
+    """
+    sides = np.array([width, height], np.float32)
+    objects: list[dict[str, Any]] = []
+    for index in range(len(found)):
+        label = int(found.labels[index])
+        each: dict[str, Any] = {
+            "box": _rounded(found.boxes[index] / np.tile(sides, 2)),
+            "score": round(float(found.scores[index]), DIGITS),
+            "label": label,
+            "name": classes[label] if 0 <= label < len(classes) else f"class {label}",
+        }
+        if found.masks is not None:
+            each["mask"] = [_rounded((part / sides).ravel()) for part in _outlines(found.masks[index])]
+        if found.keypoints is not None:
+            points = found.keypoints[index] / np.array([width, height, 1], np.float32)
+            each["keypoints"] = [_rounded(point) for point in points]
+        objects.append(each)
+    return objects
+
+
+def skeleton_of(keypoints: int) -> list[list[int]]:
+    """Limbs as pairs of indices from 0; none for keypoints that are not COCO's."""
+    return [[first - 1, second - 1] for first, second in SKELETON] if keypoints == len(KEYPOINT_NAMES) else []
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), DIGITS) for value in values]
+
+
+def _outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Outer outlines (N, 2) as x, y of a mask (H, W)."""
+    import cv2
+
+    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    coarse = (cv2.approxPolyDP(contour, COARSE, True)[:, 0] for contour in found)
+    return [outline.astype(np.float32) for outline in coarse if len(outline) >= 3]

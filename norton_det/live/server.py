@@ -1,0 +1,230 @@
+"""A local web page that shows detectors at work on the visitor's camera or files.
+
+The page sends JPEG frames over a WebSocket, one at a time, and draws what comes back over its own live picture; the
+server keeps nothing. Messages:
+
+    page -> server   text: {"models": [names], "threshold": 0..1}; before that, the first model with 0.5
+                     bytes: 4 bytes, the number of the frame (big endian), then a JPEG or PNG
+    server -> page   text: {"frame": number, "model": name, "ms": milliseconds, "objects": [...]}, one for each model
+                     text: {"frame": number, "error": one line}, where the frame is not a picture; the page may go on
+
+Only pages of the same origin may connect, and only by the names the server is meant for (DNS rebinding).
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..deploy.engines import require_module
+from ..deploy.predictor import Detections
+from ..errors import InputError
+from .answer import skeleton_of, to_answer
+
+PAGE = Path(__file__).with_name("page")
+LARGEST_FRAME = 8 << 20  # bytes of a message
+LARGEST_PICTURE = 16_000_000  # pixels
+VISITORS = 8  # at once
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass
+class Model:
+    """A detector of the page.
+
+    Attributes:
+        name: unique.
+        predict: picture (H, W, 3), RGB, uint8 -> ``Detections``.
+        info: of the predictor (``DeployInfo``).
+        engine: what it runs in.
+    """
+
+    name: str
+    predict: Callable[[np.ndarray], Detections]
+    info: Any
+    engine: str
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def describe(self) -> dict[str, Any]:
+        """For the page."""
+        return {
+            "name": self.name,
+            "engine": self.engine,
+            "precision": self.info.precision,
+            "macs": self.info.macs,
+            "params": self.info.params,
+        }
+
+
+@dataclass
+class Wish:
+    """What a visitor wants to see."""
+
+    models: list[str]
+    threshold: float = 0.5
+
+    def update(self, text: str, known: Mapping[str, Model]) -> None:
+        """Take a text message.
+
+        Raises:
+            InputError: it makes no sense.
+        """
+        try:
+            content = json.loads(text)
+            models, threshold = content["models"], content["threshold"]
+            good = bool(models) and all(isinstance(name, str) for name in models)
+            good = good and isinstance(threshold, int | float) and 0 <= threshold <= 1
+        except (ValueError, KeyError, TypeError, RecursionError):
+            good = False
+        if not good:
+            raise InputError('settings: expected {"models": [names], "threshold": 0..1}, got something else; send such')
+        if unknown := [name for name in models if name not in known]:
+            raise InputError(f"settings: expected models of {', '.join(known)}, got {unknown[0][:80]!r}; choose one")
+        self.models, self.threshold = list(dict.fromkeys(models)), float(threshold)
+
+
+def decode(data: bytes) -> np.ndarray:
+    """A picture (H, W, 3), RGB, of a JPEG or PNG in memory.
+
+    Raises:
+        InputError: it is neither, damaged, or too large.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                raise InputError(f"frame: expected at most {LARGEST_PICTURE} pixels, got {image.width}x{image.height}")
+            return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    except InputError:
+        raise
+    except Exception:  # Pillow's decoders raise whatever their libraries do
+        raise InputError("frame: expected a picture (JPEG or PNG), got bytes that do not decode; send one") from None
+
+
+def make_app(models: Sequence[Model], hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]", "::1")) -> Any:
+    """The page and its WebSocket (FastAPI).
+
+    Args:
+        models: at least one; the first is shown at the beginning.
+        hosts: names that the server may be called by.
+
+    Raises:
+        InputError: FastAPI is not installed.
+    """
+    require_module("fastapi", "serve")
+    from fastapi import FastAPI, Request, WebSocket
+    from fastapi.responses import FileResponse, PlainTextResponse
+    from fastapi.staticfiles import StaticFiles
+
+    known = {model.name: model for model in models}
+    if not known or len(known) < len(models):
+        raise InputError("models: expected one or more of names that differ, got others; rename them")
+    visitors: set[Any] = set()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
+        yield
+        for visitor in list(visitors):
+            with contextlib.suppress(RuntimeError):
+                await visitor.close(1001, "the server stops")
+
+    app = FastAPI(title="norton_det", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+
+    @app.middleware("http")
+    async def guard(request: Request, follow: Any) -> Any:
+        if not _is_host(request.headers.get("host", ""), hosts):
+            return PlainTextResponse(f"expected to be called by one of {', '.join(hosts)}", 421)
+        answer = await follow(request)
+        answer.headers.update(HEADERS)
+        return answer
+
+    @app.get("/")
+    async def page() -> Any:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/models")
+    async def list_models() -> Any:
+        keypoints = {model.name: skeleton_of(17) for model in models if "heatmaps" in model.info.outputs}
+        return {"models": [model.describe() for model in models], "skeletons": keypoints}
+
+    app.mount("/page", StaticFiles(directory=PAGE))
+
+    @app.websocket("/frames")
+    async def frames(socket: WebSocket) -> None:
+        host, origin = socket.headers.get("host", ""), socket.headers.get("origin")
+        if not _is_host(host, hosts) or (origin is not None and origin.partition("://")[2] != host):
+            await socket.close(1008, "another origin")
+            return
+        if len(visitors) >= VISITORS:
+            await socket.accept()
+            await socket.close(1013, "too many visitors; try again later")
+            return
+        await socket.accept()
+        visitors.add(socket)
+        try:
+            await _serve(socket, known)
+        finally:
+            visitors.discard(socket)
+
+    return app
+
+
+async def _serve(socket: Any, known: Mapping[str, Model]) -> None:
+    """Answer one visitor until it goes."""
+    from fastapi import WebSocketDisconnect
+
+    wish = Wish([next(iter(known))])
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # gone, also while it was being answered
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            text, data = message.get("text"), message.get("bytes")
+            try:
+                if text is not None:
+                    wish.update(text, known)
+                    continue
+                if len(data) < 4:
+                    raise InputError("frame: expected a number of 4 bytes and a picture, got less; send both")
+                picture = await asyncio.to_thread(decode, data[4:])
+                for name in wish.models:
+                    await socket.send_text(await _answer(known[name], picture, wish.threshold, data[:4]))
+            except InputError as error:
+                number = int.from_bytes(data[:4], "big") if data else None
+                await socket.send_text(json.dumps({"frame": number, "error": str(error)}))
+
+
+async def _answer(model: Model, picture: np.ndarray, threshold: float, number: bytes) -> str:
+    height, width = picture.shape[:2]
+
+    def detect() -> tuple[float, list[dict[str, Any]]]:
+        started = time.perf_counter()
+        found = model.predict(picture)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return milliseconds, to_answer(found.above(threshold), height, width, model.info.classes)
+
+    async with model.lock:  # one frame at a time: engines are not shared between threads
+        milliseconds, objects = await asyncio.to_thread(detect)
+    return json.dumps(
+        {"frame": int.from_bytes(number, "big"), "model": model.name, "ms": round(milliseconds, 2), "objects": objects}
+    )
+
+
+def _is_host(header: str, hosts: Sequence[str]) -> bool:
+    """Whether a Host header, with or without its port, is one of these names."""
+    name = header if header in hosts else header.rpartition(":")[0] or header
+    return name in hosts
