@@ -70,6 +70,21 @@ def plot_groups(
     return _plot(path, draw, y_label, title, len(series) > 1)
 
 
+def plot_scatter(
+    path: str | Path, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str, title: str = ""
+) -> bool:
+    """Named points (x, y) as a PNG. Returns whether it was drawn."""
+
+    def draw(axes: Any) -> None:
+        for name, (x, y) in points.items():
+            axes.plot([x], [y], marker="o", markersize=6, linestyle="none", label=name)
+        axes.set_xlabel(x_label)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.15)
+
+    return _plot(path, draw, y_label, title, True)
+
+
 def _plot(path: str | Path, draw: Any, y_label: str, title: str, legend: bool) -> bool:
     try:
         from matplotlib.figure import Figure
@@ -83,7 +98,9 @@ def _plot(path: str | Path, draw: Any, y_label: str, title: str, legend: bool) -
     axes.set_title(title)
     axes.grid(axis="y", alpha=0.3)
     if legend:
-        figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+        longest = max(map(len, axes.get_legend_handles_labels()[1]))
+        columns = min(4, max(1, 680 // (6 * longest + 45)))  # that fit the figure's width, in pixels
+        figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return True

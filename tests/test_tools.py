@@ -307,7 +307,10 @@ def test_export_and_evaluate(tmp_path, shared):
     assert done.returncode == 0, done.stderr[-2000:]
     out = done.stdout
     assert out.splitlines()[0] == "few_export, ONNX Runtime, f32" and "AP50" in out
-    assert {"AP", "AP50", "AR100"} <= set(json.loads((tmp_path / "ap.json").read_text())["bbox"])
+    written = json.loads((tmp_path / "ap.json").read_text())
+    assert {"AP", "AP50", "AR100"} <= set(written["bbox"]) and written["detector"]["ms"] > 0 < written["detector"][
+        "macs"
+    ]
 
 
 def test_tradeoff(call, half, tmp_path, monkeypatch, datasets):

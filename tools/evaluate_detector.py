@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +27,12 @@ from norton_det.d2.evaluation import (
 )
 from norton_det.data.images import read_image
 from norton_det.data.register import check_datasets, register_entries
+from norton_det.deploy import Detections, Predictor
+from norton_det.deploy.native import NativePredictor
 from norton_det.deploy.source import load_predictor
 from norton_det.files import atomic_path, require_writable
+from norton_det.live import Meter
+from norton_det.live.choice import title
 
 EXAMPLES = """
   tools/evaluate_detector.py --weights detector.xml --dataset coco_2017_val
@@ -48,10 +54,23 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
     own.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     own.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
-    own.add_argument("--json", metavar="FILE", help="write the metrics there")
+    own.add_argument("--json", metavar="FILE", help="write the metrics there, with MACs and time")
     own.add_argument("--quiet", action="store_true", help="no progress bar")
     own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
     return own
+
+
+def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:
+    """What was evaluated, and the median time of a picture, for tools/visualize_results.py."""
+    info = predictor.info
+    return {
+        "name": title(args.weights, args.config_file),
+        "engine": predictor.name,
+        "precision": args.precision or info.precision,
+        "ms": clock.median_ms,
+        "macs": info.macs,
+        "params": info.params,
+    }
 
 
 def main() -> None:
@@ -70,9 +89,17 @@ def main() -> None:
         eager=args.eager,
     )
     setup_logger(name="detectron2").setLevel("WARNING")
+    clock = Meter()
+
+    def predict(picture: np.ndarray) -> Detections:
+        started = time.perf_counter()
+        found = predictor(picture)
+        clock.add(time.perf_counter() - started)
+        return found
+
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
         results = evaluate_predictor(
-            predictor,
+            predict,
             args.dataset,
             lambda path: np.asarray(read_image(Path(path))),
             first_label=1 if predictor.info.stack == "torchvision" else 0,
@@ -83,7 +110,8 @@ def main() -> None:
     print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
         with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(without_nan(results), indent=1, allow_nan=False) + "\n")
+            content = without_nan(results) | {"detector": about(args, predictor, clock)}
+            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

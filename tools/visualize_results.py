@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Pictures of predictions beside the ground truth, from a results file; plots of AP against MACs and latency of all
+detectors in a folder of results.
+
+Predictions are COCO's result format: what tools/train_net.py --eval-only leaves in OUTPUT_DIR/inference, and
+tools/evaluate_detector.py in --output. --plot reads the --json of tools/evaluate_detector.py (with MACs and
+milliseconds), and compare.csv and tradeoff.csv of those tools."""
+
+import argparse
+import csv
+import json
+import random
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from norton_det.cli import parser, run
+
+# isort: split
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from norton_det.d2.predictions import annotations_of, read_predictions
+from norton_det.data.images import read_image
+from norton_det.data.register import check_datasets, register_entries
+from norton_det.deploy import Detections
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_writable
+from norton_det.live.overlay import Overlay, beside
+from norton_det.plots import plot_scatter
+
+EXAMPLES = """
+  tools/visualize_results.py --predictions output/norton_faster_rcnn/inference/coco_instances_results.json \\
+      --dataset coco_2017_val --output pictures
+  tools/visualize_results.py --predictions found/coco_instances_results.json --dataset mine_val \\
+      --register mine_val=data/val.json:data/images --output pictures --images 50 --confidence-threshold 0.3
+  tools/visualize_results.py --plot output/results --output plots
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--predictions", metavar="FILE", help="in COCO's result format")
+    own.add_argument("--dataset", metavar="NAME", help="that they are of, such as coco_2017_val")
+    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
+    own.add_argument("--images", type=int, default=20, metavar="N", help="how many, drawn at random")
+    own.add_argument("--seed", type=int, default=0, help="of the draw")
+    own.add_argument("--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown")
+    own.add_argument("--plot", action="append", default=[], metavar="DIR", help="a folder of results; repeat")
+    own.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and plots")
+    return own
+
+
+def main() -> None:
+    args = make_parser().parse_args()
+    if bool(args.predictions) != bool(args.dataset):
+        raise InputError("--predictions, --dataset: expected both or neither, got one; give the other")
+    if not (args.predictions or args.plot):
+        raise InputError("expected something to show; give --predictions and --dataset, or --plot")
+    if args.images < 1:
+        raise InputError(f"--images: expected 1 or more, got {args.images}; raise it")
+    output = Path(args.output)
+    require_writable(output / "picture.jpg")
+    for folder in args.plot:
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: expected a folder of results, found none; check the path")
+    register_entries(args.register)
+    if args.predictions:
+        check_datasets(args.dataset)
+        draw(args, output)
+    if args.plot:
+        plot(args.plot, output)
+
+
+def draw(args: argparse.Namespace, output: Path) -> None:
+    """Pictures of the data set: ground truth on the left, predictions on the right."""
+    import cv2
+
+    found = read_predictions(args.predictions, args.dataset)
+    overlay = Overlay(MetadataCatalog.get(args.dataset).thing_classes)
+    records = list(DatasetCatalog.get(args.dataset))
+    chosen = sorted(random.Random(args.seed).sample(range(len(records)), min(args.images, len(records))))
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    for index in chosen:
+        record = records[index]
+        image = np.ascontiguousarray(np.asarray(read_image(Path(record["file_name"])))[:, :, ::-1])
+        truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
+        sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
+        picture = beside([overlay.draw(image, what, [line]) for what, line in sides])
+        with atomic_path(output / f"{Path(record['file_name']).stem}.jpg") as temporary:
+            temporary.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+    print(f"{output}: {len(chosen)} pictures of {args.dataset}, annotated left, found right")
+
+
+def plot(folders: list[str], output: Path) -> None:
+    """AP against MACs and against milliseconds, a plot for each task that there are figures of."""
+    points = [point for folder in folders for point in collect(Path(folder))]
+    drawn = 0
+    for task in dict.fromkeys(point["task"] for point in points):
+        for key, label in (("macs", "MACs, G (800x800)"), ("ms", "milliseconds a picture, end to end")):
+            known = [point for point in points if point["task"] == task and point.get(key)]
+            if not known:
+                continue
+            scale = 1e-9 if key == "macs" else 1.0
+            series = {point["name"]: (point[key] * scale, point["AP"]) for point in known}
+            path = output / f"{task}_{key}.png"
+            if plot_scatter(path, series, label, f"AP ({task})"):
+                print(f"{path}: {len(series)} detectors")
+                drawn += 1
+    if not drawn:
+        raise InputError(f"{', '.join(folders)}: expected results with AP and MACs or ms, found none; see --help")
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """Detectors of a folder and those below: name, task, AP, and macs and ms where they are known."""
+    points: list[dict[str, Any]] = []
+    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.csv")]):
+        try:
+            points += from_json(path) if path.suffix == ".json" else from_csv(path)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, csv.Error):
+            print(f"passed over, no results of a detector: {path}", file=sys.stderr)
+    return points
+
+
+def from_json(path: Path) -> list[dict[str, Any]]:
+    """The --json of tools/evaluate_detector.py."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    about = content.pop("detector")
+    name = f"{about['name']} ({about['engine']} {about['precision']})"
+    return [
+        {"name": name, "task": task, "AP": float(metrics["AP"]), "macs": about["macs"], "ms": about["ms"]}
+        for task, metrics in content.items()
+    ]
+
+
+def from_csv(path: Path) -> list[dict[str, Any]]:
+    """compare.csv, the mean over seeds, or tradeoff.csv."""
+    groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            groups[row.get("name") or row["case"], row.get("task") or "bbox"].append(row)
+    points = []
+    for (name, task), rows in groups.items():
+        point: dict[str, Any] = {"name": name, "task": task, "AP": float(np.mean([float(row["AP"]) for row in rows]))}
+        points.append(point | {key: float(rows[0][key]) for key in ("macs", "ms") if rows[0].get(key)})
+    return points
+
+
+if __name__ == "__main__":
+    run(main)
