@@ -31,6 +31,7 @@ from norton_det.data import (
     resolve_coco_root,
 )
 from norton_det.data.coco import KEYPOINT_NAMES, read_coco
+from norton_det.data.register import class_names
 from norton_det.data.scene import CLASSES
 from norton_det.data.voc import BCCD_CLASSES, BCCD_SPLITS, convert_voc
 from norton_det.errors import InputError
@@ -73,7 +74,7 @@ def test_generated_names_and_metadata(root):
         metadata = MetadataCatalog.get(name)
         assert metadata.evaluator_type == "coco"
         keypoints = "keypoints" in name
-        assert metadata.thing_classes == (["person"] if keypoints else list(CLASSES))
+        assert metadata.thing_classes == (["person"] if keypoints else list(CLASSES)) == list(class_names(name))
         assert hasattr(metadata, "keypoint_names") == keypoints
     ours, builtin = map(MetadataCatalog.get, ("norton_shapes_keypoints_val", "keypoints_coco_2017_val"))
     assert ours.keypoint_names == builtin.keypoint_names == KEYPOINT_NAMES

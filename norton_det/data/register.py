@@ -5,6 +5,7 @@ Detectron2 was imported (``datasets`` by default); this module looks for ``norto
 Detectron2 is imported by the functions, not with the module.
 """
 
+import contextlib
 import difflib
 import os
 from collections.abc import Iterable
@@ -155,6 +156,19 @@ def register_bccd(root: str | Path) -> list[str]:
     for name, split in BCCD_DATASETS.items():
         register_coco_folder(name, Path(root) / "annotations" / f"{split}.json", Path(root) / split)
     return list(BCCD_DATASETS)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Names of a data set's classes by label; empty where they are not known. Its files need not be there."""
+    from detectron2.data import MetadataCatalog
+
+    if name in GENERATED_DATASETS:
+        from .scene import CLASSES
+
+        return CLASSES[:1] if "keypoints" in name else CLASSES
+    with contextlib.suppress(InputError):  # data that are not here
+        check_datasets(name)
+    return tuple(getattr(MetadataCatalog.get(name), "thing_classes", ()))
 
 
 def check_datasets(names: Iterable[str]) -> None:

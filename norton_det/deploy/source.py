@@ -1,7 +1,6 @@
 """What runs from what a user names: a detector of either stack from a config, a file of weights, or both; a predictor
 from these or from an exported file."""
 
-import contextlib
 from typing import Any
 
 from torch import nn
@@ -37,20 +36,16 @@ def load_detector(
         from ..tv.surgery import load_torchvision_detector
 
         return load_torchvision_detector(weights), {}
-    from detectron2.data import MetadataCatalog
-
     from ..d2.engine import build_detector, load_config
     from ..d2.engine import load_detector as load_trained
-    from ..data.register import check_datasets
+    from ..data.register import class_names
 
     cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
     detector = load_trained(cfg) if weights else build_detector(cfg).eval()
-    with contextlib.suppress(InputError):  # data that are not here: the names are not known then
-        check_datasets(cfg.DATASETS.TEST)
-    names = getattr(MetadataCatalog.get(cfg.DATASETS.TEST[0]), "thing_classes", ()) if cfg.DATASETS.TEST else ()
+    names = class_names(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else ()
     known = len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
-    return detector, sizes | ({"classes": tuple(names)} if known else {})
+    return detector, sizes | ({"classes": names} if known else {})
 
 
 def load_predictor(
