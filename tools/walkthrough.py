@@ -244,9 +244,7 @@ def main() -> None:
         temporary.write_text(json.dumps({"rows": rows, "environment": environment(device)}, indent=2) + "\n")
     print("\n".join(["", *lines]))
     print(f"{output}/report.md with {len(names)} pictures; {(time.perf_counter() - started) / 60:.1f} minutes")
-    print(
-        f"on more of them: tools/demo.py --input {shapes}/val2017 --output {output}/found   (or --webcam; or tools/serve.py)"
-    )
+    print(f"on more pictures: tools/demo.py --input {shapes}/val2017 --output {output}/found")
     if not learnt:
         raise InputError(
             f"dense AP50: expected more than {100 * LEARNT:.0f}, got {dense_ap['AP50']:.1f}; it has not learnt, so the "
