@@ -28,8 +28,9 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m mypy
 
 test: setup lint  ## lint, then the tests
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy --ignore=tests/live
 	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
 
 demo: setup  ## a walk through compress, evaluate and benchmark
 	$(PY) tools/walkthrough.py
