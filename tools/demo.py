@@ -10,10 +10,11 @@ frame and drawing. Two detectors see the same frames, one after the other, and e
 import argparse
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 STARTED = time.perf_counter()
@@ -27,7 +28,7 @@ from tqdm import tqdm  # noqa: E402
 from norton_det.errors import InputError  # noqa: E402
 from norton_det.files import atomic_path, require_writable  # noqa: E402
 from norton_det.live import Frame, Meter, Overlay, Sink, Source, SourceLost, check_output, open_sink, open_source  # noqa: E402
-from norton_det.live.choice import DEMO_CONFIG, demo_detectors, title  # noqa: E402
+from norton_det.live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices  # noqa: E402
 from norton_det.live.overlay import beside  # noqa: E402
 
 EXAMPLES = """
@@ -57,9 +58,10 @@ class Side:
         text = [f"{self.name}, {self.predictor.name}{precision}"]
         if info.macs:
             text[0] += f", {info.macs / 1e9:.1f} G MACs, {info.params / 1e6:.1f} M"
-        if not self.whole.fps:
-            return [*text, f"first frame, {1000 * self.model.all[-1]:.0f} ms model"]
-        return [*text, f"{self.model.fps:.1f} FPS model, {self.whole.fps:.1f} FPS end to end"]
+        if len(self.model.all) == 1:
+            return [*text, f"first frame, {1000 * self.model.all[0]:.0f} ms model"]
+        whole = f", {self.whole.fps:.1f} FPS end to end" if self.whole.fps else ""
+        return [*text, f"{self.model.fps:.1f} FPS model{whole}"]
 
     def summary(self) -> dict[str, Any]:
         """Its times, for --json and the end."""
@@ -109,36 +111,28 @@ def rate(milliseconds: float) -> float:
     return 1000 / milliseconds if milliseconds else 0.0
 
 
-def default_weights(args: argparse.Namespace) -> None:
-    """The detectors of `make demo`, where none is named."""
-    if not args.weights and not args.config_file:
-        files = demo_detectors()
-        args.config_file, args.weights = DEMO_CONFIG, files["norton"]
-        args.compare = args.compare or files["dense"]
-
-
 def load(args: argparse.Namespace) -> list[Side]:
     """The detectors, the one to compare with first."""
-    from norton_det.deploy.source import EXPORTED, load_predictor
-
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
-    options = {"color": "BGR", "min_size": args.min_size}
-    wanted = [(args.compare, args.compare_config or args.config_file, args.compare_eager)] if args.compare else []
-    wanted.append((args.weights or "", args.config_file, args.eager))
-    sides = []
-    for weights, config, eager in wanted:
-        exported = weights.endswith(EXPORTED)
-        own = {"min_size": None, "threads": args.threads} if exported else {}
-        predictor = load_predictor(
-            weights,
-            None if exported else config,
-            () if exported else args.opts,
-            **options | own,
-            eager=eager,
-            precision=None if eager else args.precision,
-        )
-        sides.append(Side(title(weights, config), predictor, Overlay(predictor.info.classes)))
-    return sides
+    choices = choose(args)
+    options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
+    predictors = load_choices(choices, opts=args.opts, color="BGR", **options)
+    return [
+        Side(choice.title, predictor, Overlay(predictor.info.classes))
+        for choice, predictor in zip(choices, predictors, strict=True)
+    ]
+
+
+def choose(args: argparse.Namespace) -> list[Choice]:
+    """What is named, or the detectors of `make demo`."""
+    if args.weights or args.config_file:
+        shown = Choice(args.weights or "", args.config_file, eager=args.eager)
+        if not args.compare:
+            return [shown]
+        return [Choice(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
+    dense, small = (replace(each, eager=args.eager) for each in demo_choices())
+    compared = Choice(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
+    return [replace(compared, eager=args.compare_eager), small]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -147,13 +141,13 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
-    if args.compare_eager and not args.compare:
+    if args.compare_eager and not args.compare and (args.weights or args.config_file):
         raise InputError("--compare-eager: expected a second detector, got none; give --compare FILE")
     if args.json:
         require_writable(args.json)
     if args.output != "-":
         check_output(args.output, args.window)
-    default_weights(args)
+    choose(args)
 
 
 def show(
@@ -173,18 +167,18 @@ def show(
                 sink.write(drawn[0][0] if len(drawn) == 1 else beside([picture for picture, _ in drawn]), frame)
             written = time.perf_counter() - started
             for side, (_, seconds) in zip(sides, drawn, strict=True):
-                side.whole.add((0.0 if source.live else waited) + seconds + written)
+                side.whole.add(waited + seconds + written)
             shown += 1
             if first is None:
                 first = time.perf_counter() - STARTED
             bar.update()
-            if shown == args.max_frames or (sink is not None and not sink.wanted):
+            if sink is not None:
+                sink.pause()
+            if source.stopped or shown == args.max_frames or (sink is not None and not sink.wanted):
                 break
             began = time.perf_counter()
     except SourceLost as lost:
         ended = str(lost)
-    except KeyboardInterrupt:
-        ended = "interrupted"
     finally:
         bar.close()
     return shown, first, ended
@@ -193,40 +187,62 @@ def show(
 def see(args: argparse.Namespace, side: Side, frame: Frame, draw: bool) -> tuple[np.ndarray, float]:
     """A frame with what one detector found; seconds of both together."""
     started = time.perf_counter()
-    found = side.predictor(frame.image)
+    found = side.predictor(frame.image, args.confidence_threshold)
     side.model.add(time.perf_counter() - started)
     if draw:
-        picture = side.overlay.draw(frame.image, found.above(args.confidence_threshold), side.lines())
+        picture = side.overlay.draw(frame.image, found, side.lines())
     else:
         picture = frame.image
     return picture, time.perf_counter() - started
 
 
+class Interrupt:
+    """Ctrl-C ends the run after the frame it falls into; a second one at once, but not while files are closed."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.asked, self.closing = source, False, False
+
+    def __enter__(self) -> "Interrupt":
+        self.before = signal.signal(signal.SIGINT, self.handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def handle(self, *_: object) -> None:
+        if self.asked and not self.closing:
+            raise KeyboardInterrupt
+        self.asked = self.source.stopped = True
+
+
 def main() -> int:
     args = make_parser().parse_args()
     check(args)
-    given = args.webcam if args.webcam is not None else args.video_input or args.input
-    source = open_source(given)  # before the detectors: it says at once what is missing
+    named = (args.webcam, args.video_input, args.input)
+    source = open_source(next(each for each in named if each is not None))  # it says at once what is missing
     try:
-        sides = load(args)
         sink = None if args.output == "-" else open_sink(args.output, source, args.window)
-        try:
-            shown, first, ended = show(args, sides, source, sink)
-        finally:
-            if sink is not None:
-                sink.close()
+        sides = load(args)
+        with Interrupt(source) as interrupt:
+            try:
+                shown, first, lost = show(args, sides, source, sink)
+            finally:
+                interrupt.closing = True
+                if sink is not None:
+                    sink.close()
     finally:
         source.close()
     for line in [*source.skipped, *(sink.told if sink is not None else [])]:
         print(line, file=sys.stderr)
-    if not shown:
-        raise InputError(ended or f"{source.name}: expected a frame, got none that can be read; give another")
-    report(args, sides, source, shown, first or 0.0)
-    if ended == "interrupted":
+    if shown:
+        report(args, sides, source, shown, first or 0.0)
+    if interrupt.asked:
         raise KeyboardInterrupt
-    if ended:
-        print(f"error: {ended}", file=sys.stderr)
+    if lost:
+        print(f"error: {lost}", file=sys.stderr)
         return LOST
+    if not shown:
+        raise InputError(f"{source.name}: expected a frame, got none that can be read; give another")
     return 0
 
 

@@ -32,7 +32,7 @@ from norton_det.deploy.native import NativePredictor
 from norton_det.deploy.source import load_predictor
 from norton_det.files import atomic_path, require_writable
 from norton_det.live import Meter
-from norton_det.live.choice import title
+from norton_det.live.choice import Choice
 
 EXAMPLES = """
   tools/evaluate_detector.py --weights detector.xml --dataset coco_2017_val
@@ -64,7 +64,7 @@ def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, cloc
     """What was evaluated, and the median time of a picture, for tools/visualize_results.py."""
     info = predictor.info
     return {
-        "name": title(args.weights, args.config_file),
+        "name": Choice(args.weights, args.config_file).title,
         "engine": predictor.name,
         "precision": args.precision or info.precision,
         "ms": clock.median_ms,

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import logging
 import socket
+import ssl
 import sys
 import webbrowser
 from pathlib import Path
@@ -19,11 +20,10 @@ from norton_det.cli import parser, run
 
 # isort: split
 from norton_det.deploy.engines import require_module
-from norton_det.deploy.source import EXPORTED, load_predictor
 from norton_det.errors import InputError
 from norton_det.files import require_file
-from norton_det.live.choice import DEMO_CONFIG, demo_detectors, title
-from norton_det.live.server import LARGEST_FRAME, Model, make_app
+from norton_det.live.choice import Choice, demo_choices, load_choices
+from norton_det.live.server import LARGEST_FRAME, LOCAL, Model, make_app
 
 EXAMPLES = """
   tools/serve.py                                                        after make demo, then open the address
@@ -31,7 +31,6 @@ EXAMPLES = """
   tools/serve.py --config-file norton_faster_rcnn.yaml --weights small=model_final.pth --weights dense=dense.pth
   tools/serve.py --weights norton.xml --host 0.0.0.0 --ssl-certfile cert.pem --ssl-keyfile key.pem   for telephones
 """
-LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -54,27 +53,28 @@ def make_parser() -> argparse.ArgumentParser:
 def load(args: argparse.Namespace) -> list[Model]:
     """The detectors, by names that differ."""
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
-    entries = [entry.rpartition("=")[::2] for entry in args.weights]
-    if not entries and not args.config_file:
-        args.config_file = DEMO_CONFIG
-        entries = list(demo_detectors().items())
-    models: list[Model] = []
-    for name, weights in entries or [("", "")]:
-        exported = weights.endswith(EXPORTED)
-        predictor = load_predictor(
-            weights,
-            None if exported else args.config_file,
-            () if exported else args.opts,
-            precision=args.precision,
-            min_size=None if exported else args.min_size,
-            threads=args.threads if exported else None,
+    choices = [choice_of(entry, args.config_file) for entry in args.weights]
+    if not choices:
+        choices = [Choice("", args.config_file)] if args.config_file else demo_choices()
+    titles = [each.title for each in choices]
+    if twice := [each for each in choices if titles.count(each.title) > 1]:
+        raise InputError(
+            f"--weights: expected names that differ, got {twice[0].title} twice; write NAME={twice[0].weights}"
         )
-        label = name or title(weights, args.config_file)
-        if label in [model.name for model in models]:
-            raise InputError(f"--weights: expected names that differ, got {label} twice; write NAME={weights}")
-        models.append(Model(label, predictor, predictor.info, predictor.name))
-        print(f"loaded {label}: {predictor.name}", file=sys.stderr)
-    return models
+    options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
+    predictors = load_choices(choices, opts=args.opts, **options)
+    for title, predictor in zip(titles, predictors, strict=True):
+        print(f"loaded {title}: {predictor.name}", file=sys.stderr)
+    return [
+        Model(title, predictor, predictor.info, predictor.name)
+        for title, predictor in zip(titles, predictors, strict=True)
+    ]
+
+
+def choice_of(entry: str, config: str | None) -> Choice:
+    """FILE or NAME=FILE; a file whose name has = in it is taken as it is."""
+    name, _, file = ("", "", entry) if Path(entry).exists() else entry.rpartition("=")
+    return Choice(file, config, name)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -96,28 +96,49 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def names_of(host: str, allowed: list[str]) -> list[str]:
-    """Names that the page may be called by: of this machine, the host, and for the whole network its addresses."""
+    """Names that the page may be called by. Names of others that lead here (DNS rebinding) are not among them, while
+    an address in numbers cannot be made to."""
     names = [*LOCAL, *allowed]
     if host not in LOCAL:
-        names += [host, socket.gethostname()]
-        if host in ("0.0.0.0", "::"):
-            found = socket.getaddrinfo(socket.gethostname(), None)
-            names += [str(each[4][0]) for each in found]
-    return list(dict.fromkeys(names))
+        here = socket.gethostname()
+        names += [bracketed(host), here, f"{here}.local", "*"]
+    return [name.lower() for name in names]
+
+
+def bracketed(host: str) -> str:
+    """As it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def check_certificate(cert: str | None, key: str | None) -> None:
+    """Refuse a certificate that would not serve.
+
+    Raises:
+        InputError: one of the two is missing, is no certificate or key, or they do not belong together.
+    """
+    if bool(cert) != bool(key):
+        raise InputError("--ssl-certfile, --ssl-keyfile: expected both or neither, got one; give the other")
+    if not cert or not key:
+        return
+    require_file(cert, "a certificate")
+    require_file(key, "a key")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise InputError(
+            f"{cert}: expected a certificate (PEM) and its key, got others ({reason}); make a pair"
+        ) from None
 
 
 def main() -> int:
     args = make_parser().parse_args()
-    if bool(args.ssl_certfile) != bool(args.ssl_keyfile):
-        raise InputError("--ssl-certfile, --ssl-keyfile: expected both or neither, got one; give the other")
-    for path, what in ((args.ssl_certfile, "a certificate"), (args.ssl_keyfile, "a key")):
-        if path:
-            require_file(path, what)
+    check_certificate(args.ssl_certfile, args.ssl_keyfile)
     uvicorn = require_module("uvicorn", "serve")
     found = listen(args.host, args.port)
     app = make_app(load(args), names_of(args.host, args.allow_host))
     scheme = "https" if args.ssl_certfile else "http"
-    shown = "localhost" if args.host in ("127.0.0.1", "0.0.0.0", "::") else args.host
+    shown = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)
     address = f"{scheme}://{shown}:{found.getsockname()[1]}"
     config = uvicorn.Config(
         app,
@@ -129,7 +150,7 @@ def main() -> int:
         server_header=False,
     )
     print(f"{address}  (Ctrl-C ends it)", flush=True)
-    if args.host not in LOCAL:
+    if args.host not in (*LOCAL, "::1"):
         print(f"Everybody who reaches {args.host} can use these detectors", file=sys.stderr)
     if args.open:
         webbrowser.open(address)

@@ -81,15 +81,22 @@ def draw(args: argparse.Namespace, output: Path) -> None:
     found = read_predictions(args.predictions, args.dataset)
     overlay = Overlay(MetadataCatalog.get(args.dataset).thing_classes)
     records = list(DatasetCatalog.get(args.dataset))
+    folders = {Path(record["file_name"]).resolve().parent for record in records}
+    if output.resolve() in folders:
+        raise InputError(f"{output}: expected another folder than that of the images, got it; name another")
     chosen = sorted(random.Random(args.seed).sample(range(len(records)), min(args.images, len(records))))
     none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    written: set[str] = set()
     for index in chosen:
         record = records[index]
         image = np.ascontiguousarray(np.asarray(read_image(Path(record["file_name"])))[:, :, ::-1])
         truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
         sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
         picture = beside([overlay.draw(image, what, [line]) for what, line in sides])
-        with atomic_path(output / f"{Path(record['file_name']).stem}.jpg") as temporary:
+        stem = Path(record["file_name"]).stem
+        name = stem if stem not in written else f"{stem}_{index}"  # pictures of one name from two folders
+        written.add(name)
+        with atomic_path(output / f"{name}.jpg") as temporary:
             temporary.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
     print(f"{output}: {len(chosen)} pictures of {args.dataset}, annotated left, found right")
 
@@ -97,19 +104,26 @@ def draw(args: argparse.Namespace, output: Path) -> None:
 def plot(folders: list[str], output: Path) -> None:
     """AP against MACs and against milliseconds, a plot for each task that there are figures of."""
     points = [point for folder in folders for point in collect(Path(folder))]
-    drawn = 0
+    known_at_all = False
     for task in dict.fromkeys(point["task"] for point in points):
-        for key, label in (("macs", "MACs, G (800x800)"), ("ms", "milliseconds a picture, end to end")):
+        for key, label in (("macs", "MACs, G (800x800)"), ("ms", "milliseconds of the detector for a picture")):
             known = [point for point in points if point["task"] == task and point.get(key)]
             if not known:
                 continue
             scale = 1e-9 if key == "macs" else 1.0
-            series = {point["name"]: (point[key] * scale, point["AP"]) for point in known}
+            names = [point["name"] for point in known]
+            series = {
+                (f"{point['where']}: " if names.count(point["name"]) > 1 else "") + point["name"]: (
+                    point[key] * scale,
+                    point["AP"],
+                )
+                for point in known
+            }
             path = output / f"{task}_{key}.png"
             if plot_scatter(path, series, label, f"AP ({task})"):
                 print(f"{path}: {len(series)} detectors")
-                drawn += 1
-    if not drawn:
+            known_at_all = True
+    if not known_at_all:
         raise InputError(f"{', '.join(folders)}: expected results with AP and MACs or ms, found none; see --help")
 
 
@@ -118,7 +132,8 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.csv")]):
         try:
-            points += from_json(path) if path.suffix == ".json" else from_csv(path)
+            found = from_json(path) if path.suffix == ".json" else from_csv(path)
+            points += [point | {"where": path.relative_to(folder)} for point in found]
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, csv.Error):
             print(f"passed over, no results of a detector: {path}", file=sys.stderr)
     return points

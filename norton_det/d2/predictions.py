@@ -56,8 +56,8 @@ def read_predictions(file: str | Path, dataset: str) -> dict[Any, Detections]:
         by_image[each["image_id"]].append(each)
     found = {}
     for image, objects in by_image.items():
-        ordered = sorted(objects, key=lambda each: -each["score"])
         try:
+            ordered = sorted(objects, key=lambda each: -each["score"])
             boxes = [BoxMode.convert(each["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for each in ordered]
             labels, scores = [names[each["category_id"]] for each in ordered], [each["score"] for each in ordered]
             found[image] = _detections(ordered, boxes, labels, scores, sizes[image])

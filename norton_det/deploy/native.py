@@ -26,8 +26,8 @@ class NativePredictor:
         self.detector, self.color, self.info = detector, color, describe(detector, **options)
         self.name = f"{'Detectron2' if self.info.stack == 'detectron2' else 'torchvision'} eager"
 
-    def __call__(self, image: np.ndarray) -> Detections:
-        """Detect in one picture (H, W, 3), uint8.
+    def __call__(self, image: np.ndarray, score: float = 0.0) -> Detections:
+        """Detect in one picture (H, W, 3), uint8; detections of at least this score.
 
         Raises:
             InputError: another shape or type.
@@ -36,4 +36,4 @@ class NativePredictor:
         pixels = image if self.color == self.info.color else image[:, :, ::-1]
         with torch.inference_mode():
             found = self.info.adapter.detect(self.detector, pixels, self.info.min_size, self.info.max_size)
-        return Detections(**found)
+        return Detections(**found).above(score)

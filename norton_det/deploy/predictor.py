@@ -95,16 +95,17 @@ class Predictor:
         self.info = self.engine.info
         self.name: str = self.engine.name
 
-    def __call__(self, image: np.ndarray) -> Detections:
+    def __call__(self, image: np.ndarray, score: float = 0.0) -> Detections:
         """Detect in one picture.
 
         Args:
             image: (H, W, 3), uint8.
+            score: least score; masks below it are not even made.
 
         Raises:
             InputError: another shape or type, or outputs that are not finite.
         """
-        return self.finish(self.run(self.prepare(image)), image.shape[0], image.shape[1])
+        return self.finish(self.run(self.prepare(image)), image.shape[0], image.shape[1], score)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """The graph's input (1, 3, h, w), float32 in 0..255, for a picture."""
@@ -116,15 +117,15 @@ class Predictor:
         tensors = [part if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part)) for part in found]
         return [*tensors, torch.tensor(pixels.shape[2:])]
 
-    def finish(self, outputs: Sequence[Tensor], height: int, width: int) -> Detections:
-        """Outputs of ``run`` as detections in a picture of that size."""
+    def finish(self, outputs: Sequence[Tensor], height: int, width: int, score: float = 0.0) -> Detections:
+        """Outputs of ``run`` as detections of at least this score in a picture of that size."""
         boxes, scores, labels, *extra, size = outputs
         if not (boxes.isfinite().all() and scores.isfinite().all()):
             raise InputError("detections: expected finite numbers, got NaN or infinity; use intact weights")
         scale = torch.tensor([width / float(size[1]), height / float(size[0])]).repeat(2)
         limits = torch.tensor([width, height, width, height], dtype=torch.float32)
         scaled = torch.minimum((boxes.float() * scale).clamp(min=0), limits)
-        keep = (scaled[:, 2:] > scaled[:, :2]).all(1)  # sides may vanish by rounding
+        keep = (scaled[:, 2:] > scaled[:, :2]).all(1) & (scores >= score)  # sides may vanish by rounding
         boxes, scaled, scores, labels, *extra = (part[keep] for part in (boxes, scaled, scores, labels, *extra))
         masks = keypoints = None
         if "masks" in self.info.outputs:

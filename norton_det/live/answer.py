@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.coco import KEYPOINT_NAMES, SKELETON
+from ..data.coco import SKELETON
 from ..deploy.predictor import Detections
 
 COARSE = 1.5  # pixels that a mask's outline may be off
@@ -37,9 +37,9 @@ def to_answer(found: Detections, height: int, width: int, classes: Sequence[str]
     return objects
 
 
-def skeleton_of(keypoints: int) -> list[list[int]]:
-    """Limbs as pairs of indices from 0; none for keypoints that are not COCO's."""
-    return [[first - 1, second - 1] for first, second in SKELETON] if keypoints == len(KEYPOINT_NAMES) else []
+def skeleton() -> list[list[int]]:
+    """COCO's limbs as pairs of indices of keypoints, from 0."""
+    return [[first - 1, second - 1] for first, second in SKELETON]
 
 
 def _rounded(values: np.ndarray) -> list[float]:

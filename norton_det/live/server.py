@@ -14,10 +14,13 @@ Only pages of the same origin may connect, and only by the names the server is m
 import asyncio
 import contextlib
 import io
+import ipaddress
 import json
+import logging
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +28,15 @@ import numpy as np
 
 from ..deploy.engines import require_module
 from ..deploy.predictor import Detections
-from ..errors import InputError
-from .answer import skeleton_of, to_answer
+from ..errors import InputError, first_line
+from .answer import skeleton, to_answer
 
 PAGE = Path(__file__).with_name("page")
 LARGEST_FRAME = 8 << 20  # bytes of a message
-LARGEST_PICTURE = 16_000_000  # pixels
+LARGEST_PICTURE = 2_000_000  # pixels; the page sends less than half of it
 VISITORS = 8  # at once
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+logger = logging.getLogger(__name__)
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
     "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -47,16 +52,15 @@ class Model:
 
     Attributes:
         name: unique.
-        predict: picture (H, W, 3), RGB, uint8 -> ``Detections``.
+        predict: picture (H, W, 3), RGB, uint8, and the least score -> ``Detections``.
         info: of the predictor (``DeployInfo``).
         engine: what it runs in.
     """
 
     name: str
-    predict: Callable[[np.ndarray], Detections]
+    predict: Callable[[np.ndarray, float], Detections]
     info: Any
     engine: str
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def describe(self) -> dict[str, Any]:
         """For the page."""
@@ -115,12 +119,12 @@ def decode(data: bytes) -> np.ndarray:
         raise InputError("frame: expected a picture (JPEG or PNG), got bytes that do not decode; send one") from None
 
 
-def make_app(models: Sequence[Model], hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]", "::1")) -> Any:
+def make_app(models: Sequence[Model], hosts: Sequence[str] = LOCAL) -> Any:
     """The page and its WebSocket (FastAPI).
 
     Args:
-        models: at least one; the first is shown at the beginning.
-        hosts: names that the server may be called by.
+        models: at least one; the page begins with the first two side by side.
+        hosts: names that the server may be called by, in lower case; ``"*"`` stands for any address in numbers.
 
     Raises:
         InputError: FastAPI is not installed.
@@ -134,19 +138,12 @@ def make_app(models: Sequence[Model], hosts: Sequence[str] = ("127.0.0.1", "loca
     if not known or len(known) < len(models):
         raise InputError("models: expected one or more of names that differ, got others; rename them")
     visitors: set[Any] = set()
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_app: Any) -> AsyncIterator[None]:
-        yield
-        for visitor in list(visitors):
-            with contextlib.suppress(RuntimeError):
-                await visitor.close(1001, "the server stops")
-
-    app = FastAPI(title="norton_det", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    lock = asyncio.Lock()  # one frame at a time: times are those of a detector that has the machine to itself
+    app = FastAPI(title="norton_det", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.middleware("http")
     async def guard(request: Request, follow: Any) -> Any:
-        if not _is_host(request.headers.get("host", ""), hosts):
+        if not is_host(request.headers.get("host", ""), hosts):
             return PlainTextResponse(f"expected to be called by one of {', '.join(hosts)}", 421)
         answer = await follow(request)
         answer.headers.update(HEADERS)
@@ -158,15 +155,14 @@ def make_app(models: Sequence[Model], hosts: Sequence[str] = ("127.0.0.1", "loca
 
     @app.get("/models")
     async def list_models() -> Any:
-        keypoints = {model.name: skeleton_of(17) for model in models if "heatmaps" in model.info.outputs}
-        return {"models": [model.describe() for model in models], "skeletons": keypoints}
+        return {"models": [model.describe() for model in models], "skeleton": skeleton()}
 
     app.mount("/page", StaticFiles(directory=PAGE))
 
     @app.websocket("/frames")
     async def frames(socket: WebSocket) -> None:
         host, origin = socket.headers.get("host", ""), socket.headers.get("origin")
-        if not _is_host(host, hosts) or (origin is not None and origin.partition("://")[2] != host):
+        if not is_host(host, hosts) or (origin is not None and origin.partition("://")[2] != host):
             await socket.close(1008, "another origin")
             return
         if len(visitors) >= VISITORS:
@@ -176,55 +172,61 @@ def make_app(models: Sequence[Model], hosts: Sequence[str] = ("127.0.0.1", "loca
         await socket.accept()
         visitors.add(socket)
         try:
-            await _serve(socket, known)
+            await _serve(socket, known, lock)
         finally:
             visitors.discard(socket)
 
     return app
 
 
-async def _serve(socket: Any, known: Mapping[str, Model]) -> None:
+async def _serve(socket: Any, known: Mapping[str, Model], lock: asyncio.Lock) -> None:
     """Answer one visitor until it goes."""
     from fastapi import WebSocketDisconnect
 
     wish = Wish([next(iter(known))])
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # gone, also while it was being answered
-        while True:
-            message = await socket.receive()
-            if message["type"] == "websocket.disconnect":
-                return
-            text, data = message.get("text"), message.get("bytes")
-            try:
-                if text is not None:
-                    wish.update(text, known)
-                    continue
-                if len(data) < 4:
-                    raise InputError("frame: expected a number of 4 bytes and a picture, got less; send both")
-                picture = await asyncio.to_thread(decode, data[4:])
-                for name in wish.models:
-                    await socket.send_text(await _answer(known[name], picture, wish.threshold, data[:4]))
-            except InputError as error:
-                number = int.from_bytes(data[:4], "big") if data else None
-                await socket.send_text(json.dumps({"frame": number, "error": str(error)}))
+    while True:
+        message = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text, data = message.get("text"), message.get("bytes") or b""
+        number = int.from_bytes(data[:4], "big") if data else None
+        answers: list[dict[str, Any]] = []
+        try:
+            if text is not None:
+                wish.update(text, known)
+                continue
+            if len(data) < 4:
+                raise InputError("frame: expected a number of 4 bytes and a picture, got less; send both")
+            picture = await asyncio.to_thread(decode, data[4:])
+            for name in wish.models:
+                async with lock:
+                    answers.append(await asyncio.to_thread(detect, known[name], picture, wish.threshold))
+        except InputError as error:
+            answers = [{"error": str(error)}]
+        except Exception as error:  # whatever an engine raises: out of memory, say
+            logger.exception("A frame was not answered")
+            answers = [{"error": f"the detector failed ({first_line(error)}); see the server's output"}]
+        try:
+            for answer in answers:
+                await socket.send_text(json.dumps({"frame": number} | answer))
+        except (WebSocketDisconnect, RuntimeError):  # gone while it was being answered
+            return
 
 
-async def _answer(model: Model, picture: np.ndarray, threshold: float, number: bytes) -> str:
-    height, width = picture.shape[:2]
-
-    def detect() -> tuple[float, list[dict[str, Any]]]:
-        started = time.perf_counter()
-        found = model.predict(picture)
-        milliseconds = 1000 * (time.perf_counter() - started)
-        return milliseconds, to_answer(found.above(threshold), height, width, model.info.classes)
-
-    async with model.lock:  # one frame at a time: engines are not shared between threads
-        milliseconds, objects = await asyncio.to_thread(detect)
-    return json.dumps(
-        {"frame": int.from_bytes(number, "big"), "model": model.name, "ms": round(milliseconds, 2), "objects": objects}
-    )
+def detect(model: Model, picture: np.ndarray, threshold: float) -> dict[str, Any]:
+    """What a model finds in a picture (H, W, 3), RGB, uint8, as the page takes it."""
+    started = time.perf_counter()
+    found = model.predict(picture, threshold)
+    milliseconds = 1000 * (time.perf_counter() - started)
+    objects = to_answer(found, picture.shape[0], picture.shape[1], model.info.classes)
+    return {"model": model.name, "ms": round(milliseconds, 2), "objects": objects}
 
 
-def _is_host(header: str, hosts: Sequence[str]) -> bool:
+def is_host(header: str, hosts: Sequence[str]) -> bool:
     """Whether a Host header, with or without its port, is one of these names."""
-    name = header if header in hosts else header.rpartition(":")[0] or header
-    return name in hosts
+    name = re.sub(r":\d+$", "", header.strip().lower())
+    if name in hosts:
+        return True
+    with contextlib.suppress(ValueError):
+        return "*" in hosts and bool(ipaddress.ip_address(name.strip("[]")))
+    return False

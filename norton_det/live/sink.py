@@ -1,7 +1,10 @@
 """Where drawn frames go: a video (encoded by PyAV), pictures, or a window."""
 
+import itertools
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -39,6 +42,9 @@ class Sink:
         """Take a picture (H, W, 3), BGR, uint8, that was drawn from a frame."""
         raise NotImplementedError
 
+    def pause(self) -> None:
+        """Let the user look at a picture; a video goes on at once."""
+
     def close(self) -> None:
         """Finish the file; a video is playable then, also after an interruption."""
 
@@ -48,7 +54,10 @@ class VideoSink(Sink):
 
     def __init__(self, path: Path, fps: float | None, live: bool) -> None:
         super().__init__()
-        self.path, self.fps, self.live = path, fps or 25.0, live
+        self.path, self.fps = path, fps or 25.0
+        self.timed = live and path.suffix.lower() != ".avi"  # frames keep their times
+        if live and not self.timed:
+            self.told.append(f"{path}: .avi keeps no times, its frames follow each other at {self.fps:g} a second")
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -65,7 +74,7 @@ class VideoSink(Sink):
             even = np.zeros((self._stream.height, self._stream.width, 3), np.uint8)
             even[: picture.shape[0], : picture.shape[1]] = picture
             drawn = self._av.VideoFrame.from_ndarray(even, format="bgr24")
-            if self.live:
+            if self.timed:
                 self._last = max(self._last + 1, round(1000 * frame.seconds))
                 drawn.pts, drawn.time_base = self._last, MILLISECONDS
             for packet in self._stream.encode(drawn):
@@ -101,17 +110,18 @@ class VideoSink(Sink):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # mp4: the index in front, so that browsers can start before the end
         options = {"movflags": "faststart"} if self.path.suffix.lower() == ".mp4" else {}
-        self._container = av.open(str(self._temporary), "w", options=options)
+        container = av.open(str(self._temporary), "w", options=options)
         rate = Fraction(self.fps).limit_denominator(1001)
-        self._stream = self._container.add_stream(codec, rate=rate)
-        self._stream.height, self._stream.width = height, width
-        self._stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if codec == "libx264":
-            self._stream.options = {"crf": "20", "preset": "veryfast"}
+            stream.options = {"crf": "20", "preset": "veryfast"}
         else:
-            self._stream.bit_rate = max(1_000_000, 4 * height * width)
-        if self.live:
-            self._stream.codec_context.time_base = MILLISECONDS
+            stream.bit_rate = max(1_000_000, 4 * height * width)
+        if self.timed:
+            stream.codec_context.time_base = MILLISECONDS
+        self._container, self._stream = container, stream
 
 
 class PictureSink(Sink):
@@ -127,9 +137,11 @@ class PictureSink(Sink):
 
         target = self.path
         if target.suffix.lower() not in SUFFIXES:
-            stem = Path(frame.name).stem if frame.name else f"frame_{frame.index:06d}"
-            if stem in self._names:  # pictures of one name from two folders
-                stem = f"{stem}_{frame.index}"
+            stem = first = Path(frame.name).stem if frame.name else f"frame_{frame.index:06d}"
+            for number in itertools.count(1):
+                if stem not in self._names:
+                    break
+                stem = f"{first}_{number}"  # pictures of one name from two folders
             self._names.add(stem)
             target = target / f"{stem}.jpg"
         encoded = cv2.imencode(target.suffix, picture)[1]
@@ -145,18 +157,27 @@ class WindowSink(Sink):
         self.title, self.wait = title, wait
         import cv2
 
-        try:
-            cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
-        except cv2.error:
+        probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('norton_det'); cv2.waitKey(1)"]
+        if subprocess.run(probe, capture_output=True, check=False).returncode:  # Qt ends a process without a display
             raise InputError(
-                "window: expected an OpenCV that can open one, got one without; give --output, or install opencv-python"
-            ) from None
+                "window: expected a display that OpenCV can use, got none; give --output, or install opencv-python"
+            )
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
 
     def write(self, picture: np.ndarray, frame: Frame) -> None:
         import cv2
 
         cv2.imshow(self.title, picture)
-        key = cv2.waitKey(0 if self.wait else 1) & 0xFF
+        self._look(1)
+
+    def pause(self) -> None:
+        if self.wait:
+            self._look(0)
+
+    def _look(self, milliseconds: int) -> None:
+        import cv2
+
+        key = cv2.waitKey(milliseconds) & 0xFF
         if key in (27, ord("q")) or cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1:
             self.wanted = False
 
@@ -176,6 +197,11 @@ class Sinks(Sink):
     def write(self, picture: np.ndarray, frame: Frame) -> None:
         for sink in self.sinks:
             sink.write(picture, frame)
+        self.wanted = all(sink.wanted for sink in self.sinks)
+
+    def pause(self) -> None:
+        for sink in self.sinks:
+            sink.pause()
         self.wanted = all(sink.wanted for sink in self.sinks)
 
     def close(self) -> None:
@@ -210,9 +236,11 @@ def open_sink(output: str | None, source: Source, window: bool = False) -> Sink:
     """The output for frames of a source: a video or pictures by the name's ending, a window without a name.
 
     Raises:
-        InputError: one picture file for more than one frame, or see ``check_output``.
+        InputError: one picture file for more than one frame, an output that is an input, or see ``check_output``.
     """
     check_output(output, window)
+    if output:
+        _spare_inputs(Path(output), source)
     sinks: list[Sink] = []
     if output:
         path = Path(output)
@@ -225,6 +253,16 @@ def open_sink(output: str | None, source: Source, window: bool = False) -> Sink:
     if window or not output:
         sinks.append(WindowSink("norton_det", wait=not source.video))
     return sinks[0] if len(sinks) == 1 else Sinks(sinks)
+
+
+def _spare_inputs(output: Path, source: Source) -> None:
+    """Refuse to write over what is read."""
+    target = output.resolve()
+    for file in source.files:
+        if target == file.resolve() or (
+            output.suffix.lower() not in (*CODECS, *SUFFIXES) and target == file.resolve().parent
+        ):
+            raise InputError(f"{output}: expected another place than that of the input, got the same; name another")
 
 
 def has_display() -> bool:

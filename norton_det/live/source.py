@@ -4,6 +4,7 @@ Pictures and video files give every frame in order. A camera or a stream is read
 newest frame, so that a slow detector shows what is there now; a lost one is opened again a few times.
 """
 
+import contextlib
 import glob
 import os
 import platform
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageOps
 
 from ..data.images import SUFFIXES, find_images, read_image
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import require_file
 
 BACK_OFF = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a lost camera is opened again
+COUNTED = (".mp4", ".m4v", ".mov", ".avi")  # containers that count frames; others are guessed from their length
 TIMEOUT_MS = 10_000  # of a stream, to open and to read
 URLS = ("http://", "https://", "rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://")
 NEVER_OPENED = "expected a video, got {0}; check it in a player, or convert it"
@@ -56,6 +59,8 @@ class Source:
         count: how many frames it says it has; ``None`` for live ones.
         live: whether frames come when they like.
         video: whether the frames belong to one video.
+        files: that the frames are read from.
+        stopped: set it, and a live source ends within a fraction of a second.
         skipped: what could not be read, one line each.
     """
 
@@ -65,6 +70,8 @@ class Source:
     def __init__(self, name: str, fps: float | None = None, count: int | None = None) -> None:
         self.name, self.fps, self.count = name, fps, count
         self.skipped: list[str] = []
+        self.files: list[Path] = []
+        self.stopped = False
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
@@ -80,12 +87,12 @@ class Pictures(Source):
 
     def __init__(self, files: Sequence[Path]) -> None:
         super().__init__(files[0].name if len(files) == 1 else f"{len(files)} pictures", None, len(files))
-        self.files = files
+        self.files = list(files)
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
             try:
-                image = np.asarray(read_image(file))
+                image = np.asarray(ImageOps.exif_transpose(read_image(file)))
             except InputError as error:
                 self.skipped.append(str(error))
                 continue
@@ -99,6 +106,7 @@ class VideoFile(Source):
         self.capture = capture or _open_file(path)
         fps, count = _property(self.capture, "FPS"), _property(self.capture, "FRAME_COUNT")
         super().__init__(path, fps, int(count) if count else None)
+        self.files = [Path(path)]
         self._first = self.capture.read()
         if not self._first[0]:
             self.close()
@@ -111,7 +119,7 @@ class VideoFile(Source):
             yield Frame(image, index, index / (self.fps or 25.0))
             good, image = self.capture.read()
             index += 1
-        if self.count and index < self.count:
+        if self.count and index < self.count and self.name.lower().endswith(COUNTED):
             self.skipped.append(f"{self.name}: read {index} of {self.count} declared frames; the rest is damaged")
 
     def close(self) -> None:
@@ -141,49 +149,58 @@ class Camera(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         last, start = -1, None
-        while True:
+        while not self.stopped:
             with self._ready:
-                self._ready.wait_for(lambda: self._lost or (self._newest is not None and self._newest[0] > last))  # noqa: B023
-                if self._newest is None or self._newest[0] <= last:
+                if not self._ready.wait_for(lambda: self._lost or self._is_newer(last), timeout=0.2):  # noqa: B023
+                    continue
+                if not self._is_newer(last):
                     raise SourceLost(self._lost)
+                assert self._newest is not None
                 last, moment, image = self._newest
             start = moment if start is None else start
             yield Frame(image, last, moment - start)
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(timeout=2)
-        if not self._thread.is_alive():
-            self.capture.release()
+        self._thread.join(timeout=2)  # the thread lets go of the device
+
+    def _is_newer(self, than: int) -> bool:
+        return self._newest is not None and self._newest[0] > than
 
     def _read(self) -> None:
-        index = 0
+        try:
+            lost = self._read_frames()
+        except Exception as error:  # OpenCV's own, of a damaged frame
+            lost = f"{self.name}: expected frames, got a failure of the decoder ({first_line(error)}); check the source"
+        finally:
+            self.capture.release()
+        with self._ready:
+            self._lost = lost
+            self._ready.notify_all()
+
+    def _read_frames(self) -> str:
+        """Until it is to stop, or no attempt to open the source again has brought a frame; why it ended."""
+        index = attempts = 0
         while not self._stop.is_set():
             good, image = self.capture.read()
             if good:
+                attempts = 0
                 with self._ready:
                     self._newest = (index, time.monotonic(), image)
                     self._ready.notify_all()
                 index += 1
-            elif not self._reopen():
-                break
-
-    def _reopen(self) -> bool:
-        self.capture.release()
-        for pause in self.back_off:
-            if self._stop.wait(pause):
-                return False
-            try:
-                self.capture = _open_live(self.target)
-            except InputError:
                 continue
-            self.reopened += 1
-            return True
-        with self._ready:
-            tries = len(self.back_off)
-            self._lost = f"{self.name}: expected frames, got none after {tries} attempts to open it again; plug it in"
-            self._ready.notify_all()
-        return False
+            if attempts == len(self.back_off):
+                mend = "plug it in" if isinstance(self.target, int) else "check the address"
+                return f"{self.name}: expected frames, got none after {attempts} attempts to open it again; {mend}"
+            self.capture.release()
+            if self._stop.wait(self.back_off[attempts]):
+                break
+            attempts += 1
+            with contextlib.suppress(InputError):
+                self.capture = _open_live(self.target)
+                self.reopened += 1
+        return f"{self.name}: closed"
 
 
 def open_source(given: str | int | Sequence[str]) -> Source:
@@ -200,14 +217,15 @@ def open_source(given: str | int | Sequence[str]) -> Source:
         return Camera(given)
     names = [given] if isinstance(given, str) else list(given)
     if len(names) == 1:
-        (name,) = names
+        name = os.path.realpath(names[0]) if names[0].startswith("/dev/") else names[0]
         if name.isdigit():
             return Camera(int(name))
         if name.startswith("/dev/video") and name[10:].isdigit():
             return Camera(int(name[10:]))
         if name.lower().startswith(URLS):
             return _from_url(name)
-        if not os.path.isdir(name) and Path(name).suffix.lower() not in SUFFIXES and not glob.has_magic(name):
+        pattern = glob.has_magic(name) and not os.path.isfile(name)
+        if not os.path.isdir(name) and Path(name).suffix.lower() not in SUFFIXES and not pattern:
             require_file(name, "a video, picture, folder, camera number or URL")
             return VideoFile(name)
     return Pictures(_picture_files(names))

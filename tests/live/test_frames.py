@@ -65,6 +65,32 @@ def test_rotation_is_honoured(tmp_path):
     assert frame.image[10, -10, 0] > 200 and frame.image[10, 10, 0] < 60  # top left is top right now
 
 
+def test_pictures_are_turned_as_their_exif_data_say(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(picture(3)[:, :, ::-1].copy()).save(tmp_path / "a.png", exif=exif)
+    frame = next(iter(open_source(str(tmp_path / "a.png"))))
+    assert frame.image.shape == (128, 96, 3)
+    assert frame.image[5, -5].tolist() == [255, 0, 0] and frame.image[5, 5].tolist() != [255, 0, 0]
+
+
+def test_names_with_brackets_are_files(tmp_path):
+    file = video(tmp_path / "clip [abc123].mp4", frames=2)
+    assert len(list(open_source(str(file)))) == 2
+
+
+def test_containers_that_do_not_count_frames_are_not_called_damaged(tmp_path):
+    """Matroska knows how long it is: 60 frames with a pause are guessed to be more."""
+    sink = VideoSink(tmp_path / "a.mkv", 30.0, live=True)
+    for number in range(20):
+        sink.write(picture(number), Frame(picture(number), number, number / 30 + (3 if number > 10 else 0)))
+    sink.close()
+    source = open_source(str(tmp_path / "a.mkv"))
+    assert source.count != 20 and len(list(source)) == 20 and source.skipped == []
+
+
 def test_a_video_that_ends_early_is_told(tmp_path):
     file = video(tmp_path / "a.mp4", frames=60, height=240, width=320)
     content = file.read_bytes()
@@ -144,6 +170,59 @@ def test_a_stream_that_is_lost_ends_after_attempts(server):
     source.close()
 
 
+class Silent:
+    """A device that opens and gives nothing, or what a decoder raises."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.released = error, 0
+
+    def read(self):
+        if self.error:
+            raise self.error
+        return False, None
+
+    def release(self) -> None:
+        self.released += 1
+
+    def get(self, _property: int) -> float:
+        return 0.0
+
+
+def test_a_camera_that_opens_without_a_frame_ends(monkeypatch):
+    from norton_det.live import source as module
+
+    opened: list[Silent] = []
+
+    def open_live(_target):
+        opened.append(Silent())
+        return opened[-1]
+
+    monkeypatch.setattr(module, "_open_live", open_live)
+    source = Camera(0, back_off=(0.01, 0.01, 0.01))
+    with pytest.raises(SourceLost, match=r"camera 0: expected frames, got none after 3 attempts .*; plug it in"):
+        next(iter(source))
+    source.close()
+    assert len(opened) == 4 and all(each.released for each in opened)
+
+
+def test_what_a_decoder_raises_is_one_line():
+    broken = Silent(cv2.error("a damaged\nbuffer"))
+    source = Camera(0, capture=broken)
+    with pytest.raises(SourceLost, match="camera 0: expected frames, got a failure of the decoder"):
+        next(iter(source))
+    source.close()
+    assert broken.released
+
+
+def test_a_live_source_can_be_stopped_while_it_waits(server):
+    source = open_source(f"{server.url}/live")
+    frames = iter(source)
+    next(frames)
+    source.stopped = True
+    assert list(frames) == []
+    source.close()
+
+
 def test_closing_a_stream_stops_its_thread(server):
     before = threading.active_count()
     source = open_source(f"{server.url}/live")
@@ -164,6 +243,29 @@ def test_live_videos_keep_the_times_that_frames_had(tmp_path):
     with av.open(str(tmp_path / "a.mp4")) as container:
         times = [float(frame.pts * Fraction(frame.time_base)) for frame in container.decode(video=0)]
     assert times == pytest.approx([0.0, 0.5, 0.6, 0.601, 2.0], abs=2e-3)
+
+
+def test_live_avi_is_told(tmp_path):
+    sink = VideoSink(tmp_path / "a.avi", 10.0, live=True)
+    for number, moment in enumerate((0.0, 3.0, 3.1)):
+        sink.write(picture(number), Frame(picture(number), number, moment))
+    sink.close()
+    assert sink.told == [f"{tmp_path / 'a.avi'}: .avi keeps no times, its frames follow each other at 10 a second"]
+    source = open_source(str(tmp_path / "a.avi"))
+    assert len(list(source)) == source.count == 3
+
+
+def test_inputs_are_not_written_over(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), picture(3))
+    film = video(tmp_path / "film.mp4", frames=2)
+    for given, output in ((tmp_path, tmp_path), (tmp_path / "a.png", tmp_path / "a.png"), (film, film)):
+        source = open_source(str(given))
+        with pytest.raises(InputError, match="expected another place than that of the input, got the same"):
+            open_sink(str(output), source)
+        source.close()
+    source = open_source(str(film))
+    assert open_sink(str(tmp_path / "b.mp4"), source)
+    source.close()
 
 
 def test_sides_that_are_odd_and_change(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from websockets.sync.client import connect
 
 from norton_det.errors import InputError
 from norton_det.live.answer import to_answer
-from norton_det.live.server import LARGEST_FRAME, VISITORS, decode
+from norton_det.live.server import LARGEST_FRAME, LOCAL, VISITORS, Model, decode, is_host, make_app
 
 from .films import picture, video
 from .test_frames import detections
@@ -120,7 +121,7 @@ def test_pictures_with_too_many_pixels_are_not_decoded():
 
     bomb = cv2.imencode(".png", np.zeros((8000, 8000, 3), np.uint8))[1].tobytes()
     assert len(bomb) < LARGEST_FRAME
-    with pytest.raises(InputError, match="expected at most 16000000 pixels, got 8000x8000"):
+    with pytest.raises(InputError, match="expected at most 2000000 pixels, got 8000x8000"):
         decode(bomb)
 
 
@@ -172,12 +173,62 @@ def test_two_visitors_are_served_in_turns_and_only_so_many_at_once(serving):
                 assert time.monotonic() < deadline
 
 
+def test_a_detector_that_fails_is_told_and_the_server_goes_on(serving):
+    """An engine's own error (out of memory, say) is an answer, not a lost connection."""
+    from types import SimpleNamespace
+
+    from fastapi.testclient import TestClient
+
+    asked: list[float] = []
+
+    def predict(image, score):
+        asked.append(score)
+        if len(asked) == 1:
+            raise RuntimeError("out of memory\nmore of it")
+        return detections("boxes")
+
+    info = SimpleNamespace(precision="f32", macs=0, params=0, classes=("cat",))
+    client = TestClient(make_app([Model("one", predict, info, "PyTorch")]), base_url="http://localhost")
+    with client.websocket_connect("/frames", headers={"host": "localhost"}) as visitor:
+        visitor.send_text('{"models": ["one"], "threshold": 0.25}')
+        visitor.send_bytes(frame(1))
+        answer = visitor.receive_json()
+        assert answer["frame"] == 1 and answer["error"].startswith("the detector failed (out of memory")
+        assert "\n" not in answer["error"]
+        visitor.send_bytes(frame(2))
+        assert [each["name"] for each in visitor.receive_json()["objects"]] == ["cat", "class 7"]
+    assert asked == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("header", "hosts", "good"),
+    [
+        ("localhost:8000", LOCAL, True),
+        ("LocalHost", LOCAL, True),
+        ("[::1]:8000", LOCAL, True),
+        ("evil.example:8000", (*LOCAL, "*"), False),
+        ("192.168.1.7:8000", LOCAL, False),
+        ("192.168.1.7:8000", (*LOCAL, "*"), True),
+        ("[fe80::1]:8000", (*LOCAL, "*"), True),
+        ("1.2.3.4.evil.example", (*LOCAL, "*"), False),
+        ("", LOCAL, False),
+    ],
+)
+def test_names_that_the_server_may_be_called_by(header, hosts, good):
+    assert is_host(header, hosts) == good
+
+
 def test_bad_input_of_the_command(call, tmp_path, exported, serving):
     for words, pattern in (
         (("--weights", tmp_path / "none.xml"), "found no such file"),
         (("--weights", exported, "--weights", exported), "expected names that differ, got norton-78 twice"),
         (("--weights", exported, "--port", serving.port), "cannot listen there"),
         (("--weights", exported, "--ssl-certfile", "a.pem"), "expected both or neither"),
+        (
+            ("--weights", exported, "--ssl-certfile", exported, "--ssl-keyfile", exported),
+            "expected a certificate (PEM) and its key",
+        ),
+        (("--weights", exported, "--min-size", 64), "--min-size: expected a detector in PyTorch, got none"),
     ):
         given = words if "--port" in words else (*words, "--port", 0)
         status, _, err = call("tools/serve.py", *given)
@@ -205,7 +256,8 @@ def test_answers_hold_what_was_found(kind):
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 browser_only = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
+    not (CHROMIUM and DRIVER and find_spec("selenium")),
+    reason="no Chromium (apt-get install chromium chromium-driver) or no selenium",
 )
 RED, YELLOW = (255, 64, 64), (255, 210, 63)  # of the page's classes 1 and 2
 
@@ -280,7 +332,6 @@ def objects(model: str) -> str:
 
 @browser_only
 def test_the_page_with_a_camera(exported, browser, tmp_path):
-    pytest.importorskip("selenium")
     serving = Serving("--weights", f"dense={exported}", "--weights", exported, "--threads", 1)
     try:
         browser.get(serving.address)
@@ -299,6 +350,14 @@ def test_the_page_with_a_camera(exported, browser, tmp_path):
         wait(browser, f"{objects('norton-78')} === 0 && {painted('norton-78')} === 0")
         slide(browser, 0.05)
         wait(browser, f"{objects('norton-78')} > 0")
+
+        browser.find_element("id", "pause").click()
+        wait(browser, "document.getElementById('pause').textContent === 'Go on'")
+        slide(browser, 1.0)
+        wait(browser, f"{objects('norton-78')} === 0")  # the paused frame is seen anew
+        slide(browser, 0.05)
+        wait(browser, f"{objects('norton-78')} > 0")
+        browser.find_element("id", "pause").click()
 
         choose(browser, "dense + norton-78")
         wait(browser, "document.querySelectorAll('#views figure').length === 2")
@@ -349,9 +408,20 @@ def test_the_page_with_files_and_on_a_telephone(serving, browser, tmp_path):
     slide(browser, 0.05)
     wait(browser, f"{objects('norton-78')} === {found}")
 
+    cv2.imwrite(str(tmp_path / "other.png"), picture(20, 200, 300))
+    given.send_keys(str(tmp_path / "still.png"))
+    given.send_keys(str(tmp_path / "other.png"))  # while the one before is looked at
+    wait(browser, "document.querySelector('canvas[data-model]').width === 300")
+    wait(browser, f"{objects('norton-78')} > 0 && {painted('norton-78')} > 50")
+
     given.send_keys(str(video(tmp_path / "film.mp4", 20, 240, 320)))
     wait(browser, "document.querySelector('canvas[data-model]').width === 320")
     wait(browser, f"{objects('norton-78')} > 0 && {painted('norton-78')} > 50")
+
+    browser.find_element("id", "camera").click()
+    wait(browser, f"document.querySelector('canvas[data-model]').width === 640 && {objects('norton-78')} > 0")
+    given.send_keys(str(tmp_path / "still.png"))
+    wait(browser, f"document.querySelector('canvas[data-model]').width === 400 && {objects('norton-78')} === {found}")
 
     (tmp_path / "text.png").write_text("no picture")
     given.send_keys(str(tmp_path / "text.png"))

@@ -3,6 +3,7 @@
 const LONGEST = 960; // pixels of a frame's long side on its way to the server
 const QUALITY = 0.85; // of the JPEG
 const KEPT = 120; // frames in the graph
+const COCO_KEYPOINTS = 17; // that the skeleton is of
 const COLORS = ["#4dd0a0", "#6ea8ff", "#ff9f5a", "#e678d8"]; // of detectors
 const CLASS_COLORS = ["#a351fb", "#ff4040", "#ffd23f", "#3fd0ff", "#76ff7a", "#ff8fd8", "#ff9d3c", "#9fb0ff"];
 const BOTH = " + ";
@@ -10,8 +11,11 @@ const BOTH = " + ";
 const at = (id) => document.getElementById(id);
 const video = at("video");
 const state = {
-  socket: null, waiting: 0, retry: 0, number: 0, sent: null, source: null, paused: false, picture: null,
-  models: [], skeletons: {}, chosen: [], views: new Map(), stats: new Map(), last: 0,
+  socket: null, retry: 0,
+  number: 0, sent: null, waiting: 0, // the frame in flight, and how many answers to it are to come
+  source: 0, url: null, picture: null, paused: false, // which source it is; a still one has a picture
+  dirty: false, // whether the picture is to be seen anew
+  models: [], skeleton: [], chosen: [], views: new Map(), stats: new Map(), last: 0,
 };
 
 // --- connection ------------------------------------------------------------------------------------------------------
@@ -22,7 +26,6 @@ function connect() {
   const socket = new WebSocket(`${scheme}://${location.host}/frames`);
   state.socket = socket;
   socket.onopen = async () => {
-    state.retry = 0;
     state.waiting = 0;
     state.sent = null;
     try {
@@ -31,19 +34,23 @@ function connect() {
       socket.close();
       return;
     }
+    if (state.socket !== socket || socket.readyState !== WebSocket.OPEN) return; // refused meanwhile
     setState("ready", "connected");
     showError("");
-    sendWish();
-    pump();
+    look();
   };
-  socket.onmessage = (event) => receive(JSON.parse(event.data));
+  socket.onmessage = (event) => {
+    state.retry = 0;
+    receive(JSON.parse(event.data));
+  };
   socket.onclose = (event) => {
     if (state.socket !== socket) return;
     state.waiting = 0;
     const seconds = Math.min(8, 0.5 * 2 ** state.retry++);
-    const why = event.code === 1009 ? "the frame was too large" : event.reason || "the server has stopped, or cannot be reached";
+    const why = event.code === 1009 ? "The frame was too large" : event.reason;
     setState("gone", `not connected, trying again in ${seconds} s`);
-    showError(`No answer: ${why}. Start it again with tools/serve.py; this page goes on by itself.`);
+    showError(why ? `${why}.` : "The server has stopped, or cannot be reached. "
+      + "Start it again with tools/serve.py; this page goes on by itself.");
     setTimeout(connect, 1000 * seconds);
   };
 }
@@ -51,7 +58,7 @@ function connect() {
 async function loadModels() {
   const answer = await (await fetch("/models")).json();
   state.models = answer.models;
-  state.skeletons = answer.skeletons;
+  state.skeleton = answer.skeleton;
   const names = answer.models.map((each) => each.name);
   const choices = names.length > 1 ? [...names, names.slice(0, 2).join(BOTH)] : names;
   const select = at("model");
@@ -71,8 +78,14 @@ function choose() {
     return found.figure;
   });
   at("views").replaceChildren(...figures);
-  sendWish();
   drawAll();
+}
+
+// Tells the server what is wished for; a still picture is seen anew.
+function look() {
+  state.dirty = true;
+  sendWish();
+  pump();
 }
 
 function sendWish() {
@@ -93,40 +106,36 @@ function sizeOfSource() {
 }
 
 function pump() {
-  const ready = state.picture || (video.readyState >= 2 && !video.paused);
+  const ready = state.picture ? state.dirty : video.readyState >= 2 && !video.paused;
   const open = state.socket?.readyState === WebSocket.OPEN;
-  if (!ready || !open || state.waiting || state.paused || !state.chosen.length) return;
+  if (!ready || !open || state.waiting || !state.chosen.length) return;
   const [width, height] = sizeOfSource();
   if (!width) return;
   const scale = Math.min(1, LONGEST / Math.max(width, height));
   scratch.width = Math.max(1, Math.round(width * scale));
   scratch.height = Math.max(1, Math.round(height * scale));
   scratch.getContext("2d").drawImage(state.picture ?? video, 0, 0, scratch.width, scratch.height);
+  state.dirty = false;
   state.waiting = state.chosen.length;
-  const number = ++state.number;
+  const number = state.sent = ++state.number;
   const socket = state.socket;
   scratch.toBlob(async (blob) => {
-    if (!blob || socket !== state.socket || socket.readyState !== WebSocket.OPEN) {
-      state.waiting = 0;
-      return;
-    }
-    const bytes = new Uint8Array(4 + blob.size);
+    const bytes = new Uint8Array(4 + (blob?.size ?? 0));
     new DataView(bytes.buffer).setUint32(0, number);
-    bytes.set(new Uint8Array(await blob.arrayBuffer()), 4);
-    state.sent = number;
-    socket.send(bytes);
+    if (blob) bytes.set(new Uint8Array(await blob.arrayBuffer()), 4);
+    if (number === state.sent && socket.readyState === WebSocket.OPEN) socket.send(bytes); // else of a source before
   }, "image/jpeg", QUALITY);
 }
 
 // --- answers in ------------------------------------------------------------------------------------------------------
 
 function receive(answer) {
+  if (answer.error) showError(answer.error);
+  if (answer.frame !== state.sent) return; // of a source or connection before
   if (answer.error) {
-    showError(answer.error);
     state.waiting = 0;
     return;
   }
-  if (answer.frame !== state.sent) return; // of a connection before
   state.waiting = Math.max(0, state.waiting - 1);
   const view = state.views.get(answer.model);
   if (view) view.objects = answer.objects;
@@ -138,7 +147,7 @@ function receive(answer) {
   state.stats.set(answer.model, stats);
   if (state.picture && !state.waiting) drawAll();
   if (now - state.last > 250 || state.picture) showStats(now);
-  if (!state.waiting && !state.picture) pump();
+  pump();
 }
 
 // --- drawing ---------------------------------------------------------------------------------------------------------
@@ -164,12 +173,12 @@ function drawAll() {
     }
     const context = view.canvas.getContext("2d");
     context.drawImage(state.picture ?? video, 0, 0, width, height);
-    drawObjects(context, view.objects, state.skeletons[name] ?? [], width, height);
+    drawObjects(context, view.objects, width, height);
     view.canvas.dataset.objects = view.objects.length;
   }
 }
 
-function drawObjects(context, objects, skeleton, width, height) {
+function drawObjects(context, objects, width, height) {
   const unit = Math.max(1, Math.min(width, height) / 400);
   context.lineWidth = 2 * unit;
   context.font = `${Math.round(13 * unit)}px system-ui, sans-serif`;
@@ -187,7 +196,7 @@ function drawObjects(context, objects, skeleton, width, height) {
       context.globalAlpha = 1;
     }
     context.strokeRect(left, top, right - left, bottom - top);
-    drawKeypoints(context, object.keypoints ?? [], skeleton, width, height, unit);
+    drawKeypoints(context, object.keypoints ?? [], width, height, unit);
     const text = `${object.name} ${Math.round(100 * object.score)}%`;
     const room = context.measureText(text).width + 6 * unit;
     const line = 18 * unit;
@@ -199,9 +208,10 @@ function drawObjects(context, objects, skeleton, width, height) {
   }
 }
 
-function drawKeypoints(context, points, skeleton, width, height, unit) {
+function drawKeypoints(context, points, width, height, unit) {
   const seen = points.map(([x, y, score]) => (score > 0.05 ? [x * width, y * height] : null));
   context.strokeStyle = "#3dff88";
+  const skeleton = points.length === COCO_KEYPOINTS ? state.skeleton : [];
   for (const [first, second] of skeleton) {
     if (!seen[first] || !seen[second]) continue;
     context.beginPath();
@@ -284,12 +294,23 @@ function drawGraph() {
 
 async function startCamera() {
   stopSource();
+  const source = state.source;
   try {
     if (!navigator.mediaDevices) throw new Error("cameras need https, or a page from localhost");
-    video.srcObject = await navigator.mediaDevices.getUserMedia({
-      video: { width: { ideal: 640 }, height: { ideal: 480 } }, audio: false,
+    const stream = await navigator.mediaDevices.getUserMedia({
+      video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: { ideal: "environment" } }, audio: false,
     });
-    for (const track of video.srcObject.getTracks()) track.onended = () => showError("The camera has gone. Start it again.");
+    if (source !== state.source) { // a file was opened meanwhile
+      stream.getTracks().forEach((track) => track.stop());
+      return;
+    }
+    video.srcObject = stream;
+    for (const track of stream.getTracks()) {
+      track.onended = () => {
+        stopSource();
+        showError("The camera has gone. Start it again.");
+      };
+    }
     await play();
   } catch (error) {
     showError(error.name === "NotAllowedError" ? "The camera was not allowed; allow it beside the address."
@@ -300,20 +321,21 @@ async function startCamera() {
 async function openFile(file) {
   if (!file) return;
   stopSource();
-  state.source = URL.createObjectURL(file);
+  const source = state.source;
   try {
     if (file.type.startsWith("video/")) {
-      video.src = state.source;
+      state.url = URL.createObjectURL(file);
+      video.src = state.url;
       video.loop = true;
       await play();
     } else {
-      state.picture = await createImageBitmap(file);
+      const picture = await createImageBitmap(file);
+      if (source !== state.source) return; // another one was opened meanwhile
+      state.picture = picture;
       started();
-      pump();
     }
   } catch {
-    state.picture = null;
-    showError(`${file.name} is no picture or video that this browser can show.`);
+    if (source === state.source) showError(`${file.name} is no picture or video that this browser can show.`);
   }
 }
 
@@ -325,11 +347,24 @@ async function play() {
 function started() {
   showError("");
   at("hint").hidden = true;
-  state.paused = false;
   at("pause").disabled = Boolean(state.picture);
-  at("pause").textContent = "Pause";
-  for (const view of state.views.values()) view.objects = [];
   drawAll();
+  look();
+}
+
+// The frame that is shown becomes a still picture; the film or camera goes on afterwards.
+async function pause() {
+  if (state.paused) {
+    state.picture?.close();
+    state.picture = null;
+    video.play();
+  } else {
+    state.picture = await createImageBitmap(video);
+    video.pause();
+    look();
+  }
+  state.paused = Boolean(state.picture);
+  at("pause").textContent = state.paused ? "Go on" : "Pause";
 }
 
 function stopSource() {
@@ -340,12 +375,19 @@ function stopSource() {
   video.load();
   state.picture?.close();
   state.picture = null;
-  if (state.source) URL.revokeObjectURL(state.source);
-  state.source = null;
+  if (state.url) URL.revokeObjectURL(state.url);
+  state.url = null;
+  state.source++;
+  state.sent = null;
+  state.waiting = 0;
+  state.paused = false;
+  at("pause").textContent = "Pause";
+  at("pause").disabled = true;
+  for (const view of state.views.values()) view.objects = [];
 }
 
 function tick() {
-  if (!state.picture && !state.paused && video.readyState >= 2) {
+  if (!state.picture && video.readyState >= 2) {
     drawAll();
     pump();
   }
@@ -369,21 +411,11 @@ at("file").onchange = (event) => {
   openFile(event.target.files[0]);
   event.target.value = "";
 };
-at("pause").onclick = () => {
-  state.paused = !state.paused;
-  at("pause").textContent = state.paused ? "Go on" : "Pause";
-};
+at("pause").onclick = pause;
 at("model").onchange = () => {
-  state.waiting = 0;
   choose();
-  pump();
+  look();
 };
-at("threshold").oninput = () => {
-  sendWish();
-  if (state.picture) {
-    state.waiting = 0;
-    pump();
-  }
-};
+at("threshold").oninput = look;
 connect();
 tick();
