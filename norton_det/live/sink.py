@@ -16,7 +16,7 @@ from ..data.images import SUFFIXES
 from ..deploy.engines import require_module
 from ..errors import InputError
 from ..files import atomic_path, require_writable
-from .source import Frame, Source
+from .frames import Frame, Source
 
 CODECS = {
     ".mp4": ("libx264", "mpeg4"),

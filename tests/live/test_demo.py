@@ -88,7 +88,7 @@ def test_a_url_and_a_limit(call, film, exported):
 
 
 def test_a_camera_that_goes_ends_with_status_3(call, exported, tmp_path, monkeypatch):
-    from norton_det.live import source as module
+    from norton_det.live import camera as module
 
     monkeypatch.setattr(module.Camera.__init__, "__defaults__", ((0.01, 0.01), None))
     server = Server(tmp_path, frames=30)

@@ -11,9 +11,11 @@ import pytest
 from norton_det.deploy import Detections
 from norton_det.errors import InputError
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
+from norton_det.live.camera import Camera
+from norton_det.live.capture import cameras
 from norton_det.live.overlay import GAP, beside
 from norton_det.live.sink import VideoSink
-from norton_det.live.source import Camera, VideoFile, cameras
+from norton_det.live.source import VideoFile
 
 cv2 = pytest.importorskip("cv2")
 av = pytest.importorskip("av")
@@ -189,7 +191,7 @@ class Silent:
 
 
 def test_a_camera_that_opens_without_a_frame_ends(monkeypatch):
-    from norton_det.live import source as module
+    from norton_det.live import camera as module
 
     opened: list[Silent] = []
 
@@ -197,7 +199,7 @@ def test_a_camera_that_opens_without_a_frame_ends(monkeypatch):
         opened.append(Silent())
         return opened[-1]
 
-    monkeypatch.setattr(module, "_open_live", open_live)
+    monkeypatch.setattr(module, "open_live", open_live)
     source = Camera(0, back_off=(0.01, 0.01, 0.01))
     with pytest.raises(SourceLost, match=r"camera 0: expected frames, got none after 3 attempts .*; plug it in"):
         next(iter(source))

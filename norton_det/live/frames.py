@@ -1,0 +1,60 @@
+"""What a source of frames is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+class SourceLost(InputError):
+    """A camera or stream that has gone and does not come back."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    Attributes:
+        image: (H, W, 3), BGR, uint8.
+        index: its number, from 0; a live source leaves out those that nobody waited for.
+        seconds: when it is shown, from the start of the source.
+        name: of the file, for pictures.
+    """
+
+    image: np.ndarray
+    index: int
+    seconds: float
+    name: str = ""
+
+
+class Source:
+    """An iterable of frames.
+
+    Attributes:
+        name: for the user.
+        fps: frames a second that the source says it has; ``None`` for pictures, and where it does not say.
+        count: how many frames it says it has; ``None`` for live ones.
+        live: whether frames come when they like.
+        video: whether the frames belong to one video.
+        files: that the frames are read from.
+        stopped: set it, and a live source ends within a fraction of a second.
+        skipped: what could not be read, one line each.
+    """
+
+    live = False
+    video = True
+
+    def __init__(self, name: str, fps: float | None = None, count: int | None = None) -> None:
+        self.name, self.fps, self.count = name, fps, count
+        self.skipped: list[str] = []
+        self.files: list[Path] = []
+        self.stopped = False
+
+    def __iter__(self) -> Iterator[Frame]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the device or file."""
