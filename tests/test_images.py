@@ -1,5 +1,6 @@
 """Folders of images: sizes, classes, and what cannot be read."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -133,3 +134,12 @@ def test_no_images(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="expected images in its class folders"):
         ClassFolder(tmp_path, 1, TORCHVISION)
+
+
+def test_pictures_of_16_bits_are_brought_to_8(tmp_path):
+    values = np.array([[0, 256, 28928, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 113, 255]
+    Image.fromarray(np.float32([[0.5]])).save(tmp_path / "b.tiff")
+    with pytest.raises(InputError, match=r"b\.tiff: expected an image, .*floating-point"):
+        read_image(tmp_path / "b.tiff")

@@ -74,8 +74,8 @@ class Side:
             "model_fps": rate(self.model.median_ms),
             "end_to_end_ms": self.whole.median_ms,
             "end_to_end_fps": rate(self.whole.median_ms),
-            "macs": info.macs,
-            "params": info.params,
+            "macs": info.macs or None,  # not known of files of older versions
+            "params": info.params or None,
         }
 
 
@@ -96,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     models.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
     models.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     models.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config"
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config; give it last"
     )
     own.add_argument("--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown")
     own.add_argument("--output", metavar="PLACE", help=".mp4, .mkv, .avi, a folder, or - for no picture at all")
@@ -139,6 +139,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what can be seen to be wrong before anything is loaded."""
     if not 0 <= args.confidence_threshold <= 1:
         raise InputError(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
+    if args.min_size is not None and args.min_size < 1:
+        raise InputError(f"--min-size: expected 1 or more pixels, got {args.min_size}; leave it out")
     if args.max_frames is not None and args.max_frames < 1:
         raise InputError(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
     if args.compare_eager and not args.compare and (args.weights or args.config_file):
@@ -197,17 +199,18 @@ def see(args: argparse.Namespace, side: Side, frame: Frame, draw: bool) -> tuple
 
 
 class Interrupt:
-    """Ctrl-C ends the run after the frame it falls into; a second one at once, but not while files are closed."""
+    """Ctrl-C or SIGTERM ends the run after its frame; a second one at once, but not while files are closed."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.asked, self.closing = source, False, False
 
     def __enter__(self) -> "Interrupt":
-        self.before = signal.signal(signal.SIGINT, self.handle)
+        self.before = {each: signal.signal(each, self.handle) for each in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
+        for each, handler in self.before.items():
+            signal.signal(each, handler)
 
     def handle(self, *_: object) -> None:
         if self.asked and not self.closing:
@@ -221,7 +224,7 @@ def main() -> int:
     named = (args.webcam, args.video_input, args.input)
     source = open_source(next(each for each in named if each is not None))  # it says at once what is missing
     try:
-        sink = None if args.output == "-" else open_sink(args.output, source, args.window)
+        sink = None if args.output == "-" else open_sink(args.output, source, args.window, args.max_frames)
         sides = load(args)
         with Interrupt(source) as interrupt:
             try:
@@ -250,12 +253,13 @@ def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, show
     """What came of it: a table of times, and --json."""
     results = [side.summary() for side in sides]
     where = f" in {args.output}" if args.output and args.output != "-" else ""
-    print(f"{shown} frames of {source.name}{where}; the first after {first:.1f} s")
+    print(f"{shown} frame{'s' * (shown > 1)} of {source.name}{where}; the first after {first:.1f} s")
     width = max(len(each["name"]) for each in results)
     for each in results:
         model = f"{each['model_ms']:.1f} ms a frame ({each['model_fps']:.1f} FPS)"
         whole = f"{each['end_to_end_ms']:.1f} ms ({each['end_to_end_fps']:.1f} FPS)"
-        print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}")
+        cold = " (first frame)" if shown == 1 else ""
+        print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}{cold}")
     if args.json:
         content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
         with atomic_path(args.json) as temporary:

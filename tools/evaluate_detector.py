@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from norton_det.cli import parser, run
 
 # isort: split
+from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from norton_det.d2.evaluation import (
@@ -30,6 +32,7 @@ from norton_det.data.register import check_datasets, register_entries
 from norton_det.deploy import Detections, Predictor
 from norton_det.deploy.native import NativePredictor
 from norton_det.deploy.source import load_predictor
+from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 from norton_det.live import Meter
 from norton_det.live.choice import Choice
@@ -73,6 +76,19 @@ def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, cloc
     }
 
 
+def check_labels(predictor: Predictor | NativePredictor, dataset: str) -> None:
+    """Refuse a detector that is known to have another number of classes than the data set; tell other names."""
+    own, names = predictor.info.classes, tuple(MetadataCatalog.get(dataset).thing_classes)
+    if not own or own[-len(names) :] == names:
+        return
+    if len(own) - len(names) not in (0, 1):  # torchvision's may begin with the background
+        raise InputError(
+            f"{dataset}: expected a data set of the detector's {len(own)} classes ({', '.join(own[:3])}, ...), got one "
+            f"of {len(names)} ({', '.join(names[:3])}, ...); name the one that it is for"
+        )
+    print(f"classes of the detector: {', '.join(own)}; of {dataset}: {', '.join(names)}", file=sys.stderr)
+
+
 def main() -> None:
     args = make_parser().parse_args()
     register_entries(args.register)
@@ -89,6 +105,7 @@ def main() -> None:
         eager=args.eager,
     )
     setup_logger(name="detectron2").setLevel("WARNING")
+    check_labels(predictor, args.dataset)
     clock = Meter()
 
     def predict(picture: np.ndarray) -> Detections:

@@ -83,6 +83,8 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         InputError: the address is taken or not of this machine.
     """
+    if not 0 <= port <= 65535:
+        raise InputError(f"--port: expected 0 to 65535, got {port}; 8000 is usual")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -91,7 +93,7 @@ def listen(host: str, port: int) -> socket.socket:
         found.listen(64)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); give another --port") from None
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); give others") from None
     return found
 
 

@@ -92,7 +92,7 @@ def draw(args: argparse.Namespace, output: Path) -> None:
         image = np.ascontiguousarray(np.asarray(read_image(Path(record["file_name"])))[:, :, ::-1])
         truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
         sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
-        picture = beside([overlay.draw(image, what, [line]) for what, line in sides])
+        picture = beside([overlay.draw(image, what, [line], scores=what is seen) for what, line in sides])
         stem = Path(record["file_name"]).stem
         name = stem if stem not in written else f"{stem}_{index}"  # pictures of one name from two folders
         written.add(name)

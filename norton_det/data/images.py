@@ -186,15 +186,29 @@ def read_sample(
 
 
 def read_image(path: Path) -> Any:
-    """A Pillow image in RGB.
+    """A Pillow image in RGB; one of 16 bits a pixel is brought to 8, where Pillow would make it white.
 
     Raises:
-        InputError: it cannot be decoded.
+        InputError: it cannot be decoded, or has pixels of another kind (floats).
     """
     from PIL import Image
 
     with decoding(path), Image.open(path) as image:
-        return image.convert("RGB")
+        if image.mode == "F":
+            raise ValueError("pixels are floating-point numbers")
+        return (_to_8_bits(image) if image.mode.startswith("I") else image).convert("RGB")
+
+
+def _to_8_bits(image: Any) -> Any:
+    """A grey Pillow image of 16 bits; values up to 255 are taken as they are."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image).astype(np.int64)
+    values = values >> 8 if values.max(initial=0) > 255 else values
+    made = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    made.info = image.info  # EXIF data among it
+    return made
 
 
 @contextmanager

@@ -32,8 +32,8 @@ class Overlay:
         """Of a class."""
         return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
-    def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = ()) -> np.ndarray:
-        """A copy of the frame with the detections, and the lines above its top left corner."""
+    def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = (), scores: bool = True) -> np.ndarray:
+        """A copy of the frame with the detections, with or without their scores, and the lines above it."""
         sv, scene = self.sv, image.copy()
         scale = max(0.4, min(image.shape[:2]) / 900)
         thickness = max(1, round(2 * scale))
@@ -44,16 +44,28 @@ class Overlay:
             if found.masks is not None:
                 scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
             scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, detections)
-            labels = [
-                f"{self.name(int(label))} {score:.0%}" for label, score in zip(found.labels, found.scores, strict=True)
-            ]
-            annotator = sv.LabelAnnotator(
-                text_scale=0.6 * scale, text_thickness=1, text_padding=max(2, round(4 * scale))
-            )
-            scene = annotator.annotate(scene, detections, labels)
+            scene = self._draw_labels(scene, detections, 0.6 * scale, scores)
             if found.keypoints is not None:
                 scene = self._draw_keypoints(scene, found, thickness)
         return self._with_text(scene, lines)
+
+    def _draw_labels(self, scene: np.ndarray, detections: Any, scale: float, scores: bool) -> np.ndarray:
+        """Above the boxes; inside those that begin at the top edge."""
+        import cv2
+
+        sv, padding = self.sv, max(2, round(7 * scale))
+        names = [self.name(int(label)) for label in detections.class_id]
+        if scores:
+            names = [f"{name} {score:.0%}" for name, score in zip(names, detections.confidence, strict=True)]
+        height = cv2.getTextSize("Ag", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][1] + 2 * padding
+        at_top = detections.xyxy[:, 1] < height
+        for those, down in ((~at_top, 0), (at_top, height)):
+            annotator = sv.LabelAnnotator(
+                text_scale=scale, text_thickness=1, text_padding=padding, text_offset=(0, down)
+            )
+            kept = [name for name, keep in zip(names, those, strict=True) if keep]
+            scene = annotator.annotate(scene, detections[those], kept)
+        return scene
 
     def _draw_keypoints(self, scene: np.ndarray, found: Detections, thickness: int) -> np.ndarray:
         sv, points = self.sv, found.keypoints

@@ -112,7 +112,7 @@ def decode(data: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > LARGEST_PICTURE:
                 raise InputError(f"frame: expected at most {LARGEST_PICTURE} pixels, got {image.width}x{image.height}")
-            return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+            return np.array(image.convert("RGB"))
     except InputError:
         raise
     except Exception:  # Pillow's decoders raise whatever their libraries do

@@ -232,8 +232,8 @@ def check_output(output: str | None, window: bool | None = None) -> None:
         raise InputError("window: expected a display, found none; give --output FILE.mp4 or a folder")
 
 
-def open_sink(output: str | None, source: Source, window: bool = False) -> Sink:
-    """The output for frames of a source: a video or pictures by the name's ending, a window without a name.
+def open_sink(output: str | None, source: Source, window: bool = False, most: int | None = None) -> Sink:
+    """The output for frames of a source, ``most`` at most: a video or pictures by the name's ending, a window without.
 
     Raises:
         InputError: one picture file for more than one frame, an output that is an input, or see ``check_output``.
@@ -247,7 +247,7 @@ def open_sink(output: str | None, source: Source, window: bool = False) -> Sink:
         if path.suffix.lower() in CODECS:
             sinks.append(VideoSink(path, source.fps if source.video else 2.0, source.live))
         else:
-            if path.suffix.lower() in SUFFIXES and source.count != 1:
+            if path.suffix.lower() in SUFFIXES and 1 not in (source.count, most):
                 raise InputError(f"{output}: expected a folder or a video for more than one frame; name one")
             sinks.append(PictureSink(path))
     if window or not output:

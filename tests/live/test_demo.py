@@ -103,7 +103,8 @@ def test_a_camera_that_goes_ends_with_status_3(call, exported, tmp_path, monkeyp
     assert len(list(open_source(str(tmp_path / "out.mp4")))) == int(out.split()[0]) > 0  # what was seen is kept
 
 
-def test_interrupted_the_video_is_playable(exported, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_the_video_is_playable(exported, tmp_path, how):
     film, output = video(tmp_path / "long.mp4", frames=2000), tmp_path / "out.mp4"
     words = ["tools/demo.py", "--weights", exported, "--video-input", film, "--output", output]
     running = subprocess.Popen(
@@ -120,7 +121,7 @@ def test_interrupted_the_video_is_playable(exported, tmp_path):
         if any(part.fullmatch(path.name) and path.stat().st_size > 0 for path in tmp_path.iterdir()):
             break
         time.sleep(0.2)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(how)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
     frames = list(open_source(str(output)))
@@ -137,6 +138,7 @@ def test_interrupted_the_video_is_playable(exported, tmp_path):
         (("--input", "nothing/*.jpg"), "expected a picture, folder or pattern, found no such file"),
         (("--webcam", "--confidence-threshold", 2), "--confidence-threshold: expected 0 to 1, got 2.0"),
         (("--webcam", "--max-frames", 0), "--max-frames: expected 1 or more"),
+        (("--webcam", "--min-size", 0), "--min-size: expected 1 or more pixels"),
         (("--webcam", "--output", "a.gif"), "expected a folder, or a name ending in"),
         (("--webcam", "--output", "README.md/a.mp4"), "README.md is a file"),
         (("--webcam", "--compare-eager"), "--compare-eager: expected a second detector"),

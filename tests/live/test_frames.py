@@ -359,6 +359,17 @@ def test_detections_are_drawn_where_they_are(kind):
     assert overlay.name(0) == "cat" and overlay.name(7) == "class 7"
 
 
+def test_labels_at_the_top_edge_stay_in_the_picture():
+    overlay = Overlay(["a long name"])
+    image = np.zeros((600, 900, 3), np.uint8)
+    for top in (0, 300):
+        one = Detections(np.array([[20, top, 620, top + 270]], np.float32), np.ones(1, np.float32), np.zeros(1, int))
+        drawn = overlay.draw(image, one, scores=False)
+        white = np.argwhere((drawn > 200).all(2))  # letters
+        assert len(white) > 20 and white[:, 0].min() > 0
+        assert (white[:, 0].max() < top) == (top == 300)  # above the box, where there is room
+
+
 def test_nothing_found_and_lines_above():
     none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int))
     image = picture(3)

@@ -223,6 +223,7 @@ def test_bad_input_of_the_command(call, tmp_path, exported, serving):
         (("--weights", tmp_path / "none.xml"), "found no such file"),
         (("--weights", exported, "--weights", exported), "expected names that differ, got norton-78 twice"),
         (("--weights", exported, "--port", serving.port), "cannot listen there"),
+        (("--weights", exported, "--port", 99999), "--port: expected 0 to 65535, got 99999"),
         (("--weights", exported, "--ssl-certfile", "a.pem"), "expected both or neither"),
         (
             ("--weights", exported, "--ssl-certfile", exported, "--ssl-keyfile", exported),

@@ -1,4 +1,4 @@
-// Frames of the camera or a file go to the server one at a time; what comes back is drawn over the live picture.
+// Frames of the camera or a file go to the server one at a time, and are shown with what comes back.
 
 const LONGEST = 960; // pixels of a frame's long side on its way to the server
 const QUALITY = 0.85; // of the JPEG
@@ -78,7 +78,7 @@ function choose() {
     return found.figure;
   });
   at("views").replaceChildren(...figures);
-  drawAll();
+  state.stats.clear();
 }
 
 // Tells the server what is wished for; a still picture is seen anew.
@@ -138,14 +138,16 @@ function receive(answer) {
   }
   state.waiting = Math.max(0, state.waiting - 1);
   const view = state.views.get(answer.model);
-  if (view) view.objects = answer.objects;
+  if (view) {
+    view.objects = answer.objects;
+    draw(view);
+  }
   const now = performance.now();
   const stats = state.stats.get(answer.model) ?? { times: [], shown: [] };
   stats.times = [...stats.times, answer.ms].slice(-KEPT);
   stats.shown = [...stats.shown, now].slice(-30);
   stats.objects = answer.objects.length;
   state.stats.set(answer.model, stats);
-  if (state.picture && !state.waiting) drawAll();
   if (now - state.last > 250 || state.picture) showStats(now);
   pump();
 }
@@ -162,20 +164,14 @@ function makeView(name) {
   return { figure, canvas, caption, objects: [] };
 }
 
-function drawAll() {
-  const [width, height] = sizeOfSource();
-  if (!width) return;
-  for (const name of state.chosen) {
-    const view = state.views.get(name);
-    if (view.canvas.width !== width || view.canvas.height !== height) {
-      view.canvas.width = width;
-      view.canvas.height = height;
-    }
-    const context = view.canvas.getContext("2d");
-    context.drawImage(state.picture ?? video, 0, 0, width, height);
-    drawObjects(context, view.objects, width, height);
-    view.canvas.dataset.objects = view.objects.length;
-  }
+// The frame that was sent, with what was found in it: never boxes of one frame over another.
+function draw(view) {
+  view.canvas.width = scratch.width;
+  view.canvas.height = scratch.height;
+  const context = view.canvas.getContext("2d");
+  context.drawImage(scratch, 0, 0);
+  drawObjects(context, view.objects, scratch.width, scratch.height);
+  view.canvas.dataset.objects = view.objects.length;
 }
 
 function drawObjects(context, objects, width, height) {
@@ -240,19 +236,20 @@ function showStats(now) {
   const rows = state.models.filter((each) => state.stats.has(each.name)).map((each) => {
     const stats = state.stats.get(each.name);
     const ms = median(stats.times.slice(-30));
-    const shown = fps(stats.shown);
+    const rate = fps(stats.shown);
+    const shown = state.picture || !rate ? "-" : rate.toFixed(1);
     const row = document.createElement("tr");
     row.dataset.model = each.name;
     const color = COLORS[state.models.indexOf(each) % COLORS.length];
     const cells = [each.name, each.macs ? `${(each.macs / 1e9).toFixed(1)} G` : "-",
-      each.params ? `${(each.params / 1e6).toFixed(1)} M` : "-", ms.toFixed(0), (1000 / ms).toFixed(1), shown.toFixed(1),
+      each.params ? `${(each.params / 1e6).toFixed(1)} M` : "-", ms.toFixed(0), (1000 / ms).toFixed(1), shown,
       stats.objects];
     for (const [index, cell] of cells.entries()) row.insertCell().textContent = index ? cell : "";
     const mark = document.createElement("i");
     mark.style.background = color;
     row.cells[0].append(mark, `${each.name} (${each.engine} ${each.precision})`);
     const view = state.views.get(each.name);
-    if (view) view.caption.textContent = `${each.name}: ${(1000 / ms).toFixed(1)} FPS model, ${shown.toFixed(1)} FPS shown`;
+    if (view) view.caption.textContent = `${each.name}: ${(1000 / ms).toFixed(1)} FPS model, ${shown} FPS shown`;
     return row;
   });
   at("speeds").replaceChildren(...rows);
@@ -348,7 +345,6 @@ function started() {
   showError("");
   at("hint").hidden = true;
   at("pause").disabled = Boolean(state.picture);
-  drawAll();
   look();
 }
 
@@ -357,6 +353,7 @@ async function pause() {
   if (state.paused) {
     state.picture?.close();
     state.picture = null;
+    state.stats.clear();
     video.play();
   } else {
     state.picture = await createImageBitmap(video);
@@ -383,14 +380,11 @@ function stopSource() {
   state.paused = false;
   at("pause").textContent = "Pause";
   at("pause").disabled = true;
-  for (const view of state.views.values()) view.objects = [];
+  state.stats.clear();
 }
 
 function tick() {
-  if (!state.picture && video.readyState >= 2) {
-    drawAll();
-    pump();
-  }
+  if (!state.picture) pump();
   requestAnimationFrame(tick);
 }
 
