@@ -88,7 +88,8 @@ def test_levels_differ_in_nothing_else(leaf):
 )
 def test_small_data(data, task, levels, around):
     """Compressed and dense by the same recipe; ``whole`` with the layers around the ResNet."""
-    found = {Path(leaf).stem: load_config(Path(leaf).name) for leaf in ALL if leaf.startswith(f"{data}/")}
+    leaves = [leaf for leaf in ALL if leaf.startswith(f"{data}/") and "_long_" not in leaf]
+    found = {Path(leaf).stem: load_config(Path(leaf).name) for leaf in leaves}
     found = {name: flat(cfg) for name, cfg in found.items() if task in name}
     whole = {"bccd": "norton_whole", "shapes": "norton"}[data]
     presets = {"dense": "dense", whole: "norton-78"} | levels
@@ -102,6 +103,13 @@ def test_small_data(data, task, levels, around):
         assert differ == {"MODEL.NORTON.PRESET", "OUTPUT_DIR"} | ranks
     assert dense["MODEL.ROI_HEADS.NUM_CLASSES"] == {"faster": 3, "mask": 5, "keypoint": 1}[task]
     assert dense["DATASETS.TEST"][0].startswith({"bccd": "bccd_test", "shapes": "norton_shapes"}[data])
+
+
+def test_as_many_minutes():
+    short, long = (flat(load_config(f"bccd_norton_whole{kind}_faster_rcnn.yaml")) for kind in ("", "_long"))
+    differ = {key for key in short if short[key] != long[key]}
+    assert differ == {"SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "OUTPUT_DIR"}
+    assert long["SOLVER.MAX_ITER"] == 1400 > 2 * short["SOLVER.MAX_ITER"]
 
 
 def test_output_folders_do_not_meet():
