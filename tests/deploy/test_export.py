@@ -8,6 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from norton_det.complexity import count_complexity
 from norton_det.data.images import read_image
 from norton_det.deploy import DeployInfo, Detections, Predictor, export
 from norton_det.detector import compress_detector, stack_name
@@ -159,8 +160,16 @@ def test_detections(faster, picture):
 
 def test_sizes_default_to_the_detectors(faster):
     assert isinstance(faster.transform, GeneralizedRCNNTransform)
+    counted = count_complexity(faster, (3, 800, 800))
     assert Predictor(faster).info == DeployInfo(
-        "torchvision", ("boxes", "scores", "labels"), "RGB", 96, 160, proposals=30
+        "torchvision",
+        ("boxes", "scores", "labels"),
+        "RGB",
+        96,
+        160,
+        proposals=30,
+        macs=counted.macs,
+        params=counted.params,
     )
 
 

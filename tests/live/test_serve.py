@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -177,7 +178,7 @@ def test_a_detector_that_fails_is_told_and_the_server_goes_on(serving):
     """An engine's own error (out of memory, say) is an answer, not a lost connection."""
     from types import SimpleNamespace
 
-    from fastapi.testclient import TestClient
+    import uvicorn
 
     asked: list[float] = []
 
@@ -188,15 +189,22 @@ def test_a_detector_that_fails_is_told_and_the_server_goes_on(serving):
         return detections("boxes")
 
     info = SimpleNamespace(precision="f32", macs=0, params=0, classes=("cat",))
-    client = TestClient(make_app([Model("one", predict, info, "PyTorch")]), base_url="http://localhost")
-    with client.websocket_connect("/frames", headers={"host": "localhost"}) as visitor:
-        visitor.send_text('{"models": ["one"], "threshold": 0.25}')
-        visitor.send_bytes(frame(1))
-        answer = visitor.receive_json()
+    app = make_app([Model("one", predict, info, "PyTorch")])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with connect(f"ws://localhost:{port}/frames") as visitor:
+        visitor.send('{"models": ["one"], "threshold": 0.25}')
+        answer = ask(visitor, frame(1))
         assert answer["frame"] == 1 and answer["error"].startswith("the detector failed (out of memory")
         assert "\n" not in answer["error"]
-        visitor.send_bytes(frame(2))
-        assert [each["name"] for each in visitor.receive_json()["objects"]] == ["cat", "class 7"]
+        assert [each["name"] for each in ask(visitor, frame(2))["objects"]] == ["cat", "class 7"]
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
     assert asked == [0.25, 0.25]
 
 
