@@ -25,11 +25,11 @@ from norton_det.cli import parser, run  # noqa: E402
 import numpy as np  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from norton_det.data.images import beside  # noqa: E402
 from norton_det.errors import InputError  # noqa: E402
 from norton_det.files import atomic_path, require_writable  # noqa: E402
 from norton_det.live import Frame, Meter, Overlay, Sink, Source, SourceLost, check_output, open_sink, open_source  # noqa: E402
 from norton_det.live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices  # noqa: E402
-from norton_det.live.overlay import beside  # noqa: E402
 
 EXAMPLES = """
   tools/demo.py --webcam                                                     after make demo

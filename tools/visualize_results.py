@@ -23,12 +23,13 @@ from norton_det.cli import parser, run
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from norton_det.d2.predictions import annotations_of, read_predictions
-from norton_det.data.images import read_image
+from norton_det.data.images import beside, read_image
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.deploy import Detections
 from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_writable
-from norton_det.live.overlay import Overlay, beside
+from norton_det.files import require_writable
+from norton_det.live import Frame, Overlay
+from norton_det.live.sink import PictureSink
 from norton_det.plots import plot_scatter
 
 EXAMPLES = """
@@ -76,8 +77,6 @@ def main() -> None:
 
 def draw(args: argparse.Namespace, output: Path) -> None:
     """Pictures of the data set: ground truth on the left, predictions on the right."""
-    import cv2
-
     found = read_predictions(args.predictions, args.dataset)
     overlay = Overlay(MetadataCatalog.get(args.dataset).thing_classes)
     records = list(DatasetCatalog.get(args.dataset))
@@ -86,18 +85,14 @@ def draw(args: argparse.Namespace, output: Path) -> None:
         raise InputError(f"{output}: expected another folder than that of the images, got it; name another")
     chosen = sorted(random.Random(args.seed).sample(range(len(records)), min(args.images, len(records))))
     none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    written: set[str] = set()
+    sink = PictureSink(output)
     for index in chosen:
         record = records[index]
         image = np.ascontiguousarray(np.asarray(read_image(Path(record["file_name"])))[:, :, ::-1])
         truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
         sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
         picture = beside([overlay.draw(image, what, [line], scores=what is seen) for what, line in sides])
-        stem = Path(record["file_name"]).stem
-        name = stem if stem not in written else f"{stem}_{index}"  # pictures of one name from two folders
-        written.add(name)
-        with atomic_path(output / f"{name}.jpg") as temporary:
-            temporary.write_bytes(cv2.imencode(".jpg", picture)[1].tobytes())
+        sink.write(picture, Frame(image, index, 0.0, Path(record["file_name"]).name))
     print(f"{output}: {len(chosen)} pictures of {args.dataset}, annotated left, found right")
 
 

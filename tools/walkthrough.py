@@ -37,6 +37,7 @@ from norton_det.data import generate_dataset, register_generated
 from norton_det.errors import InputError
 from norton_det.files import atomic_path
 from norton_det.fuse import fuse
+from norton_det.live.choice import DEMO, DEMO_CONFIG
 from norton_det.timing import environment, measure
 
 EXAMPLES = """
@@ -44,13 +45,12 @@ EXAMPLES = """
   tools/walkthrough.py --preset norton-64 --output output/demo-64
   tools/walkthrough.py --iterations 20 --finetune 10 --train-images 40 --val-images 8   only to see it run
 """
-CONFIG = "quick_schedules/demo_faster_rcnn.yaml"
 LEARNT = 0.5  # AP50 that the dense detector has to reach, else nothing that follows means anything
 
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument("--output", default="output/demo", metavar="DIR", help="folder for all that it makes")
+    own.add_argument("--output", default=str(DEMO), metavar="DIR", help="folder for all that it makes")
     own.add_argument("--preset", default="norton-78", help="how far to compress")
     own.add_argument("--iterations", type=int, default=560, help="of the dense training")
     own.add_argument("--finetune", type=int, default=110, help="iterations after the compression")
@@ -105,7 +105,7 @@ def configure(args: argparse.Namespace, name: str, preset: str, weights: str, it
         "SOLVER.WARMUP_ITERS": min(50, iterations // 4),
     }
     opts = [part for key, value in values.items() for part in (key, value)]
-    return load_config(CONFIG, opts, output_dir=str(Path(args.output) / name))
+    return load_config(DEMO_CONFIG, opts, output_dir=str(Path(args.output) / name))
 
 
 def train(cfg: CfgNode, name: str) -> tuple[dict[str, float], str]:

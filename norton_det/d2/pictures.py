@@ -8,6 +8,8 @@ import numpy as np
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import ColorMode, Visualizer
 
+from ..data.images import beside
+
 TITLE_HEIGHT = 28  # pixels
 
 
@@ -31,11 +33,11 @@ def draw_detections(
     return canvas.draw_instance_predictions(kept).get_image()
 
 
-def side_by_side(pictures: Mapping[str, np.ndarray], gap: int = 6) -> np.ndarray:
+def side_by_side(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
     """Pictures of one height in a row, each below its title: {title: (H, W, 3)} -> (H + 28, sum of W + gaps, 3)."""
     columns: list[np.ndarray] = []
     for title, picture in pictures.items():
         head = np.full((TITLE_HEIGHT, picture.shape[1], 3), 255, np.uint8)
         cv2.putText(head, title, (4, TITLE_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-        columns += [np.concatenate([head, picture]), np.full((TITLE_HEIGHT + picture.shape[0], gap, 3), 255, np.uint8)]
-    return np.concatenate(columns[:-1], axis=1)
+        columns.append(np.concatenate([head, picture]))
+    return beside(columns, shade=255)

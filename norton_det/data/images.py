@@ -21,6 +21,7 @@ from ..errors import InputError, first_line
 from ..preprocessing import Preprocessing
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+GAP = 6  # pixels between pictures side by side
 _MARGIN = 224 / 256  # of a crop in its resized image
 
 
@@ -250,3 +251,13 @@ def make_transform(
         return ((pixels.flip(0) if flip else pixels) - mean) / std
 
     return transform
+
+
+def beside(pictures: Sequence[Any], shade: int = 0) -> Any:
+    """Pictures (H, W, 3), uint8 arrays of one height, in a row with gaps of this shade between them."""
+    import numpy as np
+
+    parts: list[Any] = []
+    for picture in pictures:
+        parts += [picture, np.full((picture.shape[0], GAP, 3), shade, np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
 from .info import describe
-from .predictor import Detections, check_image
+from .predictor import Detections, check_color, check_image
 
 
 class NativePredictor:
@@ -21,8 +20,7 @@ class NativePredictor:
     """
 
     def __init__(self, detector: nn.Module, *, color: str = "RGB", **options: Any) -> None:
-        if color not in ("RGB", "BGR"):
-            raise InputError(f"color: expected RGB or BGR, got {color!r}; say how the pictures are given")
+        check_color(color)
         self.detector, self.color, self.info = detector, color, describe(detector, **options)
         self.name = f"{'Detectron2' if self.info.stack == 'detectron2' else 'torchvision'} eager"
 

@@ -54,6 +54,11 @@ class Detections:
         return found
 
 
+def class_name(classes: Sequence[str], label: int) -> str:
+    """Name of a label; its number where no name is known."""
+    return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+
 class Predictor:
     """Pictures (H, W, 3), uint8, -> ``Detections``.
 
@@ -78,8 +83,7 @@ class Predictor:
         threads: int | None = None,
         **options: Any,
     ) -> None:
-        if color not in ("RGB", "BGR"):
-            raise InputError(f"color: expected RGB or BGR, got {color!r}; say how the pictures are given")
+        check_color(color)
         self.color = color
         self.engine: TorchEngine | OnnxEngine | OpenVINOEngine
         if isinstance(source, nn.Module):
@@ -151,6 +155,16 @@ def prepare(info: DeployInfo, image: np.ndarray, color: str) -> Tensor:
     pixels = image if color == info.color else image[:, :, ::-1]
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
     return info.adapter.resize(tensor, info.min_size, info.max_size)
+
+
+def check_color(color: object) -> None:
+    """Refuse another order of colours than RGB and BGR.
+
+    Raises:
+        InputError: another one.
+    """
+    if color not in ("RGB", "BGR"):
+        raise InputError(f"color: expected RGB or BGR, got {color!r}; say how the pictures are given")
 
 
 def check_image(image: object) -> None:

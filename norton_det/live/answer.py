@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..data.coco import SKELETON
-from ..deploy.predictor import Detections
+from ..deploy.predictor import Detections, class_name
 
 COARSE = 1.5  # pixels that a mask's outline may be off
 DIGITS = 4
@@ -26,7 +26,7 @@ def to_answer(found: Detections, height: int, width: int, classes: Sequence[str]
             "box": _rounded(found.boxes[index] / np.tile(sides, 2)),
             "score": round(float(found.scores[index]), DIGITS),
             "label": label,
-            "name": classes[label] if 0 <= label < len(classes) else f"class {label}",
+            "name": class_name(classes, label),
         }
         if found.masks is not None:
             each["mask"] = [_rounded((part / sides).ravel()) for part in _outlines(found.masks[index])]

@@ -1,5 +1,6 @@
 """What a source of frames is."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Frame:
     name: str = ""
 
 
-class Source:
+class Source(ABC):
     """An iterable of frames.
 
     Attributes:
@@ -53,8 +54,10 @@ class Source:
         self.files: list[Path] = []
         self.stopped = False
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        raise NotImplementedError
+        """Frames in order; once."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of the device or file."""

@@ -7,10 +7,9 @@ import numpy as np
 
 from ..data.coco import KEYPOINT_NAMES, SKELETON
 from ..deploy.engines import require_module
-from ..deploy.predictor import Detections
+from ..deploy.predictor import Detections, class_name
 
 LINE, MARGIN, TEXT = 20, 4, 0.5  # pixels of a line of text above the frame, pixels round it, and its scale
-GAP = 6  # pixels between pictures side by side
 
 
 class Overlay:
@@ -27,10 +26,6 @@ class Overlay:
     def __init__(self, classes: Sequence[str] = (), keypoint_threshold: float = 0.05) -> None:
         self.sv: Any = require_module("supervision", "demo")
         self.classes, self.keypoint_threshold = classes, keypoint_threshold
-
-    def name(self, label: int) -> str:
-        """Of a class."""
-        return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
     def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = (), scores: bool = True) -> np.ndarray:
         """A copy of the frame with the detections, with or without their scores, and the lines above it."""
@@ -54,7 +49,7 @@ class Overlay:
         import cv2
 
         sv, padding = self.sv, max(2, round(7 * scale))
-        names = [self.name(int(label)) for label in detections.class_id]
+        names = [class_name(self.classes, int(label)) for label in detections.class_id]
         if scores:
             names = [f"{name} {score:.0%}" for name, score in zip(names, detections.confidence, strict=True)]
         height = cv2.getTextSize("Ag", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][1] + 2 * padding
@@ -91,11 +86,3 @@ class Overlay:
             middle = sv.Point(MARGIN + width * scale / TEXT / 2, MARGIN / 2 + LINE * (number + 0.5))
             head = sv.draw_text(head, line, middle, sv.Color.WHITE, scale, 1, 0)
         return np.concatenate([head, scene])
-
-
-def beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures (H, W, 3) of one height in a row, with a gap between them."""
-    parts: list[np.ndarray] = []
-    for picture in pictures:
-        parts += [picture, np.zeros((picture.shape[0], GAP, 3), np.uint8)]
-    return np.concatenate(parts[:-1], axis=1)

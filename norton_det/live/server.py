@@ -1,12 +1,12 @@
 """A local web page that shows detectors at work on the visitor's camera or files.
 
-The page sends JPEG frames over a WebSocket, one at a time, and draws what comes back over its own live picture; the
+The page sends JPEG frames over a WebSocket, one at a time, and draws what comes back over the frame that it sent; the
 server keeps nothing. Messages:
 
     page -> server   text: {"models": [names], "threshold": 0..1}; before that, the first model with 0.5
                      bytes: 4 bytes, the number of the frame (big endian), then a JPEG or PNG
     server -> page   text: {"frame": number, "model": name, "ms": milliseconds, "objects": [...]}, one for each model
-                     text: {"frame": number, "error": one line}, where the frame is not a picture; the page may go on
+                     text: {"frame": number, "error": one line}, where it was not answered; the page may go on
 
 Only pages of the same origin may connect, and only by the names the server is meant for (DNS rebinding).
 """

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -26,7 +27,7 @@ CODECS = {
 MILLISECONDS = Fraction(1, 1000)
 
 
-class Sink:
+class Sink(ABC):
     """Takes drawn frames.
 
     Attributes:
@@ -38,15 +39,17 @@ class Sink:
         self.told: list[str] = []
         self.wanted = True
 
+    @abstractmethod
     def write(self, picture: np.ndarray, frame: Frame) -> None:
         """Take a picture (H, W, 3), BGR, uint8, that was drawn from a frame."""
-        raise NotImplementedError
 
     def pause(self) -> None:
         """Let the user look at a picture; a video goes on at once."""
+        return
 
     def close(self) -> None:
         """Finish the file; a video is playable then, also after an interruption."""
+        return
 
 
 class VideoSink(Sink):

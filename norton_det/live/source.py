@@ -39,6 +39,9 @@ class Pictures(Source):
                 continue
             yield Frame(np.ascontiguousarray(image[:, :, ::-1]), index, float(index), file.name)
 
+    def close(self) -> None:
+        """Each file was closed when it had been read."""
+
 
 class VideoFile(Source):
     """Every frame of a video file; one that ends early is named in ``skipped``."""

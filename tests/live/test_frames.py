@@ -8,12 +8,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from norton_det.data.images import GAP, beside
 from norton_det.deploy import Detections
+from norton_det.deploy.predictor import class_name
 from norton_det.errors import InputError
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
 from norton_det.live.camera import Camera
 from norton_det.live.capture import cameras
-from norton_det.live.overlay import GAP, beside
 from norton_det.live.sink import VideoSink
 from norton_det.live.source import VideoFile
 
@@ -356,7 +357,7 @@ def test_detections_are_drawn_where_they_are(kind):
     assert drawn[45, 35].any() == (kind == "masks")  # inside
     if kind == "keypoints":
         assert drawn[50, 25].any() and drawn[50, 74].any()
-    assert overlay.name(0) == "cat" and overlay.name(7) == "class 7"
+    assert class_name(["cat"], 0) == "cat" and class_name(["cat"], 7) == "class 7"
 
 
 def test_labels_at_the_top_edge_stay_in_the_picture():
