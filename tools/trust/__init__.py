@@ -1,0 +1,1 @@
+"""The checks behind ``make reliability``: faults, hostile files, kills, load; one module for each promise."""
