@@ -1,11 +1,12 @@
 """Self-describing checkpoints: a safetensors file that carries the spec, the preprocessing and the classes.
 
 Nothing has to be repeated on a command line to load one, and nothing in it can run.
-Metadata key ``norton_det`` holds one JSON object::
+Metadata key ``norton_det`` holds one JSON object (see ``tensor_file``)::
 
-    {"version": 1, "spec": {...}, "preprocessing": {...}, "num_classes": 1000, "stride_in_1x1": false}
+    {"version": 3, "spec": {...}, "preprocessing": {...}, "num_classes": 1000, "stride_in_1x1": false, "sha256": "..."}
 
-A detector whose neck or heads are factored too has the version 2 and ``"layout": {"layer name": rank, ...}``.
+A detector whose neck or heads are factored too has ``"layout": {"layer name": rank, ...}``. Files of version 1 and 2
+have no digest, and are still read.
 """
 
 import json
@@ -15,18 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import InputError, first_line
-from .files import atomic_path, require_file
+from .digest import DIGEST_KEY
+from .errors import InputError
 from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .spec import CompressionSpec
+from .tensor_file import METADATA_KEY as METADATA_KEY
+from .tensor_file import read_fields, read_file, write_tensors
 
-FORMAT_VERSION = 2  # the newest that is read; files that need no more are written as 1
-METADATA_KEY = "norton_det"
+FORMAT_VERSION = 3  # that is written, and the newest that is read
+BESIDE = (DIGEST_KEY, "detector")  # fields of tensor_file and of tv.weights
+_FIELDS = {"version", "spec", "preprocessing", "num_classes", "stride_in_1x1", "layout"}
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,19 @@ class CheckpointInfo:
     stride_in_1x1: bool = False
     layout: dict[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> str:
+    def to_fields(self) -> dict[str, Any]:
+        """As JSON has them."""
         fields: dict[str, Any] = {
-            "version": 2 if self.layout else 1,
+            "version": FORMAT_VERSION,
             "spec": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "num_classes": self.num_classes,
             "stride_in_1x1": self.stride_in_1x1,
         }
-        return json.dumps(fields | ({"layout": self.layout} if self.layout else {}))
+        return fields | ({"layout": self.layout} if self.layout else {})
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_fields())
 
     @classmethod
     def from_json(cls, text: str) -> "CheckpointInfo":
@@ -63,9 +69,20 @@ class CheckpointInfo:
             fields = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError also for an integer of thousands of digits
             raise InputError(f"metadata: expected JSON ({error}); write the checkpoint again") from None
+        return cls.from_fields(fields)
+
+    @classmethod
+    def from_fields(cls, fields: object) -> "CheckpointInfo":
+        """Of what ``to_fields`` gives.
+
+        Raises:
+            InputError: a field is missing, unknown or makes no sense.
+        """
         version = fields.get("version") if isinstance(fields, dict) else fields
         if not isinstance(fields, dict) or isinstance(version, bool) or version not in range(1, FORMAT_VERSION + 1):
             raise InputError(f"metadata: version: expected 1 to {FORMAT_VERSION}, got {version!r}; update norton_det")
+        if unknown := sorted(set(fields) - _FIELDS):
+            raise InputError(f"metadata: unknown field {unknown[0][:40]!r}; update norton_det")
         classes, stride = fields.get("num_classes"), fields.get("stride_in_1x1")
         if isinstance(classes, bool) or not isinstance(classes, int) or not 0 <= classes <= 1_000_000:
             raise InputError(f"metadata: num_classes: expected 0 or more, got {classes!r}; write the checkpoint again")
@@ -113,13 +130,7 @@ def save_tensors(path: str | Path, state: Mapping[str, Tensor], info: Checkpoint
     Raises:
         InputError: the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}  # shared ones too
-    with atomic_path(path) as temporary:
-        try:
-            save_file(tensors, str(temporary), metadata={METADATA_KEY: info.to_json()})
-        except SafetensorError as error:  # such as a full disk
-            raise InputError(f"{path}: could not be written ({first_line(error)}); free some space") from None
-    return Path(path)
+    return write_tensors(path, state, info.to_fields())
 
 
 def read_info(path: str | Path) -> CheckpointInfo | None:
@@ -128,35 +139,42 @@ def read_info(path: str | Path) -> CheckpointInfo | None:
     Raises:
         InputError: the file is missing, truncated, not safetensors, or its metadata is damaged.
     """
-    file = require_file(path, "a safetensors file")
-    with _open(file) as content:
-        text = (content.metadata() or {}).get(METADATA_KEY)
-    if text is None:
-        return None
-    try:
-        return CheckpointInfo.from_json(text)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+    return _info(path, read_fields(path)[0])
 
 
 def tensor_names(path: str | Path) -> list[str]:
     """Names in a safetensors file."""
-    with _open(require_file(path, "a safetensors file")) as content:
-        return list(content.keys())
+    return read_fields(path)[1]
+
+
+def read_checkpoint(path: str | Path) -> tuple[CheckpointInfo | None, dict[str, Tensor]]:
+    """What a safetensors file says of itself (see ``read_info``), and its tensors on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, not safetensors, its content is not what was written, or it holds a
+            type that PyTorch lacks.
+    """
+    fields, tensors = read_file(path)
+    return _info(path, fields), tensors
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        InputError: the file is missing, truncated, not safetensors, or holds a type that PyTorch lacks.
+        InputError: as ``read_checkpoint``.
     """
-    file = require_file(path, "a safetensors file")
-    with _open(file) as content:
-        try:
-            return {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, AttributeError, TypeError, RuntimeError) as error:
-            raise InputError(f"{file}: expected tensors of PyTorch's types ({first_line(error)}); convert it") from None
+    return read_file(path)[1]
+
+
+def _info(path: str | Path, fields: dict[str, Any] | None) -> CheckpointInfo | None:
+    """Of the description in a file; what others keep beside it there is left aside."""
+    if fields is None:
+        return None
+    try:
+        return CheckpointInfo.from_fields({name: value for name, value in fields.items() if name not in BESIDE})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def load_checkpoint(path: str | Path) -> NortonResNet:
@@ -167,10 +185,9 @@ def load_checkpoint(path: str | Path) -> NortonResNet:
     Raises:
         InputError: not a norton checkpoint, damaged, or its tensors do not fit its own spec.
     """
-    info = read_info(path)
+    info, state = read_checkpoint(path)
     if info is None:
         raise InputError(f"{path}: expected a norton checkpoint, got other weights; run tools/compress.py on them")
-    state = read_tensors(path)
     with torch.device("meta"):
         model = build_from_info(info)
     check_state(state, model.state_dict(), str(path))
@@ -227,12 +244,3 @@ def check_state(state: dict[str, Tensor], expected: dict[str, Tensor], source: s
 def _counters(expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch counters of a state dict, at zero."""
     return {name: torch.tensor(0) for name in expected if name.endswith("num_batches_tracked")}
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(str(file), framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"{file}: expected a safetensors file, got a damaged or other one ({first_line(error)}); get it again"
-        ) from None

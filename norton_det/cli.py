@@ -7,6 +7,7 @@ of the command can do nothing about.
 import argparse
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -67,16 +68,16 @@ def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 130 interrupted."""
+    """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
     try:
         status = main()
         sys.stdout.flush()  # here, where a reader that has gone is met below
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names of files may hold line breaks
         status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    except KeyboardInterrupt as error:
+        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        status = 128 + getattr(error, "number", signal.SIGINT)
     except BrokenPipeError:  # `tool | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

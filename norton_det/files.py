@@ -1,5 +1,11 @@
-"""Files that are whole or not there: written beside the target, flushed, then renamed over it."""
+"""Files that are whole or not there: written beside the target, flushed, then renamed over it.
 
+What a killed program leaves is a file ``.NAME.XXXX.part``; the next one that writes the same name removes it. A lock
+that the system gives up with the process tells such a file from one that is being written.
+"""
+
+import contextlib
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing is locked, and nothing is cleaned up
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -21,8 +32,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise InputError(f"{target}: expected a file to write, got a folder; give a file name")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(target)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        os.close(handle)
+        _lock(handle)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(target)!r}: cannot write here ({reason}); choose another place") from None
@@ -32,13 +44,72 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(target)
+        with contextlib.suppress(OSError):  # not every file system has it for folders
+            _sync(target.parent)
     except OSError as error:
         raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
+    """Keep a folder for this process alone while the block runs; a process that is killed gives it up.
+
+    Raises:
+        InputError: another process holds it, or it cannot be written.
+    """
+    path = Path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another place") from None
+    try:
+        if not _lock(handle):
+            raise InputError(f"{folder}: expected {what} of its own, another run writes here; choose another folder")
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file for this process; whether nobody else has. Where locks do not work, nobody has."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _remove_left(target: Path) -> None:
+    """Remove what killed programs have left of ``target``."""
+    if fcntl is None:
+        return
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while it is being written
+                left.unlink()
+            finally:
+                os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def require_writable(path: str | Path) -> None:

@@ -3,24 +3,19 @@
 A file is known by its first bytes, not by the ending of its name.
 """
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from .digest import check_beside
 from .errors import InputError
 from .files import require_file
-from .safe_pickle import TORCH_STAND_INS, plain, read_arrays
+from .safe_pickle import read_arrays
 from .spec import ARCHITECTURES
+from .torch_file import LEGACY, ZIP, read_torch
 
 DEFAULT_VERSION = "IMAGENET1K_V1"  # the dense network of the paper, and the backbone of both stacks' detectors
 _WHAT = "weights (a torch, safetensors or Detectron2 .pkl file)"
-_ZIP = b"PK\x03\x04"
-_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch files before 1.6
-_MAX_INFLATION = 4  # torch stores without compression
 
 
 def is_download(source: str | Path) -> bool:
@@ -45,9 +40,10 @@ def read_content(path: str | Path) -> dict[Any, Any]:
     """
     file = require_file(path, _WHAT)
     head = _head(file)
-    if head.startswith((_ZIP, _TORCH_LEGACY)):
-        return _read_torch(file, head.startswith(_ZIP))
+    if head.startswith((ZIP, LEGACY)):
+        return read_torch(file, head.startswith(ZIP))
     if head[:1] == b"\x80" or file.suffix in (".pkl", ".pickle"):
+        check_beside(file)
         return read_arrays(file)
     what = "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head) else "an unknown format"
     raise InputError(f"{file}: expected {_WHAT}, got {what} that starts {head[:16]!r}; download the file again")
@@ -59,43 +55,6 @@ def _head(file: Path) -> bytes:
             return stream.read(64)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-
-
-def _read_torch(file: Path, zipped: bool) -> dict[Any, Any]:
-    try:
-        if zipped:
-            _check_archive(file)
-        with torch.serialization.safe_globals(TORCH_STAND_INS):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from None
-    except pickle.UnpicklingError as error:
-        if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise InputError(
-                f"{file}: expected tensors only, got a file that asks for {asked[1][:120]}; nothing was run: "
-                "if you trust its maker, ask for model.state_dict() alone"
-            ) from None
-        raise _damaged(file, error) from None
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise _damaged(file, error) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a state dict, got {type(content).__name__}; save model.state_dict()")
-    return plain(content)
-
-
-def _check_archive(file: Path) -> None:
-    """Refuse a zip that is TorchScript or grows absurdly."""
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise InputError("expected a state dict, got a TorchScript archive, which holds code; save model.state_dict()")
-    if sum(member.file_size for member in members) > _MAX_INFLATION * file.stat().st_size:
-        raise InputError("expected tensors as torch stores them, got an archive that grows absurdly; get it again")
-
-
-def _damaged(file: Path, error: Exception) -> InputError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-    return InputError(f"{file}: expected a torch file, got a truncated or damaged one ({reason}); get it again")
 
 
 def download(source: str | Path) -> tuple[str, dict[Any, Any]]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import METADATA_KEY, CheckpointInfo, build_from_info, check_state, load_state, read_info, read_tensors
+from .checkpoint import CheckpointInfo, build_from_info, check_state, load_state, read_checkpoint, read_tensors
 from .errors import InputError
 from .infer import spec_from_state
 from .keys import ResNetPart, find_resnet
@@ -32,6 +32,7 @@ from .preprocessing import MSRA, TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .sources import download, is_download, is_safetensors, read_content
 from .spec import STAGE_WIDTHS, CompressionSpec
+from .tensor_file import METADATA_KEY
 
 EPS = 1e-5  # of every batch normalisation here
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "model_state", "blobs")
@@ -104,8 +105,7 @@ def _load(source: str | Path, preprocessing: Preprocessing | None, stride_in_1x1
         name, state = download(source)
         return _understand(name, state, preprocessing, stride_in_1x1, name)
     if is_safetensors(source):
-        info = read_info(source)
-        tensors = read_tensors(source)
+        info, tensors = read_checkpoint(source)
         if info is not None:
             return _from_norton(name, info, tensors, preprocessing, stride_in_1x1)
         return _understand(name, tensors, preprocessing, stride_in_1x1)

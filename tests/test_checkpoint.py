@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from norton_det.checkpoint import (
@@ -28,6 +28,7 @@ from norton_det.errors import InputError
 from norton_det.preprocessing import MSRA, TORCHVISION, Preprocessing
 from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
+from norton_det.tensor_file import write_tensors
 
 SPEC = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16", name="tiny")
 
@@ -44,7 +45,11 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite_metadata(path: Path, text: str) -> None:
-    save_file(read_tensors(path), str(path), metadata={METADATA_KEY: text})
+    """Another description, with the digest that goes with it."""
+    try:
+        write_tensors(path, read_tensors(path), dict(json.loads(text)))
+    except (ValueError, TypeError, RecursionError):
+        save_file(read_tensors(path), str(path), metadata={METADATA_KEY: text})
 
 
 @pytest.mark.parametrize("rank", [None, 1, (1,) * 8 + (2,) * 8])
@@ -68,7 +73,47 @@ def test_file_describes_itself(saved):
     assert CheckpointInfo.from_json(info.to_json()) == info
     with safe_open(str(saved), framework="pt") as content:
         fields = json.loads(content.metadata()[METADATA_KEY])
-    assert set(fields) == {"version", "spec", "preprocessing", "num_classes", "stride_in_1x1"}
+    assert set(fields) == {"version", "spec", "preprocessing", "num_classes", "stride_in_1x1", "sha256"}
+
+
+def test_equal_content_gives_equal_bytes(tmp_path):
+    files = [save_checkpoint(tmp_path / f"{number}.safetensors", build()) for number in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_one_changed_bit_is_noticed(saved):
+    """safetensors and torch load it without a word."""
+    data, state = saved.read_bytes(), read_tensors(saved)
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    for place in range(start, len(data), len(data) // 40):
+        saved.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert any(not torch.equal(state[name], tensor) for name, tensor in load_file(saved).items())
+        with pytest.raises(InputError, match=r"model\.safetensors: sha256: expected .* another; get the file again"):
+            load_checkpoint(saved)
+
+
+def test_a_changed_description_is_noticed(saved):
+    text = saved.read_bytes()
+    for old, new in (
+        (b"RGB", b"BGR"),
+        (b'num_classes\\": 3', b'num_classes\\": 4'),
+        (b"tiny", b"tina"),
+        (b'norton_det"', b'norton_dot"'),
+        (b'version\\": 3', b'version\\": 2'),
+    ):
+        assert text.count(old)
+        saved.write_bytes(text.replace(old, new, 1))
+        with pytest.raises(InputError, match=r"model\.safetensors: "):
+            load_checkpoint(saved)
+
+
+def test_files_before_the_digest_are_read(saved):
+    text = damaged(version=2)
+    save_file(read_tensors(saved), str(saved), metadata={METADATA_KEY: text})
+    assert torch.equal(load_checkpoint(saved).fc.weight, build().fc.weight)
+    save_file(read_tensors(saved), str(saved), metadata={METADATA_KEY: damaged()})
+    with pytest.raises(InputError, match="expected the field sha256, found none"):
+        load_checkpoint(saved)
 
 
 def test_half_precision_files_load_as_float32(tmp_path):
@@ -150,8 +195,11 @@ def damaged(**changes: object) -> str:
         ("{", "metadata: expected JSON"),
         ("[" * 100_000, "metadata: expected JSON"),
         ("9" * 5000, "metadata: expected JSON"),
-        ("[]", "metadata: version: expected 1"),
-        (damaged(version=3), "version: expected 1 to 2, got 3; update norton_det"),
+        ("[]", "metadata: version: expected a number"),
+        ("[1]", "metadata: version: expected a number"),
+        (damaged(version=True), "metadata: version: expected a number"),
+        (damaged(version=4), "version: expected 1 to 3, got 4; update norton_det"),
+        (damaged(extra=0), "metadata: unknown field 'extra'; update norton_det"),
         (damaged(spec=None), "spec: expected a JSON object, got None"),
         (damaged(spec={"ratios": [0.0]}), "ratios: expected 20"),
         (damaged(spec=SPEC.to_dict() | {"rank": 1e999}), "rank: expected a whole number"),

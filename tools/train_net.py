@@ -5,6 +5,7 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from norton_det.d2.start import compress_weights, resume_weights
 from norton_det.d2.trainer import NortonTrainer, check_training
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_writable
+from norton_det.files import atomic_path, hold_folder, require_writable
 
 EXAMPLES = """
   tools/train_net.py --config norton_faster_rcnn.yaml
@@ -47,6 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/")
     own.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
     own.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
+    own.add_argument(
+        "--partial", action="store_true", help="what weights of a detector lack starts anew, what is too much is left"
+    )
     own.add_argument(
         "--num-gpus", type=int, default=1, help="processes on this machine, one GPU each; without GPUs, on its CPUs"
     )
@@ -69,7 +73,8 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The config, once the data sets are registered and found."""
     register_entries(args.register)
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
-    cfg = load_config(args.config_file, args.opts)
+    partial = ["MODEL.NORTON.PARTIAL_WEIGHTS", "True"] if args.partial else []
+    cfg = load_config(args.config_file, [*partial, *args.opts])
     require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
     if args.json:
         require_writable(args.json)
@@ -89,10 +94,11 @@ def main(args: argparse.Namespace) -> None:
     if args.eval_only:
         results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
     else:
-        last = resume_weights(cfg) if args.resume else None
-        trainer = NortonTrainer(last or compress_weights(cfg))
-        trainer.resume_or_load(resume=args.resume)
-        trainer.train()
+        with hold_folder(cfg.OUTPUT_DIR, "a folder") if comm.is_main_process() else nullcontext():
+            last = resume_weights(cfg) if args.resume else None
+            trainer = NortonTrainer(last or compress_weights(cfg))
+            trainer.resume_or_load(resume=args.resume)
+            trainer.train()
         results = trainer.last_results()
     if comm.is_main_process() and results:
         report({cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results, args.json)

@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..checkpoint import METADATA_KEY, CheckpointInfo
+from ..checkpoint import CheckpointInfo
 from ..errors import InputError
 from ..files import atomic_path
 from ..keys import find_resnet as find_resnet_part
@@ -16,44 +15,81 @@ from ..keys import torchvision_to_d2
 from ..preprocessing import MSRA
 from ..resnet import NortonResNet
 from ..surgery import find_layout
+from ..tensor_file import METADATA_KEY
+from ..torch_file import save_torch
 from ..weights import load_weights
-from .files import read_detector_file
+from .files import newest_checkpoint, read_detector_file
 
 logger = logging.getLogger(__name__)
 BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
 CLASSIFIER = ("fc.weight", "fc.bias")
+HEADS = ("proposal_generator.", "roi_heads.")
+HARMLESS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")  # that older detectors keep
 
 
 class NortonCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer that also reads norton checkpoints and writes the spec into every file.
 
     - ``.safetensors``: a compressed classifier (its tensors go to ``backbone.bottom_up``) or a whole detector;
-    - ``.pth`` of a trainer: read without running code; written whole or not at all, with the model's spec;
+    - ``.pth`` of a trainer: read without running code; written whole or not at all, with the model's spec and the
+      digest of its content; a run goes on from the newest one whose digest fits;
     - detectors with Detectron2's own ResNet, also from the model zoo, and classifiers of every origin that
       ``norton_det.weights`` knows; no code in a file is run.
 
-    A tensor of the backbone that does not fit is an error here, not a warning: a network with a part that is
-    left at random trains and scores quietly badly. Heads of another number of classes start anew, with a warning;
-    with ``whole`` they are an error too.
+    Tensors that are missing, left over or do not fit are an error here, not a warning: a network with a part that is
+    left at random trains and scores quietly badly. Weights of a ResNet alone leave neck and heads to start anew, and
+    so do predictors of another number of classes, with a warning.
+
+    Args:
+        model, save_dir, checkpointables: as Detectron2's.
+        whole: for use as it is: nothing may start anew.
+        partial: what the weights of a detector lack outside the ResNet starts anew, what they have besides is left.
     """
 
-    def __init__(self, model: nn.Module | None, save_dir: str = "", *, whole: bool = False, **checkpointables: Any):
+    def __init__(
+        self,
+        model: nn.Module | None,
+        save_dir: str = "",
+        *,
+        whole: bool = False,
+        partial: bool = False,
+        **checkpointables: Any,
+    ) -> None:
         super().__init__(model, save_dir, **checkpointables)
-        self.whole = whole
+        self.whole, self.partial = whole, partial
 
     def save(self, name: str, **kwargs: Any) -> None:
+        """As Detectron2's.
+
+        Raises:
+            FloatingPointError: weights that are not finite, which nobody could use.
+            InputError: the file cannot be written.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
+        for key, tensor in data["model"].items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise FloatingPointError(f"weights {key} are not finite")
         data |= {key: item.state_dict() for key, item in self.checkpointables.items()}
         data |= kwargs
         info = info_of_model(self.model)
         if info is not None:
             data[METADATA_KEY] = info.to_json()
         file = Path(self.save_dir) / f"{name}.pth"
-        with atomic_path(file) as temporary:
-            torch.save(data, temporary)
+        save_torch(file, data)
         self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with atomic_path(Path(self.save_dir) / "last_checkpoint") as temporary:
+            temporary.write_text(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """See ``newest_checkpoint``; of ``save_dir``."""
+        return newest_checkpoint(self.save_dir)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_detector_file(filename)
@@ -92,12 +128,14 @@ class NortonCheckpointer(DetectionCheckpointer):
             if name in wanted or not name.endswith("num_batches_tracked"):  # frozen normalisation does not count
                 state[name] = tensor
         checkpoint["model"] = state
+        detector = any(name.startswith(HEADS) for name in state)
         incompatible = super()._load_model(checkpoint)
         if resnet is not None or self.whole:
-            self._refuse_misfits(incompatible, prefix or BACKBONE)
+            self._refuse_misfits(incompatible, prefix or BACKBONE, detector and not self.partial)
         return incompatible
 
-    def _refuse_misfits(self, incompatible: Any, prefix: str) -> None:
+    def _refuse_misfits(self, incompatible: Any, prefix: str, complete: bool) -> None:
+        """Of the backbone, which is below ``prefix``, and with ``complete`` of neck and heads too."""
         for name, found, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
                 mend = (
@@ -106,11 +144,21 @@ class NortonCheckpointer(DetectionCheckpointer):
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
                 raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(found)}; {mend}")
-        missing = [name for name in incompatible.missing_keys if self.whole or name.startswith(prefix)]
-        counted = [name for name in missing if not name.endswith("num_batches_tracked")]
+        anew = {name for name, *_ in incompatible.incorrect_shapes}
+        missing = [name for name in incompatible.missing_keys if self.whole or complete or name.startswith(prefix)]
+        counted = [name for name in missing if not name.endswith("num_batches_tracked") and name not in anew]
         if counted:
+            inside = all(name.startswith(prefix) for name in counted)
             part, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
+            if complete and not self.whole and not inside:
+                part, mend = "detector", "use weights of this detector, or --partial to have them start anew"
             raise InputError(f"weights: {len(counted)} tensors of the {part} are missing (first: {counted[0]}); {mend}")
+        extra = [name for name in incompatible.unexpected_keys if name not in anew and not name.startswith(HARMLESS)]
+        if extra and (complete or self.whole):
+            raise InputError(
+                f"weights: {len(extra)} tensors are not of this detector (first: {extra[0][:80]}); use weights of this "
+                "detector, or --partial to leave them"
+            )
         for name in missing:
             incompatible.missing_keys.remove(name)
 

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..files import atomic_path
+from ..torch_file import save_torch
 from .checkpoint import info_of_model
 from .engine import save_detector
 from .loader import seed_all
@@ -54,8 +53,7 @@ class Average(HookBase):
         if info_of_model(self.model) is not None:
             save_detector(self.folder / "model_ema.safetensors", self.model)
         else:
-            with atomic_path(self.folder / "model_ema.pth") as temporary:
-                torch.save({"model": self.model.state_dict()}, temporary)
+            save_torch(self.folder / "model_ema.pth", {"model": self.model.state_dict()})
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average.state_dict()}

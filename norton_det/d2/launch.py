@@ -1,8 +1,13 @@
 """Processes of a run: this one, several on this machine, or those that torchrun has started."""
 
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +18,9 @@ from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
 from ..errors import InputError
+from ..stop import SIGNALS, Interrupted
 
+SILENCE = 30.0  # seconds without a sign of life after which a process is taken to hang
 TIMEOUT = timedelta(hours=4)  # the others wait while the first process compresses the weights to start from
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -33,7 +40,8 @@ def launch(
 
     Raises:
         InputError: processes within torchrun's, or more than there are GPUs. Bad input in a process of this machine
-            is printed there in one line, and this one exits with 2.
+            is printed there in one line, and this one exits with 2. When a process is killed or gives no sign of life
+            for half a minute, all end, and the cause is told.
     """
     if all(name in os.environ for name in TORCHRUN):
         if processes * machines > 1:
@@ -47,13 +55,62 @@ def launch(
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         raise InputError(f"--num-gpus: expected at most {gpus}, as many as there are here, got {processes}; lower it")
+    if processes * machines == 1:
+        main(args)
+        return
+    beats = multiprocessing.get_context("spawn").Array("d", processes, lock=False)
+    with _watching(beats) as silent:
+        try:
+            launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args, beats), timeout=TIMEOUT)
+        except ProcessExitedException as error:
+            if silent:
+                sys.exit(
+                    f"error: process {silent[0]} gave no sign of life for {SILENCE:.0f} s, so all were ended; look at "
+                    "that machine's memory and disks, --resume goes on from the last checkpoint"
+                )
+            if error.exit_code in (2, *(128 + number for number in SIGNALS)):  # its one line is printed
+                sys.exit(error.exit_code)
+            how = f"was killed ({error.signal_name})" if error.signal_name else f"ended with {error.exit_code}"
+            sys.exit(
+                f"error: process {error.error_index} {how}; where it was for memory, use smaller batches; --resume "
+                "goes on from the last checkpoint"
+            )
+
+
+@contextmanager
+def _watching(beats: Any) -> Iterator[list[int]]:
+    """End all processes when one of them hangs, and pass signals on to them.
+
+    Yields:
+        The number of the one that hung, once there is one.
+    """
+    silent: list[int] = []
+    ended = threading.Event()
+
+    def pass_on(number: int, _: object) -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+
+    def watch() -> None:
+        while not ended.wait(1):
+            ages = [time.time() - beat for beat in beats if beat]
+            # when all are silent, the whole machine was
+            if len(ages) == len(beats) and max(ages) > SILENCE > min(ages):
+                silent.append(ages.index(max(ages)))
+                for process in multiprocessing.active_children():
+                    process.kill()
+                return
+
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args), timeout=TIMEOUT)
-    except ProcessExitedException as error:
-        if error.exit_code == 2:  # its one line is printed
-            sys.exit(2)
-        how = f"was killed ({error.signal_name})" if error.signal_name else f"ended with {error.exit_code}"
-        sys.exit(f"error: process {error.error_index} {how}; where it was for memory, use smaller batches")
+        yield silent
+    finally:
+        ended.set()
+        watcher.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _join_torchrun() -> None:
@@ -70,13 +127,22 @@ def _join_torchrun() -> None:
     comm.synchronize()
 
 
-def _one_line(main: Callable[[Any], None], args: Any) -> None:
-    """``main`` in a process of several: bad input is one line and exit status 2; alone, its error goes on."""
-    if comm.get_world_size() == 1:
-        main(args)
-        return
+def _one_line(main: Callable[[Any], None], args: Any, beats: Any) -> None:
+    """``main`` in a process of several: what ends it is one line of the first process, and an exit status."""
+    threading.Thread(target=_beat, args=(beats, comm.get_local_rank()), daemon=True).start()
     try:
         main(args)
     except InputError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         sys.exit(2)
+    except Interrupted as error:
+        if not comm.is_main_process():
+            sys.exit(0)  # the first one is still saving
+        print(f"interrupted: {error}", file=sys.stderr, flush=True)
+        sys.exit(128 + error.number)
+
+
+def _beat(beats: Any, index: int) -> None:
+    while True:
+        beats[index] = time.time()
+        time.sleep(1)

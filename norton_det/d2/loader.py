@@ -19,12 +19,14 @@ from detectron2.data import DatasetFromList, MetadataCatalog
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
+from PIL import Image
 from pycocotools import mask as mask_utils
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.coco import mask_to_polygons
 from ..errors import InputError, first_line
 
+UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow's, on damaged files
 ATTEMPTS = 100  # of other images, where one has nothing to train on
 Item = tuple[int, int]
 
@@ -53,6 +55,8 @@ def seeded(*numbers: int) -> Iterator[None]:
 class SeededImages(Dataset):
     """Images as the model takes them, asked for by (place in the stream, index).
 
+    One that cannot be read is passed over for another; ``unreadable`` of that one then lists files and reasons.
+
     Args:
         records: Detectron2's dicts.
         mapper: from a dict to what the model takes; ``None`` where there is nothing to train on.
@@ -68,11 +72,15 @@ class SeededImages(Dataset):
     def __getitem__(self, item: Item) -> Any:
         place, index = item
         with seeded(self.seed, place):
+            unreadable: list[tuple[str, str]] = []
             for _ in range(ATTEMPTS):
                 record = self.records[index]
                 try:
                     found = self.mapper(record)
-                except (OSError, SizeMismatchError) as error:
+                except UNREADABLE as error:
+                    unreadable.append((str(record["file_name"]), first_line(error, 80)))
+                    found = None
+                except SizeMismatchError as error:
                     raise InputError(
                         f"{record['file_name']}: expected the image of the annotations, got another file "
                         f"({first_line(error, 80)}); replace it"
@@ -84,8 +92,13 @@ class SeededImages(Dataset):
                         f"{record['file_name']}: expected annotations that fit the config, got {reason}; {mend}"
                     ) from None
                 if found is not None:
-                    return found
+                    return found | {"unreadable": unreadable} if unreadable else found
                 index = random.randrange(len(self.records))
+        if unreadable:
+            file, reason = unreadable[0]
+            raise InputError(
+                f"{file}: expected images that can be read, got {len(unreadable)} damaged ({reason}); replace them"
+            )
         raise InputError(f"training images: expected some with objects, got {ATTEMPTS} without; check the data set")
 
 

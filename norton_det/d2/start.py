@@ -28,10 +28,9 @@ from ..errors import InputError
 from ..keys import split_detector_state
 from ..spec import CompressionSpec
 from ..weights import load_detector_state, load_weights
-from .checkpoint import NortonCheckpointer
 from .config import check_agreement, ranks_from_config, spec_from_config
 from .engine import NORTON_BACKBONES, compress_to_file, to_input, with_weights
-from .files import read_checkpoint_info, read_layout
+from .files import newest_checkpoint, read_checkpoint_info, read_layout
 
 logger = logging.getLogger(__name__)
 RESNET_CROP = 224  # pixels; of pictures for the ResNet alone
@@ -70,10 +69,21 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
 
 def resume_weights(cfg: CfgNode) -> CfgNode | None:
     """A config whose ``MODEL.WEIGHTS`` are the last checkpoint in ``OUTPUT_DIR``, so that the network of that one
-    is built; ``None`` when there is no checkpoint.
+    is built; ``None``, with a word, when there is no checkpoint.
+
+    Raises:
+        InputError: there are checkpoints, but none is whole.
     """
-    checkpointer = NortonCheckpointer(None, cfg.OUTPUT_DIR)
-    return with_weights(cfg, checkpointer.get_checkpoint_file()) if checkpointer.has_checkpoint() else None
+    folder = Path(cfg.OUTPUT_DIR)
+    if last := newest_checkpoint(folder):
+        return with_weights(cfg, last)
+    if found := sorted(folder.glob("model_*.pth")):
+        raise InputError(
+            f"{folder}: expected a whole checkpoint to resume, got {len(found)} that are not (last: {found[-1].name}); "
+            "remove them to start anew"
+        )
+    logger.warning("%s: nothing to resume, the run starts from MODEL.WEIGHTS", folder)
+    return None
 
 
 def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> None:

@@ -16,15 +16,18 @@ from detectron2.utils import comm
 
 from ..errors import InputError
 from ..files import require_file
+from ..stop import StopOnSignal
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
 from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
+from .guard import Guard, guarded
 from .hooks import Average, Reseed
 from .loader import build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)
+QUIET = (InputError, FloatingPointError, RuntimeError)  # that guard puts into words
 
 
 class NortonTrainer(DefaultTrainer):
@@ -40,6 +43,7 @@ class NortonTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
         check_training(cfg)
+        self.stop = StopOnSignal()
         plain = scale_learning_rate(cfg).clone()
         plain.defrost()
         if plain.SEED < 0:
@@ -65,8 +69,16 @@ class NortonTrainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here
-        self.checkpointer = NortonCheckpointer(self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = NortonCheckpointer(
+            self._trainer.model,
+            self.cfg.OUTPUT_DIR,
+            partial=self.cfg.MODEL.NORTON.PARTIAL_WEIGHTS,
+            trainer=weakref.proxy(self),
+        )
         found = [Reseed(), *super().build_hooks()]
+        before = next((i for i, hook in enumerate(found) if isinstance(hook, hooks.EvalHook)), len(found))
+        self.guard = Guard(self.detector, self.stop, len(getattr(self.data_loader, "dataset", ())) or 1)
+        found.insert(before, self.guard)
         if not self.cfg.SOLVER.EMA_DECAY:
             return found
         average = Average(self.detector, self.cfg.SOLVER.EMA_DECAY, self.cfg.OUTPUT_DIR)
@@ -88,17 +100,30 @@ class NortonTrainer(DefaultTrainer):
             logger.warning("The loader is not of norton_det.d2.loader: the run goes on with other images than it had")
 
     def train(self) -> Any:
-        """As Detectron2's; bad input leaves no traceback in the log."""
+        """As Detectron2's; what ends it early is one line, and its last whole state is kept (see ``guard``).
+
+        Raises:
+            Interrupted: by SIGINT or SIGTERM.
+            InputError: bad data, a loss that is not finite, a process that reads images was killed.
+        """
         log = logging.getLogger("detectron2.engine.train_loop")
 
         def keep(record: logging.LogRecord) -> bool:
-            return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+            return not (record.exc_info and isinstance(record.exc_info[1], QUIET))
 
         log.addFilter(keep)
         try:
-            return super().train()
+            return guarded(super().train, self.guard)
         finally:
             log.removeFilter(keep)
+
+    def after_train(self) -> None:
+        if self.iter >= self.max_iter:
+            super().after_train()
+            return
+        for hook in self._hooks:  # ended early: nothing is evaluated
+            if not isinstance(hook, hooks.EvalHook):
+                hook.after_train()
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"seed": self.seed}

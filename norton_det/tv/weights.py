@@ -1,27 +1,23 @@
 """A torchvision detector's file: safetensors that carries what its builder needs, so nothing has to be repeated.
 
-Metadata key ``norton_det`` describes the backbone as in ``norton_det.checkpoint`` (0 classes); the key
-``norton_det.detector`` holds one JSON object::
+Its description is that of the backbone as in ``norton_det.checkpoint`` (0 classes), with one field more::
 
-    {"kind": "keypoint", "num_classes": 2, "num_keypoints": 17}
+    "detector": {"kind": "keypoint", "num_classes": 2, "num_keypoints": 17}
 
 Test-time settings (thresholds, image sizes) are not weights and are not stored.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..checkpoint import METADATA_KEY, CheckpointInfo, check_state, read_info, read_tensors
+from ..checkpoint import CheckpointInfo, check_state, read_info, read_tensors
 from ..errors import InputError
-from ..files import atomic_path
+from ..tensor_file import read_fields, write_tensors
 
-DETECTOR_KEY = "norton_det.detector"
+DETECTOR_KEY = "detector"
 KINDS = ("faster", "mask", "keypoint")
 
 
@@ -52,12 +48,7 @@ def save_detector(path: str | Path, model: nn.Module) -> Path:
     if not isinstance(info, DetectorInfo):
         raise InputError(f"{path}: expected a detector of norton_det.tv, got {type(model).__name__}; build it there")
     fields = {"kind": info.kind, "num_classes": info.num_classes, "num_keypoints": info.num_keypoints}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(
-            state, str(temporary), metadata={METADATA_KEY: info.backbone.to_json(), DETECTOR_KEY: json.dumps(fields)}
-        )
-    return Path(path)
+    return write_tensors(path, model.state_dict(), info.backbone.to_fields() | {DETECTOR_KEY: fields})
 
 
 def is_detector_file(path: str | Path) -> bool:
@@ -66,12 +57,7 @@ def is_detector_file(path: str | Path) -> bool:
     Raises:
         InputError: missing, or no safetensors file.
     """
-    return read_info(path) is not None and _detector_text(path) is not None
-
-
-def _detector_text(path: str | Path) -> str | None:
-    with safe_open(str(path), framework="pt") as content:  # read_info has found it to be safetensors
-        return (content.metadata() or {}).get(DETECTOR_KEY)
+    return DETECTOR_KEY in (read_fields(path)[0] or {})
 
 
 def read_detector_info(path: str | Path) -> DetectorInfo:
@@ -80,15 +66,14 @@ def read_detector_info(path: str | Path) -> DetectorInfo:
     Raises:
         InputError: not such a file, or damaged.
     """
-    backbone = read_info(path)
-    text = _detector_text(path)
-    if backbone is None or text is None:
+    backbone, found = read_info(path), (read_fields(path)[0] or {}).get(DETECTOR_KEY)
+    if backbone is None or found is None:
         mend = "give a backbone as weights_backbone" if backbone else "write one with norton_det.tv.save_detector"
         raise InputError(f"{path}: expected a detector of norton_det.tv, got other weights; {mend}")
     try:
-        fields: Any = json.loads(text)
+        fields: Any = found
         kind, classes, keypoints = (fields[name] for name in ("kind", "num_classes", "num_keypoints"))
-    except (json.JSONDecodeError, RecursionError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise InputError(f"{path}: metadata of the detector is damaged ({error!r}); write the file again") from None
     if kind not in KINDS:
         raise InputError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}; update norton_det")

@@ -4,6 +4,7 @@ A case fails when its process dies by a signal, prints a traceback, takes longer
 or says or returns anything but what is expected.
 """
 
+import contextlib
 import os
 import re
 import resource
@@ -84,7 +85,7 @@ def tool(command: str, *arguments: object) -> NoReturn:
 
 
 def refused(call: Callable[[], object], expects: str = "") -> str:
-    """The one line of an ``InputError``, which ``call`` has to raise and ``expects`` (a regular expression) to match."""
+    """The one line of an ``InputError`` that ``call`` has to raise, matched by the regular expression ``expects``."""
     try:
         found = call()
     except InputError as error:
@@ -179,7 +180,5 @@ def _judge(fault: Fault, own: Path, status: int | None, seconds: float) -> Verdi
 
 def _kill_group(pid: int) -> None:
     """Whatever a case has started and left."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass

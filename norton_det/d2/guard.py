@@ -1,0 +1,132 @@
+"""What a training does when it is interrupted or goes wrong: its last whole state is kept, and the cause is named."""
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..errors import InputError, first_line
+from ..stop import Interrupted, StopOnSignal
+
+logger = logging.getLogger(__name__)
+MOST_UNREADABLE = 0.01  # of the images; more are no accident
+
+
+class Guard(HookBase):
+    """The last whole state of a training, and the images of the batch at hand.
+
+    A state is whole from the end of an iteration, with its averages and schedules, to the next step of the optimizer:
+    until then only statistics of normalisation change, and those are remembered. Registered before the evaluation,
+    which may be cut off, and after all that belongs to the state.
+
+    Args:
+        model: that is trained, without DistributedDataParallel around it.
+        stop: hears signals.
+        images: number of images of the data set.
+
+    Attributes:
+        done: number of the last iteration that is complete; -1 for none.
+        files: names of the batch at hand.
+    """
+
+    def __init__(self, model: nn.Module, stop: StopOnSignal, images: int) -> None:
+        self.model, self.stop, self.images = model, stop, images
+        self.done = -1
+        self.files: list[str] = []
+        self.unreadable: set[str] = set()
+        self._statistics: list[tuple[Tensor, Tensor]] = []
+        model.register_forward_pre_hook(self._look)
+
+    def before_train(self) -> None:
+        self.done = self.trainer.start_iter - 1
+        self.trainer._trainer.optimizer.register_step_pre_hook(lambda *_: self.stop.hold())
+        self._remember()
+
+    def after_step(self) -> None:
+        self.done = self.trainer.iter
+        self._remember()
+        self.stop.release()
+
+    def keep(self) -> str:
+        """Save the last whole state, unless there is none to save, or this is not the first process.
+
+        Returns:
+            What became of it, to be put into a sentence.
+        """
+        if self.stop.held or not comm.is_main_process() or self.done < self.trainer.start_iter:
+            return self._kept()
+        with torch.no_grad():
+            for buffer, value in self._statistics:
+                buffer.copy_(value)
+        name = f"model_{self.done:07d}"
+        try:
+            self.trainer.checkpointer.save(name, iteration=self.done)
+        except (InputError, FloatingPointError) as error:
+            return f"{self._kept()}; iteration {self.done} could not be saved: {first_line(error)}"
+        return f"iteration {self.done} is saved in {name}.pth, --resume goes on from there"
+
+    def _kept(self) -> str:
+        file = self.trainer.checkpointer.get_checkpoint_file()
+        return f"--resume goes on from {file}" if file else "nothing was saved yet"
+
+    def _remember(self) -> None:
+        norms = (nn.modules.batchnorm._NormBase,)
+        live = [module for module in self.model.modules() if isinstance(module, norms) and module.training]
+        buffers = [buffer for module in live for buffer in module.buffers()]
+        self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
+
+    def _look(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Before each forward: which images it is of, and which could not be read."""
+        if not model.training:
+            return
+        batch = inputs[0] if inputs and isinstance(inputs[0], list) else []
+        self.files = [str(item.get("file_name", "?")) for item in batch if isinstance(item, dict)]
+        for item in batch:
+            for file, reason in item.pop("unreadable", ()):
+                if file not in self.unreadable:
+                    self.unreadable.add(file)
+                    logger.warning("Skipped, cannot be read: %s (%s)", file, reason)
+        if len(self.unreadable) > MOST_UNREADABLE * self.images:
+            raise InputError(
+                f"{sorted(self.unreadable)[0]}: expected images that can be read, {len(self.unreadable)} of "
+                f"{self.images} are damaged, more than {MOST_UNREADABLE:.0%}; replace them"
+            )
+
+
+def guarded(train: Callable[[], Any], guard: Guard) -> Any:
+    """Run a training; what ends it early is told in one line, with what is kept of it.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; the state is saved.
+        InputError: a loss that is not finite, a process that reads images was killed, bad data.
+    """
+    with guard.stop:
+        try:
+            return train()
+        except Interrupted as error:
+            raise Interrupted(error.number, guard.keep()) from None
+        except FloatingPointError as error:
+            parts = re.findall(r"'(\w+)': (?:np\.float\d+\()?(nan|-?inf)", str(error))
+            what = ", ".join(f"{name} {value}" for name, value in parts) or first_line(error)
+            files = ", ".join(guard.files[:8])
+            raise InputError(
+                f"iteration {guard.trainer.iter}: expected finite losses, got {what} with {files}; lower "
+                f"SOLVER.BASE_LR or look at these images ({guard.keep()})"
+            ) from None
+        except InputError as error:
+            kept = guard.keep()
+            raise InputError(f"{error} ({kept})" if kept else str(error)) from None
+        except RuntimeError as error:
+            if guard.stop.number:  # what a signal looks like to a process that waited for another
+                raise Interrupted(guard.stop.number, guard.keep()) from None
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a process that reads images ended ({first_line(error)}); lower DATALOADER.NUM_WORKERS where memory "
+                f"is short ({guard.keep()})"
+            ) from None

@@ -1,0 +1,66 @@
+"""SIGINT and SIGTERM while something is trained: it ends soon, at a moment when its state is whole and can be saved."""
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended the work; ``number`` is the signal's, the message what was saved."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class StopOnSignal:
+    """Raises ``Interrupted`` for the first signal that comes while the block runs, but not between ``hold`` and
+    ``release``; later signals are left unheard, so that saving is not cut off.
+
+    Only in the main thread, where Python hears signals; elsewhere it does nothing. Forked processes that read data
+    leave Ctrl-C to their parent.
+
+    Attributes:
+        number: of the signal that came; 0 for none.
+        held: whether it would wait.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.held = False
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> "StopOnSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From here on the state is not whole."""
+        self.held = True
+
+    def release(self) -> None:
+        """The state is whole again; what was waiting is raised."""
+        self.held = False
+        if self.number:
+            raise Interrupted(self.number)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        first, self.number = not self.number, self.number or number
+        if first and not self.held:
+            raise Interrupted(number)
