@@ -47,7 +47,7 @@ def _update(found: Any, value: Any, where: str, depth: int) -> None:
         if value.is_conj() or value.is_neg():
             flat = flat.resolve_conj().resolve_neg()
         if flat.numel():
-            found.update(memoryview(flat.view(torch.uint8).numpy()))
+            found.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         _head(found, "dict", str(len(value)))
         for key in sorted(value, key=lambda key: (type(key).__name__, str(key))):

@@ -63,16 +63,23 @@ def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
         InputError: another process holds it, or it cannot be written.
     """
     path = Path(folder) / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another place") from None
-    try:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another place") from None
         if not _lock(handle):
-            raise InputError(f"{folder}: expected {what} of its own, another run writes here; choose another folder")
+            os.close(handle)
+            raise InputError(f"{folder}: expected a folder for {what} alone, another one writes here; choose another")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
+        os.close(handle)  # the other one has just ended, and removed it
+    try:
         yield
     finally:
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 

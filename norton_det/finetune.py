@@ -1,36 +1,39 @@
 """The one fine-tuning stage that follows compression (NORTON, section IV), with optional distillation.
 
 The default is the paper's recipe: SGD with momentum 0.9, label smoothing 0.1, weight decay 1e-4, learning rate 0.01
-after a linear warm-up of 5 epochs (a tenth of shorter runs), then a cosine to zero. Distillation adds the dense
-network as a teacher: its logits (Hinton et al., 2015) and, at the end of every stage, its features where the channels
-are the same and their spatial attention where channels were pruned (Zagoruyko and Komodakis, ICLR 2017).
+after a linear warm-up of 5 epochs (a tenth of shorter runs), then a cosine to zero. The losses are in ``losses``.
 
 Under torchrun every process takes its share of each batch; rank 0 evaluates and writes. Files in the output folder:
-``last.pth`` (to resume), ``best.safetensors`` (norton checkpoint), ``metrics.json``, ``curve.png``.
+``last.pth`` (to resume), ``best.safetensors`` (norton checkpoint), ``metrics.json``, ``curve.png``. ``last.pth`` is
+written after each epoch, and where a run is interrupted or goes wrong; resumed, it goes on as if nothing had been.
 """
 
 import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .checkpoint import save_checkpoint
 from .classify import Accuracy, evaluate
+from .epochs import Unreadable, file_names, make_loader
 from .errors import InputError, first_line
-from .files import atomic_path, require_file
+from .files import atomic_path, hold_folder, require_file
+from .losses import WithFeatures, losses
 from .recipe import Recipe
 from .resnet import NortonResNet
+from .stop import Interrupted, StopOnSignal, remember_statistics
+from .torch_file import read_torch, save_torch
 
 
 def fine_tune(
@@ -61,14 +64,17 @@ def fine_tune(
         One row per epoch: epoch, loss, top1, top5 (percent), learning_rate, seconds.
 
     Raises:
-        InputError: no teacher where one is needed, nothing to resume, a loss that is not finite, or no room to write.
+        Interrupted: by SIGINT or SIGTERM; the state is saved.
+        InputError: no teacher where one is needed, nothing to resume, another run in ``output``, a loss that is not
+            finite, a process that reads images was killed, images that cannot be read, or no room to write.
     """
     if (recipe.distill or recipe.features) and teacher is None:
         raise InputError("recipe: distillation needs the dense network, got none; give a teacher")
     run = _Run(model, train, val, recipe, Path(output), teacher, device)
-    if resume:
-        run.load()
-    run.train(progress)
+    with hold_folder(output, "this fine-tuning") if run.main else nullcontext():
+        if resume:
+            run.load()
+        run.guarded(progress)
     return run.rows
 
 
@@ -91,7 +97,7 @@ class _Run:
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.teacher = None if teacher is None else teacher.to(device).to(memory_format=torch.channels_last).eval()
         torch.manual_seed(recipe.seed)
-        self.wrapped: nn.Module = _WithFeatures(self.model)
+        self.wrapped: nn.Module = WithFeatures(self.model)
         if self.processes > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(self.wrapped)
         average = get_ema_multi_avg_fn(recipe.ema)
@@ -99,86 +105,104 @@ class _Run:
         groups = _decay_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=recipe.amp == "float16")
-        size = max(1, recipe.batch_size // self.processes)
-        self.sampler: DistributedSampler = DistributedSampler(
-            train, self.processes, dist.get_rank() if dist.is_initialized() else 0, seed=recipe.seed, drop_last=True
-        )
-        options: dict[str, Any] = {"num_workers": recipe.workers, "persistent_workers": False}
-        self.loader: DataLoader = DataLoader(train, size, sampler=self.sampler, drop_last=True, **options)
-        if not len(self.loader):
-            raise InputError(f"batch_size: expected no more than the images, got {recipe.batch_size}; lower it")
+        count = len(train)  # type: ignore[arg-type]
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        self.loader = make_loader(train, count, recipe.batch_size, recipe.workers, recipe.seed, rank, self.processes)
+        self.batches = count // recipe.batch_size  # of an epoch
+        self.unreadable = Unreadable(train, count)
+        self.at_hand: list[int] = []  # indices of the batch
         self.val = DataLoader(val, 64, num_workers=recipe.workers)
-        self.step, self.steps = 0, max(1, round(recipe.epochs * len(self.loader)))
+        self.step, self.steps = 0, max(1, round(recipe.epochs * self.batches))
+        self.losses: list[float] = []  # of the epoch so far
+        self.stop, self.restore = StopOnSignal(), remember_statistics(self.model)
         self.best = -1.0
         self.rows: list[dict[str, Any]] = []
 
+    def guarded(self, progress: bool) -> None:
+        """``train``; what ends it early is told in one line, and the last whole state is kept."""
+        with self.stop:
+            try:
+                self.train(progress)
+            except Interrupted as error:
+                raise Interrupted(error.number, self._keep()) from None
+            except InputError as error:
+                raise InputError(f"{error} ({self._keep()})") from None
+            except RuntimeError as error:
+                if self.stop.number:  # what a signal looks like to a process that waited for another
+                    raise Interrupted(self.stop.number, self._keep()) from None
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise InputError(
+                    f"a process that reads images ended ({first_line(error)}); use fewer workers where memory is short "
+                    f"({self._keep()})"
+                ) from None
+
     def train(self, progress: bool) -> None:
         with tqdm(total=self.steps, initial=self.step, desc="fine-tune", unit="step", disable=not progress) as bar:
-            while self.step < self.steps:
-                started, epoch = time.perf_counter(), self.step // len(self.loader)
-                loss = self._epoch(epoch, bar)
-                if self.main:
-                    accuracy = self._evaluate()
-                    seconds = time.perf_counter() - started
-                    self._record(self.step / len(self.loader), loss, accuracy, seconds)
+            while self.step < self.steps or self.losses:
+                started, complete = time.perf_counter(), self.step % self.batches == 0 or self.step >= self.steps
+                if not (self.losses and complete):  # else it was cut off in the evaluation
+                    self._epoch(self.step // self.batches, bar)
+                accuracy = self._evaluate() if self.main else None
+                self.stop.hold()
+                if accuracy is not None:
+                    loss, seconds = sum(self.losses) / len(self.losses), time.perf_counter() - started
+                    self._record(self.step / self.batches, loss, accuracy, seconds)
                     bar.set_postfix_str(f"loss {loss:.3f}, Top-1 {accuracy.top1:.2f} %")
+                self.losses = []
+                self._whole()
                 if dist.is_initialized():
                     dist.barrier()
 
-    def _epoch(self, epoch: int, bar: Any) -> float:
-        self.sampler.set_epoch(epoch)
+    def _epoch(self, epoch: int, bar: Any) -> None:
+        """What is left of it."""
+        self.loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        self.loader.batch_sampler.start = self.step - epoch * self.batches  # type: ignore[union-attr]
         self.model.train()
-        total, count = 0.0, 0
-        for images, labels in self.loader:
-            loss = self._step(images.to(self.device), labels.to(self.device))
-            total, count = total + loss, count + 1
+        self.restore = remember_statistics(self.model)
+        for images, labels, indices in self.loader:
+            self.at_hand = indices.tolist()
+            self.unreadable.look(labels, indices)
+            self._step(images.to(self.device), labels.to(self.device))
             bar.update()
+            self._whole()
             if self.step >= self.steps:
                 break
-        return total / count
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
+    def _whole(self) -> None:
+        """The state is whole from here to the next step of the optimizer, but for what normalisation counts."""
+        self.restore = remember_statistics(self.model)
+        self.stop.release()
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         images = images.contiguous(memory_format=torch.channels_last)
         kind, dtype = torch.device(self.device).type, getattr(torch, self.recipe.amp)
         with torch.autocast(kind, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32):
             logits, features = self.wrapped(images)
-            loss = self._loss(logits.float(), features, images, labels)
+            parts = losses(self.recipe, self.teacher, logits.float(), features, images, labels)
+            loss = torch.stack(list(parts.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise InputError(f"step {self.step}: expected a finite loss, got {value}; lower the learning rate")
+            bad = ", ".join(f"{name} {float(part.detach())}" for name, part in parts.items() if not part.isfinite())
+            names = file_names(self.unreadable.data, self.at_hand[:8])
+            raise InputError(
+                f"step {self.step}: expected a finite loss, got {value}; lower the learning rate ({bad}; with {names})"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
+        self.stop.hold()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.step += 1
-        return value
-
-    def _loss(self, logits: Tensor, features: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        recipe = self.recipe
-        smoothing = recipe.label_smoothing
-        loss = (1 - recipe.distill) * F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing)
-        if self.teacher is None or not (recipe.distill or recipe.features):
-            return loss
-        with torch.no_grad():
-            wanted = self.teacher.forward_features(images)
-            target = self.teacher.classify(wanted["res5"]).float()
-        if recipe.distill:
-            found, given = (F.log_softmax(part / recipe.temperature, 1) for part in (logits, target))
-            divergence = F.kl_div(found, given, log_target=True, reduction="batchmean")
-            loss = loss + recipe.distill * recipe.temperature**2 * divergence
-        if recipe.features:
-            stages = [name for name in features if name != "stem"]
-            distances = [feature_distance(features[name], wanted[name]) for name in stages]
-            loss = loss + recipe.features * torch.stack(distances).mean()
-        return loss
+        self.losses.append(value)
 
     def _learning_rate(self) -> float:
         """Of the coming step: linear warm-up, then half a cosine."""
-        warm = min(self.recipe.warmup_epochs * len(self.loader), 0.1 * self.steps)
+        warm = min(self.recipe.warmup_epochs * self.batches, 0.1 * self.steps)
         if self.step < warm:
             return self.recipe.learning_rate * (self.step + 1) / (warm + 1)
         share = (self.step - warm) / max(1.0, self.steps - warm)
@@ -205,6 +229,12 @@ class _Run:
         if accuracy.top1 > self.best:
             self.best = accuracy.top1
             save_checkpoint(self.output / "best.safetensors", self._candidate())
+        self._save([])
+        with atomic_path(self.output / "metrics.json") as temporary:
+            report = {"recipe": asdict(self.recipe), "spec": self.model.spec.to_dict(), "epochs": self.rows}
+            temporary.write_text(json.dumps(report, indent=1) + "\n")
+
+    def _save(self, losses: list[float]) -> None:
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -212,21 +242,33 @@ class _Run:
             "average": None if self.average is None else self.average.state_dict(),
             "step": self.step,
             "steps": self.steps,
+            "losses": losses,
             "recipe": asdict(self.recipe),
             "spec": self.model.spec.to_json(),
             "rows": self.rows,
         }
-        with atomic_path(self.output / "last.pth") as temporary:
-            torch.save(state, temporary)
-        with atomic_path(self.output / "metrics.json") as temporary:
-            report = {"recipe": asdict(self.recipe), "spec": self.model.spec.to_dict(), "epochs": self.rows}
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        save_torch(self.output / "last.pth", state)
+
+    def _keep(self) -> str:
+        """Save the last whole state, unless that is on the disk; what became of it, to be put into a sentence."""
+        path = self.output / "last.pth"
+        if self.main and self.losses and not self.stop.held and self._is_finite():
+            self.restore()
+            try:
+                self._save(self.losses)
+            except InputError as error:
+                return f"step {self.step} could not be saved: {error}"
+            return f"step {self.step} is saved in {path}, --resume goes on from there"
+        return f"--resume goes on from {path}" if path.exists() else "nothing was saved yet"
+
+    def _is_finite(self) -> bool:
+        return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
 
     def load(self) -> None:
         """Take up ``last.pth``."""
         path = require_file(self.output / "last.pth", "the state of a fine-tuning to resume")
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
+            state = read_torch(path, True)
             now: dict[str, Any] = {"steps": self.steps, "spec": self.model.spec.to_json(), **asdict(self.recipe)}
             then = {"steps": state["steps"], "spec": state["spec"], **state["recipe"]}
             for field in (field for field in now if field != "workers" and now[field] != then.get(field)):
@@ -244,33 +286,8 @@ class _Run:
         except Exception as error:  # whatever a damaged or foreign file leads to
             reason = first_line(error)
             raise InputError(f"{path}: expected the state of this network's fine-tuning ({reason})") from None
-        self.step, self.rows = state["step"], state["rows"]
+        self.step, self.rows, self.losses = state["step"], state["rows"], state.get("losses", [])
         self.best = max((row["top1"] for row in self.rows), default=-1.0)
-
-
-class _WithFeatures(nn.Module):
-    """Logits and stage features in one forward, so that gradients of both are synchronised."""
-
-    def __init__(self, model: NortonResNet) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.model.forward_features(images)
-        return self.model.classify(features["res5"]), features
-
-
-def feature_distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Distance of two feature maps (N, C, H, W), (N, C', H, W), a scalar of order 1.
-
-    With equal channels the squared error relative to the energy wanted; else that of the attention maps, the mean
-    square over channels, each scaled to norm 1.
-    """
-    found, wanted = found.float(), wanted.float()
-    if found.shape == wanted.shape:
-        return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-    maps = [F.normalize(part.square().mean(1).flatten(1), dim=1) for part in (found, wanted)]
-    return (maps[0] - maps[1]).square().sum(1).mean()
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> Iterator[dict[str, Any]]:

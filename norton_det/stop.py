@@ -3,8 +3,12 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
+
+import torch
+from torch import nn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,6 +19,20 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
         self.number = number
+
+
+def remember_statistics(model: nn.Module) -> Callable[[], None]:
+    """What normalisation layers of a model in training have counted so far: a function that brings it back."""
+    kinds = (nn.modules.batchnorm._NormBase,)
+    live = [module for module in model.modules() if isinstance(module, kinds) and module.training]
+    kept = [(buffer, buffer.clone()) for module in live for buffer in module.buffers()]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+    return restore
 
 
 class StopOnSignal:

@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     if args.eval_only:
         results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
     else:
-        with hold_folder(cfg.OUTPUT_DIR, "a folder") if comm.is_main_process() else nullcontext():
+        with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
             last = resume_weights(cfg) if args.resume else None
             trainer = NortonTrainer(last or compress_weights(cfg))
             trainer.resume_or_load(resume=args.resume)

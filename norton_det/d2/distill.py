@@ -19,7 +19,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..finetune import feature_distance
+from ..losses import feature_distance
 
 
 @dataclass(frozen=True)

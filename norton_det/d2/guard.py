@@ -5,16 +5,15 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from torch import Tensor, nn
+from torch import nn
 
+from ..epochs import MOST_UNREADABLE
 from ..errors import InputError, first_line
-from ..stop import Interrupted, StopOnSignal
+from ..stop import Interrupted, StopOnSignal, remember_statistics
 
 logger = logging.getLogger(__name__)
-MOST_UNREADABLE = 0.01  # of the images; more are no accident
 
 
 class Guard(HookBase):
@@ -39,17 +38,17 @@ class Guard(HookBase):
         self.done = -1
         self.files: list[str] = []
         self.unreadable: set[str] = set()
-        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._restore: Callable[[], None] = lambda: None
         model.register_forward_pre_hook(self._look)
 
     def before_train(self) -> None:
         self.done = self.trainer.start_iter - 1
         self.trainer._trainer.optimizer.register_step_pre_hook(lambda *_: self.stop.hold())
-        self._remember()
+        self._restore = remember_statistics(self.model)
 
     def after_step(self) -> None:
         self.done = self.trainer.iter
-        self._remember()
+        self._restore = remember_statistics(self.model)
         self.stop.release()
 
     def keep(self) -> str:
@@ -60,9 +59,7 @@ class Guard(HookBase):
         """
         if self.stop.held or not comm.is_main_process() or self.done < self.trainer.start_iter:
             return self._kept()
-        with torch.no_grad():
-            for buffer, value in self._statistics:
-                buffer.copy_(value)
+        self._restore()
         name = f"model_{self.done:07d}"
         try:
             self.trainer.checkpointer.save(name, iteration=self.done)
@@ -73,12 +70,6 @@ class Guard(HookBase):
     def _kept(self) -> str:
         file = self.trainer.checkpointer.get_checkpoint_file()
         return f"--resume goes on from {file}" if file else "nothing was saved yet"
-
-    def _remember(self) -> None:
-        norms = (nn.modules.batchnorm._NormBase,)
-        live = [module for module in self.model.modules() if isinstance(module, norms) and module.training]
-        buffers = [buffer for module in live for buffer in module.buffers()]
-        self._statistics = [(buffer, buffer.clone()) for buffer in buffers]
 
     def _look(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Before each forward: which images it is of, and which could not be read."""

@@ -9,10 +9,8 @@ number of workers, and several processes see together what one would.
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MetadataCatalog
@@ -25,31 +23,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.coco import mask_to_polygons
 from ..errors import InputError, first_line
+from ..seeds import seeded
 
 UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow's, on damaged files
 ATTEMPTS = 100  # of other images, where one has nothing to train on
 Item = tuple[int, int]
-
-
-def seed_all(*numbers: int) -> None:
-    """Random numbers of Python, NumPy and PyTorch follow from these numbers of 0 or more."""
-    seed = int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed % 2**63)
-
-
-@contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """``seed_all`` for a while; afterwards random numbers of the CPU go on as before."""
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_all(*numbers)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)
 
 
 class SeededImages(Dataset):
