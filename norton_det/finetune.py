@@ -261,6 +261,14 @@ class _Run:
             return f"step {self.step} is saved in {path}, --resume goes on from there"
         return f"--resume goes on from {path}" if path.exists() else "nothing was saved yet"
 
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            return read_torch(path, True)
+        except InputError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise InputError(f"{path}: expected the state of this network's fine-tuning; {reason}") from None
+
     def _is_finite(self) -> bool:
         return all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
 
@@ -268,7 +276,7 @@ class _Run:
         """Take up ``last.pth``."""
         path = require_file(self.output / "last.pth", "the state of a fine-tuning to resume")
         try:
-            state = read_torch(path, True)
+            state = self._read(path)
             now: dict[str, Any] = {"steps": self.steps, "spec": self.model.spec.to_json(), **asdict(self.recipe)}
             then = {"steps": state["steps"], "spec": state["spec"], **state["recipe"]}
             for field in (field for field in now if field != "workers" and now[field] != then.get(field)):
