@@ -56,6 +56,11 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
                 "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
             )
             raise InputError(f"option {key}: {text}; {mend}") from None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError(
+            f"{path}: MODEL.LOAD_PROPOSALS: expected False, got True: Detectron2's files of proposals are pickles, which "
+            "may run code; leave it out"
+        )
     rate, reference = "SOLVER.BASE_LR", "SOLVER.REFERENCE_IMS_PER_BATCH"
     if reference not in opts[::2] and (rate in opts[::2] or not _has_reference(path)):
         cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is given without one is as it is
