@@ -11,7 +11,14 @@ class InputError(ValueError):
     def __init__(self, message: str = "") -> None:
         if message.startswith("Caught InputError in "):  # PyTorch, from a process of a data loader: with its traceback
             message = message.rstrip().rpartition("InputError: ")[2]
-        super().__init__(message)
+        super().__init__(_visible(message))
+
+
+def _visible(text: str) -> str:
+    """Names in files may hold codes that a terminal obeys; line breaks are left to whoever prints."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: Exception, limit: int = 120) -> str:

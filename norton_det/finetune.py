@@ -127,10 +127,10 @@ class _Run:
                 raise Interrupted(error.number, self._keep()) from None
             except InputError as error:
                 raise InputError(f"{error} ({self._keep()})") from None
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:
                 if self.stop.number:  # what a signal looks like to a process that waited for another
                     raise Interrupted(self.stop.number, self._keep()) from None
-                if "DataLoader worker" not in str(error):
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise InputError(
                     f"a process that reads images ended ({first_line(error)}); use fewer workers where memory is short "

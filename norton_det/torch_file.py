@@ -7,6 +7,7 @@ memory, where sizes would not be checked. A zip archive has a checksum of each m
 import pickle
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from .digest import check_beside, check_digest, content_digest
-from .errors import InputError
+from .errors import InputError, first_line
 from .files import atomic_path
 from .safe_pickle import TORCH_STAND_INS, plain
 
@@ -36,9 +37,13 @@ def save_torch(path: str | Path, content: Mapping[str, Any]) -> Path:
     sealed = {**content, DIGEST_KEY: content_digest(content)}
     with atomic_path(path) as temporary:
         try:
-            torch.save(sealed, temporary)
+            with temporary.open("wb") as stream:  # by its path, the name of the temporary file would be written into it
+                torch.save(sealed, stream)
         except RuntimeError as error:  # of torch's writer, such as a full disk
-            raise OSError(str(error).splitlines()[0][:120]) from None
+            if "DataLoader worker" in str(error):  # it can be raised anywhere
+                raise
+            reason = "no space left" if "unexpected pos" in str(error) else first_line(error)
+            raise InputError(f"{path}: could not be written ({reason}); free some space") from None
     return Path(path)
 
 
@@ -95,8 +100,11 @@ def _check_archive(file: Path) -> None:
             raise InputError("expected an archive of torch, got two members of one name; get the file again")
         if sum(member.file_size for member in members) > file.stat().st_size:
             raise InputError("expected tensors as torch stores them, got members that overlap; get the file again")
-        if changed := archive.testzip():
-            raise InputError(f"{changed[:60]}: expected its checksum, its bytes have another; get the file again")
+    checksums = {member.filename.partition("/")[2]: member.CRC for member in members}
+    reader = torch._C.PyTorchFileReader(str(file))  # its view counts: zipfile may take other bytes for a member's
+    for name in reader.get_all_records():
+        if name not in checksums or zlib.crc32(reader.get_record(name)) != checksums[name]:
+            raise InputError(f"{name[:60]!r}: expected its checksum, its bytes have another; get the file again")
 
 
 def _damaged(file: Path, error: Exception) -> InputError:

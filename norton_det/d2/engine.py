@@ -58,8 +58,8 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
             raise InputError(f"option {key}: {text}; {mend}") from None
     if cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
-            f"{path}: MODEL.LOAD_PROPOSALS: expected False, got True: Detectron2's files of proposals are pickles, which "
-            "may run code; leave it out"
+            f"{path}: MODEL.LOAD_PROPOSALS: expected False, got True: Detectron2's files of proposals are pickles, "
+            "which may run code; leave it out"
         )
     rate, reference = "SOLVER.BASE_LR", "SOLVER.REFERENCE_IMS_PER_BATCH"
     if reference not in opts[::2] and (rate in opts[::2] or not _has_reference(path)):

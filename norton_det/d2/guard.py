@@ -60,6 +60,7 @@ class Guard(HookBase):
         if self.stop.held or not comm.is_main_process() or self.done < self.trainer.start_iter:
             return self._kept()
         self._restore()
+        self.trainer.iter = self.trainer._trainer.iter = self.done  # they are saved too
         name = f"model_{self.done:07d}"
         try:
             self.trainer.checkpointer.save(name, iteration=self.done)
@@ -103,19 +104,20 @@ def guarded(train: Callable[[], Any], guard: Guard) -> Any:
             raise Interrupted(error.number, guard.keep()) from None
         except FloatingPointError as error:
             parts = re.findall(r"'(\w+)': (?:np\.float\d+\()?(nan|-?inf)", str(error))
+            iteration = guard.trainer.iter
             what = ", ".join(f"{name} {value}" for name, value in parts) or first_line(error)
             files = ", ".join(guard.files[:8])
             raise InputError(
-                f"iteration {guard.trainer.iter}: expected finite losses, got {what} with {files}; lower "
+                f"iteration {iteration}: expected finite losses, got {what} with {files}; lower "
                 f"SOLVER.BASE_LR or look at these images ({guard.keep()})"
             ) from None
         except InputError as error:
             kept = guard.keep()
             raise InputError(f"{error} ({kept})" if kept else str(error)) from None
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionError, EOFError) as error:
             if guard.stop.number:  # what a signal looks like to a process that waited for another
                 raise Interrupted(guard.stop.number, guard.keep()) from None
-            if "DataLoader worker" not in str(error):
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             raise InputError(
                 f"a process that reads images ended ({first_line(error)}); lower DATALOADER.NUM_WORKERS where memory "

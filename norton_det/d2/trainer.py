@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..files import require_file
 from ..stop import StopOnSignal
 from .checkpoint import NortonCheckpointer
@@ -27,7 +27,7 @@ from .loader import build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)
-QUIET = (InputError, FloatingPointError, RuntimeError)  # that guard puts into words
+QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that guard puts into words
 
 
 class NortonTrainer(DefaultTrainer):
@@ -129,7 +129,14 @@ class NortonTrainer(DefaultTrainer):
         return super().state_dict() | {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
+        try:
+            super().load_state_dict(state_dict)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"state of a training: expected that of this network, got another ({first_line(error)}); resume with "
+                "the same config"
+            ) from None
+        check_optimizer(self._trainer.optimizer)
         self.seed = state_dict.get("seed", self.seed)
         if is_stream(self.data_loader):
             set_seed(self.data_loader, self.seed)
@@ -167,6 +174,21 @@ class NortonTrainer(DefaultTrainer):
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
         return model
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a state that was loaded for parameters of other shapes, which torch does not look at.
+
+    Raises:
+        InputError: with both shapes.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise InputError(
+                    f"optimizer: expected {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}, that of "
+                    "another network; start anew without --resume"
+                )
 
 
 def check_training(cfg: CfgNode) -> None:

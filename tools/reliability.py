@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Provoke what can go wrong, and print how often each promise of SECURITY.md was kept.
+
+faults    each in a process of its own: one line, no traceback, a minute, 4 GiB
+kills     SIGKILL at random points of saving
+resume    a training that is cut off anywhere and goes on, bit for bit
+fuzz      mutated checkpoints
+payloads  files that try to run code
+numerics  equal input gives equal bytes; property tests of the mathematics
+load      the demo's server under bad clients
+
+Exit status 1 when a promise was broken."""
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from norton_det.cli import parser, run
+
+# isort: split
+import torch
+from trust.cases import Row
+
+from norton_det.errors import InputError
+from norton_det.files import atomic_path, require_writable
+
+CHECKS = ("faults", "kills", "resume", "fuzz", "payloads", "numerics", "load")
+EXAMPLES = """
+  tools/reliability.py                                        # all of it, half an hour on two cores
+  tools/reliability.py --short                                # the same checks, fewer cases: three minutes
+  tools/reliability.py faults payloads                        # these alone
+  tools/reliability.py --markdown docs/results/reliability.md --json reliability.json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)}; all by default")
+    own.add_argument("--short", action="store_true", help="fewer cases")
+    own.add_argument("--markdown", metavar="FILE", help="write the tables there")
+    own.add_argument("--json", metavar="FILE", help="write the rows there")
+    return own
+
+
+def main() -> int:
+    args = make_parser().parse_args()
+    for name in args.checks:
+        if name not in CHECKS:
+            raise InputError(f"check: expected some of {', '.join(CHECKS)}, got {name!r}; choose among them")
+    for path in (args.markdown, args.json):
+        if path:
+            require_writable(path)
+    torch.set_num_threads(1)  # checks fork, and threads do not survive that
+    rows: list[tuple[str, Row, float]] = []
+    for name in [name for name in CHECKS if not args.checks or name in args.checks]:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"norton_det_{name}_") as folder:
+            found = importlib.import_module(f"trust.{name}").check(args.short, Path(folder))
+        for row in found:
+            rows.append((name, row, time.monotonic() - started))
+            print(
+                f"{row.kept:>7} of {row.tried:<7} {row.promise}{f' ({row.detail})' if row.detail else ''}", flush=True
+            )
+    if args.markdown:
+        with atomic_path(args.markdown) as temporary:
+            temporary.write_text(to_markdown(rows))
+    if args.json:
+        fields = [{"check": name, **vars(row), "seconds": round(seconds, 1)} for name, row, seconds in rows]
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(fields, indent=1) + "\n")
+    broken = [row for _, row, _ in rows if row.kept != row.tried]
+    print(f"{len(rows) - len(broken)} of {len(rows)} promises kept")
+    return 1 if broken else 0
+
+
+def to_markdown(rows: list[tuple[str, Row, float]]) -> str:
+    """One table of promises; faults with what the user gets follow in one of their own."""
+    lines = ["| check | promise | kept | tried | |", "| --- | --- | ---: | ---: | --- |"]
+    cells = [[name, row.promise, str(row.kept), str(row.tried), row.detail] for name, row, _ in rows]
+    return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in cells)]) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,308 @@
+"""Faults while a detector is trained: signals, kills, disks, losses that are not finite, damaged images."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from detectron2.utils import comm
+from torch import distributed as dist
+
+from norton_det.d2 import launch
+from norton_det.d2.engine import load_config
+from norton_det.d2.files import newest_checkpoint, read_torch_file
+from norton_det.d2.loader import build_train_loader
+from norton_det.data.register import check_datasets
+from norton_det.files import hold_folder
+
+from .cases import Fault, tool
+from .small import CONFIG, prepare, words
+
+LONG = 10_000  # iterations: more than a case has time for
+WITHIN = 10.0  # seconds from a signal to the end
+ITERATIONS = 3  # of the training that is made once
+
+
+def train(output: Path, *flags: str, **changes: object) -> None:
+    """tools/train_net.py in this process; it does not return."""
+    tool("tools/train_net.py", "--config", CONFIG, *flags, *words(output, **changes))
+
+
+def in_fork(call: Callable[[], Any], quiet: bool = False) -> int:
+    """A call in a process of its own: its exit status."""
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            if quiet:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                os.dup2(1, 2)
+            call()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def when(condition: Callable[[], Any], act: Callable[[Any], None]) -> None:
+    """In a thread: act once the condition holds."""
+
+    def wait() -> None:
+        while not (found := condition()):
+            time.sleep(0.02)
+        act(found)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def signalled(number: int) -> Callable[[Path], None]:
+    def provoke(folder: Path) -> None:
+        out, sent = folder / "out", []
+
+        def send(_: object) -> None:
+            time.sleep(0.7)  # anywhere in an iteration
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), number)
+
+        when(lambda: (out / "metrics.json").exists() or newest_checkpoint(out), send)
+        try:
+            train(out, SOLVER__MAX_ITER=LONG, SOLVER__CHECKPOINT_PERIOD=3)
+        finally:
+            took = time.monotonic() - sent[0]
+            assert took < WITHIN, f"took {took:.1f} s to end"
+            saved = read_torch_file(newest_checkpoint(out))["iteration"]
+            print(f"ended within {WITHIN:.0f} s, iteration {saved} saved", file=sys.stderr)
+
+    return provoke
+
+
+def killed_while_saving(folder: Path) -> None:
+    """SIGKILL while a temporary file is there; then the run goes on."""
+    out = folder / "out"
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train(out, SOLVER__MAX_ITER=LONG)
+        finally:
+            os._exit(1)
+    while not (list(out.glob("model_*.pth")) and list(out.glob(".model_*.part"))):
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    done = read_torch_file(newest_checkpoint(out))["iteration"]
+    train(out, "--resume", SOLVER__MAX_ITER=done + 2)
+
+
+def disk_full(folder: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, resource.RLIM_INFINITY))
+    train(folder / "out")
+
+
+def stale_tag(folder: Path) -> None:
+    out = folder / "out"
+    shutil.copytree(_trained(), out)
+    (out / "last_checkpoint").write_text("model_0009999.pth")
+    train(out, "--resume", SOLVER__MAX_ITER=ITERATIONS + 1)
+
+
+def not_finite(folder: Path) -> None:
+    train(folder / "out", SOLVER__BASE_LR=1e20, SOLVER__WARMUP_ITERS=0, SOLVER__MAX_ITER=LONG)
+
+
+def worker_killed(folder: Path) -> None:
+    me = os.getpid()
+
+    def children() -> list[int]:
+        """Once it trains: before, programs are asked for their versions."""
+        tasks = Path(f"/proc/{me}/task").glob("*/children")
+        started = newest_checkpoint(folder / "out")
+        return [int(pid) for file in tasks for pid in file.read_text().split()] if started else []
+
+    def kill(found: list[int]) -> None:
+        os.kill(found[0], signal.SIGKILL)
+
+    when(children, kill)
+    train(folder / "out", SOLVER__MAX_ITER=LONG, DATALOADER__NUM_WORKERS=1)
+
+
+def _steps(wrong: int) -> None:
+    """The main of several processes: steps together, until the second one has an accident."""
+    for step in range(1000):
+        dist.all_reduce(torch.ones(1))
+        if step == 3 and comm.get_rank() == 1:
+            os.kill(os.getpid(), wrong)
+
+
+def of_two(wrong: int) -> Callable[[Path], None]:
+    def provoke(folder: Path) -> None:
+        launch.SILENCE = 6.0
+        launch.launch(_steps, wrong, processes=2)
+
+    return provoke
+
+
+def truncated_picture(folder: Path) -> None:
+    """One of 120: it is passed over, told once, and the batch is full."""
+    prepare(folder, pictures=120)
+    cfg = load_config(CONFIG, words(folder / "out"))
+    check_datasets(cfg.DATASETS.TRAIN)
+    loader = build_train_loader(cfg)
+    _, first = next(iter(loader.batch_sampler))[0]
+    file = Path(loader.dataset.records[first]["file_name"])
+    file.write_bytes(file.read_bytes()[:700])
+    train(folder / "out", SOLVER__MAX_ITER=2)
+
+
+def truncated_pictures(folder: Path) -> None:
+    prepare(folder)
+    for file in (folder / "norton_shapes" / "train2017").glob("*.jpg"):
+        file.write_bytes(file.read_bytes()[:700])
+    train(folder / "out")
+
+
+def one_of_nine(folder: Path) -> None:
+    prepare(folder)
+    file = min((folder / "norton_shapes" / "train2017").glob("*.jpg"))
+    file.write_bytes(file.read_bytes()[:700])
+    train(folder / "out", SOLVER__MAX_ITER=LONG)
+
+
+def two_runs(folder: Path) -> None:
+    with hold_folder(folder / "out", "a test"):
+        in_child = SimpleNamespace(status=in_fork(lambda: train(folder / "out")))
+    sys.exit(in_child.status)
+
+
+def not_writable(folder: Path) -> None:
+    train(Path("/proc/norton_det"))
+
+
+def no_such_rank(folder: Path) -> None:
+    train(folder / "out", MODEL__NORTON__RANK=12)
+
+
+def more_processes_than_images(folder: Path) -> None:
+    train(folder / "out", SOLVER__IMS_PER_BATCH=0)
+
+
+def interrupted_classifier(folder: Path) -> None:
+    """tools/finetune.py: Ctrl-C in the middle of an epoch, and on."""
+    from PIL import Image
+
+    from .faults_checkpoint import model
+
+    for part in ("train", "val"):
+        for name in ("left", "right"):
+            inside = folder / "data" / part / name
+            inside.mkdir(parents=True)
+            for index in range(16):
+                Image.new("RGB", (40, 40), (15 * index, 255 * (name == "left"), 0)).save(inside / f"{index}.png")
+    from norton_det.checkpoint import save_checkpoint
+
+    weights = save_checkpoint(folder / "w.safetensors", model())
+    flags = ["--weights", weights, "--data", folder / "data", "--output", folder / "out", "--epochs", 200]
+    flags += ["--batch-size", 4, "--workers", 0, "--image-size", 32, "--resize", 36, "--quiet"]
+
+    def send(_: object) -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    when(lambda: (folder / "out" / "last.pth").exists(), send)
+    tool("tools/finetune.py", *flags)
+
+
+TRAINED: list[Path] = []
+
+
+def _trained() -> Path:
+    return TRAINED[0]
+
+
+def make_trained(folder: Path) -> Path:
+    """A short training whose output other cases start from."""
+    prepare(folder)
+    status = in_fork(lambda: train(folder / "trained", SOLVER__MAX_ITER=ITERATIONS), quiet=True)
+    assert status == 0 and (folder / "trained" / "model_final.pth").is_file(), status
+    TRAINED[:] = [folder / "trained"]
+    log = json.loads((folder / "trained" / "metrics.json").read_text().splitlines()[-1])
+    assert re.search("loss", " ".join(log))
+    return TRAINED[0]
+
+
+def faults() -> list[Fault]:
+    """All of them; ``make_trained`` comes first."""
+    saved = r"interrupted: .*saved.*\n?.*ended within 10 s|ended within 10 s.*\n*interrupted: .*is saved in model"
+    cases: list[tuple[str, Callable[[Path], Any], str, int]] = [
+        ("Ctrl-C (SIGINT)", signalled(signal.SIGINT), saved, 130),
+        ("SIGTERM", signalled(signal.SIGTERM), saved, 143),
+        ("SIGTERM while a classifier is fine-tuned", interrupted_classifier, r"interrupted: step \d+ is saved in", 143),
+        (
+            "SIGKILL while saving, then --resume",
+            killed_while_saving,
+            r"Loading from .*model_|Starting training from",
+            0,
+        ),
+        ("disk full", disk_full, r"model_0000000\.pth: could not be written .*; free some space", 2),
+        ("a place that cannot be written", not_writable, r"cannot write in /proc .*; choose another place", 2),
+        ("last_checkpoint names what is not there", stale_tag, r"names 'model_0009999\.pth'; the newest whole", 0),
+        (
+            "nothing to resume",
+            lambda f: train(f / "out", "--resume", SOLVER__MAX_ITER=1),
+            "nothing to resume, the run",
+            0,
+        ),
+        (
+            "two trainings in one folder",
+            two_runs,
+            r"out: expected a folder for this training alone.*; choose another",
+            2,
+        ),
+        (
+            "a loss that is not finite",
+            not_finite,
+            r"iteration \d+: expected finite losses, got .*(nan|inf|NaN).* with \S+\.jpg.*; lower SOLVER\.BASE_LR",
+            2,
+        ),
+        (
+            "a process that reads images is killed",
+            worker_killed,
+            r"a process that reads images ended .*--resume goes on",
+            2,
+        ),
+        (
+            "one of two processes is killed",
+            of_two(signal.SIGKILL),
+            r"error: process 1 was killed \(SIGKILL\); .*--resume",
+            1,
+        ),
+        ("one of two processes hangs", of_two(signal.SIGSTOP), r"error: process 1 gave no sign of life .*--resume", 1),
+        ("a truncated picture of 120", truncated_picture, r"Skipped, cannot be read: \S+\.jpg", 0),
+        (
+            "one truncated picture of nine",
+            one_of_nine,
+            r"\.jpg: expected images that can be read, 1 of 9 are .*; replace",
+            2,
+        ),
+        (
+            "truncated pictures alone",
+            truncated_pictures,
+            r"\.jpg: expected images that can be read, .*; replace them",
+            2,
+        ),
+        ("a rank above the maximum", no_such_rank, r"MODEL\.NORTON: rank: expected 1 to 9 .*, got 12; use", 2),
+        ("batches of no image", more_processes_than_images, r"IMS_PER_BATCH: expected a multiple of 1 .*; choose", 2),
+    ]
+    return [Fault("training", *case) for case in cases]
