@@ -102,7 +102,8 @@ def _detector(out: Path, workers: int, cut: int = -1, resume: bool = False) -> N
 def _classifier(out: Path, workers: int, cut: int = -1, resume: bool = False) -> None:
     torch.manual_seed(0)
     labels = torch.arange(4 * BATCHES) % 2
-    data = Noisy(torch.randn(len(labels), 3, 32, 32) + labels[:, None, None, None], labels)
+    train = Noisy(torch.randn(len(labels), 3, 32, 32) + labels[:, None, None, None], labels)
+    val = TensorDataset(*train.tensors)
     model = NortonResNet(SPEC, 2)
     recipe = Recipe(epochs=EPOCHS, batch_size=4, learning_rate=0.002, workers=workers, ema=0.5)
     step = finetune._Run._step
@@ -113,4 +114,4 @@ def _classifier(out: Path, workers: int, cut: int = -1, resume: bool = False) ->
         step(run, images, labels)
 
     finetune._Run._step = cut_off  # type: ignore[method-assign]
-    _ended(lambda: finetune.fine_tune(model, data, data, recipe, out, resume=resume))
+    _ended(lambda: finetune.fine_tune(model, train, val, recipe, out, resume=resume))
