@@ -12,10 +12,10 @@ PY := $(or $(NORTON_DET_PYTHON),.venv/bin/python)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test demo clean
+.PHONY: help setup lint test reliability demo clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## .venv with pinned packages, norton_det (editable), OpenCV and Detectron2
 	@command -v "$(PYTHON)" >/dev/null || { \
@@ -31,6 +31,9 @@ test: setup lint  ## lint, then the tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy --ignore=tests/live
 	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
+
+reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept
+	OMP_NUM_THREADS=1 $(PY) tools/reliability.py
 
 demo: setup  ## a walk through compress, evaluate and benchmark
 	$(PY) tools/walkthrough.py

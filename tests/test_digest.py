@@ -1,0 +1,115 @@
+"""Digests of content, and torch files that carry one."""
+
+import hashlib
+import logging
+import zipfile
+import zlib
+from collections import OrderedDict
+
+import pytest
+import torch
+
+from norton_det.digest import check_beside, content_digest
+from norton_det.errors import InputError
+from norton_det.torch_file import read_torch, save_torch
+
+
+def content() -> dict:
+    torch.manual_seed(0)
+    return {"model": {"a": torch.randn(50, 40), "b": torch.arange(3)}, "iteration": 7, "lr": [0.1, None, True, "x"]}
+
+
+def test_digest_is_of_content_alone():
+    one = content()
+    turned = {"lr": tuple(one["lr"]), "iteration": 7, "model": OrderedDict(reversed(one["model"].items()))}
+    turned["model"]["a"] = one["model"]["a"].t().contiguous().t()  # other strides
+    assert content_digest(one) == content_digest(turned)
+    assert len(content_digest(one)) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found["model"]["a"].view(torch.int32).view(-1).__setitem__(7, 1),
+        lambda found: found["model"].update(b=torch.arange(3).int()),
+        lambda found: found["model"].update(b=torch.arange(3).view(3, 1)),
+        lambda found: found["model"].update(c=found["model"].pop("b")),
+        lambda found: found.update(iteration=8),
+        lambda found: found.update(iteration="7"),
+        lambda found: found.update(iteration=7.0),
+        lambda found: found["lr"].__setitem__(2, 1),
+        lambda found: found["lr"].append([]),
+    ],
+)
+def test_every_change_changes_it(change):
+    found = content()
+    change(found)
+    assert content_digest(found) != content_digest(content())
+
+
+def test_what_cannot_be_loaded_is_not_saved(tmp_path):
+    for value, told in (({1, 2}, "got set"), (torch.zeros(2).to_sparse(), "dense tensor"), (object(), "got object")):
+        with pytest.raises(InputError, match=rf"content: trainer: hook: expected .*{told}"):
+            save_torch(tmp_path / "x.pth", {"trainer": {"hook": value}})
+    deep: dict = {}
+    for _ in range(100):
+        deep = {"x": deep}
+    with pytest.raises(InputError, match="at most 32 dicts"):
+        content_digest(deep)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_torch_file_comes_back_and_has_equal_bytes(tmp_path):
+    files = [save_torch(tmp_path / f"{name}.pth", content()) for name in "ab"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert content_digest(read_torch(files[0], True)) == content_digest(content())
+    plain = torch.load(files[0], weights_only=True)  # others read it, too
+    assert torch.equal(plain["model"]["a"], content()["model"]["a"])
+
+
+def test_a_changed_bit_of_a_torch_file_is_noticed(tmp_path):
+    """torch does not look at the checksums of the archive."""
+    file = tmp_path / "w.pth"
+    torch.save(content(), file)
+    data, tensor = bytearray(file.read_bytes()), content()["model"]["a"]
+    data[data.index(tensor.numpy().tobytes()) + 50] ^= 4
+    file.write_bytes(data)
+    assert not torch.equal(torch.load(file, weights_only=True)["model"]["a"], tensor)
+    with pytest.raises(InputError, match=r"w\.pth: 'data/0': expected its checksum, its bytes have another; get the"):
+        read_torch(file, True)
+
+
+def test_a_changed_number_with_the_checksum_that_goes_with_it_is_noticed(tmp_path):
+    """Where the archive is sound the digest tells."""
+    file = save_torch(tmp_path / "w.pth", content())
+    with zipfile.ZipFile(file) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    name = next(name for name in members if name.endswith("data/0"))
+    members[name] = bytes([members[name][0] ^ 1]) + members[name][1:]
+    with zipfile.ZipFile(file, "w") as new:
+        for member, data in members.items():
+            new.writestr(member, data)
+            assert new.getinfo(member).CRC == zlib.crc32(data)
+    with pytest.raises(
+        InputError, match=r"w\.pth: sha256: expected '\w{12}'..., its content has another; get"
+    ):
+        read_torch(file, True)
+
+
+def test_digest_beside_a_file(tmp_path, caplog):
+    file = tmp_path / "R-50.pkl"
+    file.write_bytes(b"weights")
+    with caplog.at_level(logging.INFO, "norton_det"):
+        check_beside(file)
+    assert "carries no checksum; damage to its numbers cannot be noticed" in caplog.text
+    beside = tmp_path / "R-50.pkl.sha256"
+    beside.write_text(f"{hashlib.sha256(b'weights').hexdigest().upper()}  R-50.pkl\n")
+    check_beside(file)
+    file.write_bytes(b"weightz")
+    with pytest.raises(
+        InputError, match=r"R-50\.pkl: sha256: expected .* as R-50\.pkl\.sha256 says, got .*; get"
+    ):
+        check_beside(file)
+    beside.write_text("hello")
+    with pytest.raises(InputError, match="expected what sha256sum writes, got 'hello'"):
+        check_beside(file)
