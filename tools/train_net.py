@@ -24,6 +24,7 @@ from norton_det.d2.launch import launch
 from norton_det.d2.loader import check_classes
 from norton_det.d2.pooling import vectorize_pooling
 from norton_det.d2.start import compress_weights, resume_weights
+from norton_det.d2.test_loader import build_test_loader
 from norton_det.d2.trainer import NortonTrainer, check_training
 from norton_det.data.register import check_datasets, register_entries
 from norton_det.errors import InputError
@@ -87,15 +88,23 @@ def configure(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+class Trainer(NortonTrainer):
+    """Evaluation ends where an image cannot be read."""
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
+
+
 def main(args: argparse.Namespace) -> None:
     cfg = configure(args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
     default_setup(cfg, args)
     if args.eval_only:
-        results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
+        results = Trainer.test(cfg, vectorize_pooling(load_detector(cfg)))
     else:
         last = resume_weights(cfg) if args.resume else None
-        trainer = NortonTrainer(last or compress_weights(cfg))
+        trainer = Trainer(last or compress_weights(cfg))
         trainer.resume_or_load(resume=args.resume)
         trainer.train()
         results = trainer.last_results()
