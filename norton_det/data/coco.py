@@ -122,7 +122,9 @@ def _read(file: Path, folder: Path, short_polygons: bool) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{file}: expected COCO annotations, cannot read them ({error.strerror}); allow it") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected COCO annotations (JSON), got text that does not parse ({error})") from None
+        raise InputError(
+            f"{file}: expected COCO annotations (JSON), got text that does not parse ({error}); save it anew"
+        ) from None
     summary = check_content(file, content, short_polygons=short_polygons)
     check_images(file, folder, content["images"])
     _CHECKED[key] = summary
