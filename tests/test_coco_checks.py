@@ -257,13 +257,12 @@ def test_masks_and_keypoints_are_asked_for_before_a_run(tmp_path):
     assert "NUM_KEYPOINTS: expected 2" in refusal(lambda: check_datasets("checks_tips", keypoints=17))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_cannot_be_read_ends_an_evaluation(tmp_path, workers):
+def test_an_image_that_cannot_be_read_ends_an_evaluation(tmp_path):
     file, folder = write(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)).save(folder / "a.png")
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:-900])
     register_coco_folder("checks_cut", file, folder)
-    cfg = load_config("norton_faster_rcnn.yaml", ["DATALOADER.NUM_WORKERS", workers, "DATASETS.TEST", ("checks_cut",)])
+    cfg = load_config("norton_faster_rcnn.yaml", ["DATALOADER.NUM_WORKERS", 0, "DATASETS.TEST", ("checks_cut",)])
     pattern = r"^\S+a\.png: expected the image of the annotations, got a damaged or other file \(.+\); replace it"
     assert re.search(pattern, message := refusal(lambda: list(build_test_loader(cfg, "checks_cut")))), message
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "a.png")
