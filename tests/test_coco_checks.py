@@ -105,6 +105,7 @@ def refusal(call) -> str:
         ),
         ({"segmentation": RUNS | {"counts": [600.0]}}, r"segmentation: expected counts .*, got \[600\.0\]"),
         ({"segmentation": RUNS | {"counts": "hB9"}}, r"segmentation: expected counts .* got "),
+        ({"segmentation": RUNS | {"counts": "0o"}}, r"expected counts .* got '0o' \(not COCO's compressed counts\)"),
         ({"segmentation": RUNS | {"counts": "ooooooooo0"}}, r"a run longer than any image"),
         ({"segmentation": RUNS | {"counts": "ü"}}, r"segmentation: expected counts "),
         ({"segmentation": RUNS | {"counts": ""}}, r"segmentation: expected counts "),
