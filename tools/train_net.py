@@ -22,6 +22,7 @@ from norton_det.d2.config import find_config, info_from_config
 from norton_det.d2.engine import NORTON_BACKBONES, load_config, load_detector
 from norton_det.d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from norton_det.d2.launch import launch
+from norton_det.d2.loader import check_classes
 from norton_det.d2.pooling import vectorize_pooling
 from norton_det.d2.start import compress_weights, resume_weights
 from norton_det.d2.trainer import NortonTrainer, check_training
@@ -83,7 +84,11 @@ def configure(args: argparse.Namespace) -> CfgNode:
     check_training(cfg)
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
         raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
-    check_datasets(cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    train = () if args.eval_only else cfg.DATASETS.TRAIN
+    check_datasets(train, keypoints=points)
+    check_datasets(cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON, keypoints=points)
+    check_classes(cfg, (*train, *cfg.DATASETS.TEST))
     return cfg
 
 

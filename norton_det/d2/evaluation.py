@@ -1,5 +1,7 @@
 """COCO evaluation with the columns of the published table: AP, AP50, AP75 and AR."""
 
+import contextlib
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +32,27 @@ class NortonCOCOEvaluator(COCOEvaluator):
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any) -> None:
         # the fast implementation is compiled C++, which a pure Python Detectron2 lacks
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **options)
+        if 0 in self._coco_api.anns:  # COCOeval takes an object that is matched for a missed one where its id is 0
+            for number, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
+                annotation["id"] = number
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco_api.createIndex()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """As Detectron2's; COCOeval would take a box that is NaN for a match.
+
+        Raises:
+            InputError: predictions that are not finite; names the image.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            fields = output["instances"].get_fields().values() if "instances" in output else ()
+            tensors = [getattr(value, "tensor", value) for value in fields]
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors if isinstance(tensor, Tensor)):
+                raise InputError(
+                    f"{record.get('file_name', record['image_id'])}: expected finite predictions, got NaN or infinity; "
+                    "use intact weights"
+                )
+        super().process(inputs, outputs)
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
@@ -67,13 +90,19 @@ def evaluate_predictor(
         As Detectron2's evaluators do: task -> metric -> per cent.
 
     Raises:
-        InputError: a label that the data set has no class for.
+        InputError: a label that the data set has no class for, a picture of another size than its annotations say, or
+            predictions that are not finite.
     """
     evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir)
     evaluator.reset()
     classes = len(MetadataCatalog.get(dataset_name).thing_classes)
     for record in tqdm(DatasetCatalog.get(dataset_name), "evaluate", unit="image", disable=not progress):
         picture = read(record["file_name"])
+        if picture.shape[:2] != (record["height"], record["width"]):
+            raise InputError(
+                f"{record['file_name']}: expected {record['width']} x {record['height']} pixels, as annotated, got "
+                f"{picture.shape[1]} x {picture.shape[0]}; put the annotated image there"
+            )
         found = predict(picture)
         labels = found.labels - first_label
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:

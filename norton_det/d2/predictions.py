@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_utils
 
+from ..data.coco_values import box_problem, is_number, keypoints_problem, mask_problem, short
 from ..deploy.predictor import Detections
 from ..errors import InputError
 from ..files import require_file
+
+MAX_SCORE = 1e9
 
 
 def annotations_of(record: Mapping[str, Any]) -> Detections:
@@ -24,15 +27,47 @@ def annotations_of(record: Mapping[str, Any]) -> Detections:
     return _detections(objects, boxes, labels, [1.0] * len(objects), (record["height"], record["width"]))
 
 
-def read_predictions(file: str | Path, dataset: str) -> dict[Any, Detections]:
-    """Predictions in COCO's result format by ``image_id``, by falling score; labels are those of the data set.
+class Predictions(Mapping[Any, Detections]):
+    """Predictions by ``image_id``, by falling score; masks are decoded when an image is asked for: those of a whole
+    data set may be more than memory holds.
+
+    Args:
+        by_image: checked objects in COCO's result format.
+        labels: from a category's id to the data set's label.
+        sizes: height and width of each image.
+    """
+
+    def __init__(
+        self,
+        by_image: Mapping[Any, Sequence[Mapping[str, Any]]],
+        labels: Mapping[int, int],
+        sizes: Mapping[Any, tuple[int, int]],
+    ) -> None:
+        self.by_image, self.labels, self.sizes = by_image, labels, sizes
+
+    def __getitem__(self, image: Any) -> Detections:
+        found = sorted(self.by_image[image], key=lambda each: -each["score"])
+        boxes = [BoxMode.convert(each["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for each in found]
+        labels, scores = [self.labels[each["category_id"]] for each in found], [each["score"] for each in found]
+        return _detections(found, boxes, labels, scores, self.sizes[image])
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.by_image)
+
+    def __len__(self) -> int:
+        return len(self.by_image)
+
+
+def read_predictions(file: str | Path, dataset: str) -> Predictions:
+    """Predictions in COCO's result format, each value checked; labels are those of the data set.
 
     Args:
         file: JSON, such as Detectron2's ``coco_instances_results.json``.
         dataset: registered with Detectron2.
 
     Raises:
-        InputError: no such file, not that format, or images or categories that are not in the data set.
+        InputError: no such file, not that format, images or categories that are not in the data set, or values that
+            are not finite or do not fit the image; names the object and the field.
     """
     path = require_file(file, "predictions in COCO's result format (JSON)")
     wrong = f"{path}: expected a list of objects with image_id, category_id, bbox and score, as COCO has it"
@@ -41,29 +76,35 @@ def read_predictions(file: str | Path, dataset: str) -> dict[Any, Detections]:
     except (ValueError, RecursionError):
         raise InputError(f"{wrong}; got text that does not parse") from None
     needed = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(content, list) or not all(isinstance(each, dict) and needed <= set(each) for each in content):
+    if not isinstance(content, list) or not all(isinstance(each, dict) and needed <= each.keys() for each in content):
         raise InputError(f"{wrong}; got something else")
     metadata = MetadataCatalog.get(dataset)
     sizes = {record["image_id"]: (record["height"], record["width"]) for record in DatasetCatalog.get(dataset)}
-    names = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {
+    labels = getattr(metadata, "thing_dataset_id_to_contiguous_id", None) or {
         index: index for index in range(len(metadata.thing_classes))
     }
+    points = len(metadata.get("keypoint_names") or ())
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for each in content:
-        for key, known in (("image_id", sizes), ("category_id", names)):
-            if not isinstance(each[key], int | str) or each[key] not in known:
-                raise InputError(f"{path}: {key} {each[key]!r} is not in {dataset}; name the data set it is of")
+    for index, each in enumerate(content):
+        for key, known in (("image_id", sizes), ("category_id", labels)):
+            if type(each[key]) not in (int, str) or each[key] not in known:
+                raise InputError(f"{path}: {key} {short(each[key])} is not in {dataset}; name the data set it is of")
+        if problem := _problem(each, *sizes[each["image_id"]], points):
+            raise InputError(f"{path}: object {index} (image {each['image_id']}): {problem}")
         by_image[each["image_id"]].append(each)
-    found = {}
-    for image, objects in by_image.items():
-        try:
-            ordered = sorted(objects, key=lambda each: -each["score"])
-            boxes = [BoxMode.convert(each["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for each in ordered]
-            labels, scores = [names[each["category_id"]] for each in ordered], [each["score"] for each in ordered]
-            found[image] = _detections(ordered, boxes, labels, scores, sizes[image])
-        except (ValueError, TypeError, AssertionError, KeyError, IndexError):
-            raise InputError(f"{wrong}; got boxes, masks or keypoints of another form in image {image}") from None
-    return found
+    return Predictions(by_image, labels, sizes)
+
+
+def _problem(found: Mapping[str, Any], height: int, width: int, points: int) -> str:
+    """What is wrong with a prediction in an image of that size; empty where it will do."""
+    if not is_number(found["score"], -MAX_SCORE, MAX_SCORE):
+        return f"score: expected a finite number, got {short(found['score'])}; evaluate intact weights anew"
+    problem = box_problem(found["bbox"])
+    if not problem and found.get("segmentation"):
+        problem = mask_problem(found["segmentation"], height, width)
+    if not problem and found.get("keypoints"):
+        problem = keypoints_problem(found["keypoints"], points, visibility=False)
+    return problem
 
 
 def _detections(

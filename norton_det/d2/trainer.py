@@ -25,6 +25,7 @@ from .guard import Guard, guarded
 from .hooks import Average, Reseed
 from .loader import build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
+from .test_loader import build_test_loader
 
 logger = logging.getLogger(__name__)
 QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that guard puts into words
@@ -166,6 +167,10 @@ class NortonTrainer(DefaultTrainer):
             return build_train_loader(cfg)
         except AssertionError as error:  # Detectron2's own check for images with objects
             raise InputError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {one_line(error)} Annotate some images") from None
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

@@ -1,12 +1,10 @@
-"""COCO's annotation format: categories and keypoints, masks to polygons and runs, and the check of a JSON file.
+"""COCO's annotation format: categories and keypoints, masks to polygons and runs, and the JSON file, read and checked.
 
 Pixel (x, y) covers [x, x+1] x [y, y+1] in the coordinates of boxes and polygons; keypoints are whole pixel indices,
 to which Detectron2 adds 0.5 when it loads them.
 """
 
 import json
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import require_file
+from .coco_checks import CocoSummary, check_content, check_images
 
 KEYPOINT_NAMES = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -27,6 +26,8 @@ SKELETON = (
     (2, 3), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 7),
 )  # fmt: skip
 """COCO's limbs as pairs of 1-based indices into ``KEYPOINT_NAMES``."""
+
+_CHECKED: dict[tuple[Path, Path, int, int], CocoSummary] = {}
 
 
 def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
@@ -88,54 +89,49 @@ def read_coco(annotations: str | Path, image_root: str | Path) -> dict[str, Any]
         image_root: the folder that holds its images.
 
     Raises:
-        InputError: a file or folder is missing, the JSON is not COCO's, or a listed image is not in the folder.
+        InputError: a file or folder is missing, the JSON is not COCO's, or a listed image is not in the folder; names
+            the first record and field that will not do.
+    """
+    file = require_file(annotations, "COCO annotations (JSON)")
+    return _read(file, Path(image_root), False)
+
+
+def check_coco_file(annotations: str | Path, image_root: str | Path, *, short_polygons: bool = False) -> CocoSummary:
+    """As ``read_coco``, for what the file has; one that was read and checked in this process is not read again.
+
+    Args:
+        annotations: the JSON file.
+        image_root: the folder that holds its images.
+        short_polygons: see ``check_content``.
+
+    Raises:
+        InputError: as ``read_coco``.
     """
     file, folder = require_file(annotations, "COCO annotations (JSON)"), Path(image_root)
+    if _key(file, folder) not in _CHECKED:
+        _read(file, folder, short_polygons)
+    return _CHECKED[_key(file, folder)]
+
+
+def _read(file: Path, folder: Path, short_polygons: bool) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of the images of {file}, found none; check the path")
+    key = _key(file, folder)
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: expected COCO annotations, cannot read them ({error.strerror}); allow it") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: expected COCO annotations (JSON), got text that does not parse ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a JSON object with images, annotations and categories, got another value")
-    images = _records(file, content, "images", ("id", "file_name", "height", "width"))
-    instances = _records(file, content, "annotations", ("id", "image_id", "category_id", "bbox", "area", "iscrowd"))
-    categories = _records(file, content, "categories", ("id", "name"))
-    if not categories:
-        raise InputError(f"{file}: categories: expected at least one, got none; list the classes")
-    for field, records in (("images", images), ("annotations", instances), ("categories", categories)):
-        if len({record["id"] for record in records}) != len(records):
-            raise InputError(f"{file}: {field}: expected ids that differ, got one twice; number them anew")
-    image_ids, category_ids = {image["id"] for image in images}, {category["id"] for category in categories}
-    for instance in instances:
-        where = f"{file}: annotation {instance['id']}"
-        for key, known in (("image_id", image_ids), ("category_id", category_ids)):
-            if instance[key] not in known:
-                raise InputError(f"{where}: {key}: {instance[key]!r} is not listed; add or drop it")
-        box = instance["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-            raise InputError(f"{where}: bbox: expected [x, y, width, height], got {box!r}; give four numbers")
-    missing = [image["file_name"] for image in images if not (folder / str(image["file_name"])).is_file()]
-    if missing:
         raise InputError(
-            f"{folder}: expected {len(images)} images of {file}, {len(missing)} are missing, first {missing[0]}; "
-            "add them or name the folder that holds them"
-        )
+            f"{file}: expected COCO annotations (JSON), got text that does not parse ({error}); save it anew"
+        ) from None
+    summary = check_content(file, content, short_polygons=short_polygons)
+    check_images(file, folder, content["images"])
+    _CHECKED[key] = summary
     return content
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _records(file: Path, content: dict[str, Any], field: str, keys: Sequence[str]) -> list[dict[str, Any]]:
-    records = content.get(field)
-    if not isinstance(records, list):
-        raise InputError(f"{file}: {field}: expected a list, as COCO has it, got none; see datasets/README.md")
-    for index, record in enumerate(records):
-        if not isinstance(record, dict) or not set(keys) <= set(record):
-            lacking = next((key for key in keys if not isinstance(record, dict) or key not in record), keys[0])
-            named = f" (id {record['id']})" if isinstance(record, dict) and "id" in record else ""
-            raise InputError(f"{file}: {field}[{index}]{named}: expected the field {lacking}, found none; add it")
-    return records
+def _key(file: Path, folder: Path) -> tuple[Path, Path, int, int]:
+    """What a file is known by until it changes."""
+    status = file.stat()
+    return file.resolve(), folder.resolve(), status.st_size, status.st_mtime_ns

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .coco import read_coco
+from .coco import check_coco_file, read_coco
 from .generate import annotation_file, is_complete
 
 GENERATED_DATASETS = {
@@ -167,42 +167,77 @@ def class_names(name: str) -> tuple[str, ...]:
 
         return CLASSES[:1] if "keypoints" in name else CLASSES
     with contextlib.suppress(InputError):  # data that are not here
-        check_datasets(name)
+        _find_dataset(name)
     return tuple(getattr(MetadataCatalog.get(name), "thing_classes", ()))
 
 
-def check_datasets(names: Iterable[str]) -> None:
-    """Refuse, before a model is built, data sets that are unknown to Detectron2 or whose files are not there.
+def check_datasets(names: Iterable[str], *, masks: bool = False, keypoints: int = 0) -> None:
+    """Refuse, before a model is built, data sets that are unknown to Detectron2, whose files are not there, or, in
+    COCO's format, whose annotations would crash a run or make its result wrong.
 
-    The generated shapes and BCCD are registered on the way, from below ``resolve_datasets_root()``.
+    The generated shapes and BCCD are registered on the way, from below ``resolve_datasets_root()``. A file is read once
+    in a process, until it changes. COCO's test sets, which have no annotations, are not looked into.
 
     Args:
         names: of ``DATASETS.TRAIN`` and ``DATASETS.TEST``; one name alone will do.
+        masks: each annotation has to have a mask, as the evaluation of a Mask R-CNN takes for granted.
+        keypoints: each annotation has to have so many, as a Keypoint R-CNN takes for granted; 0: they do not matter.
 
     Raises:
-        InputError: names the data set, the path that was looked at, and the mend.
+        InputError: names the data set or the file, what was looked at, and the mend.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data import MetadataCatalog
 
     for name in [names] if isinstance(names, str) else names:
-        if name not in DatasetCatalog and name in GENERATED_DATASETS:
-            register_generated(resolve_datasets_root() / "norton_shapes")
-        if name not in DatasetCatalog and name in BCCD_DATASETS:
-            register_bccd(resolve_datasets_root() / "bccd")
-        if name not in DatasetCatalog:
-            known = [*DatasetCatalog, *GENERATED_DATASETS, *BCCD_DATASETS]
-            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {', '.join(close)}?"
-                if close
-                else "add it with --register NAME=JSON:IMAGES or register_coco_folder"
-            )
-            raise InputError(f"data set {name!r}: expected a registered name; {hint}")
+        _find_dataset(name)
         metadata = MetadataCatalog.get(name)
-        for field in _PATHS:
-            path = metadata.get(field)
-            if path and "://" not in path and not Path(path).exists():
-                raise InputError(f"data set {name}: expected {path}, found none; {_mend(name)}")
+        file = metadata.get("json_file")
+        if metadata.get("evaluator_type") != "coco" or not file or "://" in file or "image_info" in Path(file).name:
+            continue
+        if "minival" in Path(file).name:  # of COCO 2014; Detectron2 knows of the ids that are there twice
+            continue
+        # COCO's own, from which Detectron2 leaves such polygons out
+        official = name.startswith(("coco_2017", "keypoints_coco_2017"))
+        found = check_coco_file(file, metadata.get("image_root"), short_polygons=official)
+        if masks and found.no_mask is not None:
+            raise InputError(
+                f"{file}: annotation {found.no_mask}: segmentation: expected a mask, found none; add it, or set "
+                "MODEL.MASK_ON False"
+            )
+        if keypoints and found.no_keypoints is not None:
+            raise InputError(
+                f"{file}: annotation {found.no_keypoints}: keypoints: expected {keypoints}, found none; add them, or "
+                "set MODEL.KEYPOINT_ON False"
+            )
+        if keypoints and found.keypoints != keypoints:
+            raise InputError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS: expected {found.keypoints}, those of {name}, got {keypoints}; "
+                f"set it to {found.keypoints}"
+            )
+
+
+def _find_dataset(name: str) -> None:
+    """Refuse a data set that is unknown, or whose files are not there; it is registered where this package knows it."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if name not in DatasetCatalog and name in GENERATED_DATASETS:
+        register_generated(resolve_datasets_root() / "norton_shapes")
+    if name not in DatasetCatalog and name in BCCD_DATASETS:
+        register_bccd(resolve_datasets_root() / "bccd")
+    if name not in DatasetCatalog:
+        known = [*DatasetCatalog, *GENERATED_DATASETS, *BCCD_DATASETS]
+        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        hint = (
+            f"did you mean {', '.join(close)}?"
+            if close
+            else "add it with --register NAME=JSON:IMAGES or register_coco_folder"
+        )
+        raise InputError(f"data set {name!r}: expected a registered name; {hint}")
+    metadata = MetadataCatalog.get(name)
+    for field in _PATHS:
+        path = metadata.get(field)
+        if path and "://" not in path and not Path(path).exists():
+            raise InputError(f"data set {name}: expected {path}, found none; {_mend(name)}")
 
 
 def _mend(name: str) -> str:

@@ -1,6 +1,7 @@
 """Predictions and annotations as detections, and the tool that shows them side by side and plots results."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -70,12 +71,44 @@ def test_keypoints(root, content, tmp_path):
         ('[{"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "image_id 99 is not in"),
         ('[{"image_id": 500001, "category_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]', "category_id 99 is not in"),
         ('[{"image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', r"image_id \[1\] is not in"),
-        ('[{"image_id": 500001, "category_id": 1, "bbox": [1, 2], "score": 1}]', "of another form in image 500001"),
+        (
+            '[{"image_id": 500001, "category_id": 1, "bbox": [1, 2], "score": 1}]',
+            r"object 0 \(image 500001\): bbox: expected \[",
+        ),
     ],
 )
 def test_other_files_are_one_line(content, tmp_path, text, pattern):
     (tmp_path / "found.json").write_text(text)
     with pytest.raises(InputError, match=pattern):
+        read_predictions(tmp_path / "found.json", "norton_shapes_val")
+
+
+RUNS = {"size": [96, 128], "counts": [96 * 128]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({"score": math.nan}, r"score: expected a finite number, got nan; "),
+        ({"score": "1"}, r"score: expected a finite number, got '1'; "),
+        ({"bbox": [1, 2, math.inf, 4]}, r"bbox: expected \[x, y, width, height\], got \[1, 2, inf, 4\]; "),
+        ({"bbox": [1, 2, -3, 4]}, r"bbox: expected a width and height of 0 or more"),
+        ({"segmentation": [[0, 0, 9, 0, 9, 1e9]]}, r"segmentation: expected numbers of pixels, got 1000000000"),
+        (
+            {"segmentation": RUNS | {"size": [9**6, 9**6]}},
+            r"segmentation: expected runs of the size \[96, 128\], got \[",
+        ),
+        (
+            {"segmentation": RUNS | {"counts": "oooooo0"}},
+            r"segmentation: expected counts of 0 or more that sum to .*12288",
+        ),
+        ({"keypoints": [1, 2, 0.5]}, r"keypoints: expected x, y, v of 0 keypoints"),
+    ],
+)
+def test_values_that_would_mislead_or_crash_are_refused(content, tmp_path, changes, pattern):
+    good = {"image_id": 500001, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1, "segmentation": RUNS}
+    (tmp_path / "found.json").write_text(json.dumps([good, good | changes]))
+    with pytest.raises(InputError, match=rf"^\S+found\.json: object 1 \(image 500001\): {pattern}"):
         read_predictions(tmp_path / "found.json", "norton_shapes_val")
 
 
