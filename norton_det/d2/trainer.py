@@ -20,12 +20,12 @@ from ..stop import StopOnSignal
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
 from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
+from .eval_loader import build_test_loader
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .guard import Guard, guarded
 from .hooks import Average, Reseed
 from .loader import build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
-from .test_loader import build_test_loader
 
 logger = logging.getLogger(__name__)
 QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that guard puts into words
