@@ -2,6 +2,7 @@
 """Provoke what can go wrong, and print how often each promise of SECURITY.md was kept.
 
 faults    each in a process of its own: one line, no traceback, a minute, 4 GiB
+guards    each guard taken away once: its check has to fail
 kills     SIGKILL at random points of saving
 resume    a training that is cut off anywhere and goes on, bit for bit
 fuzz      mutated checkpoints
@@ -29,7 +30,7 @@ from trust.cases import Row
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 
-CHECKS = ("faults", "kills", "resume", "fuzz", "payloads", "numerics", "load")
+CHECKS = ("faults", "guards", "kills", "resume", "fuzz", "payloads", "numerics", "load")
 EXAMPLES = """
   tools/reliability.py                                        # all of it, half an hour on two cores
   tools/reliability.py --short                                # the same checks, fewer cases
