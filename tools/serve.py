@@ -23,7 +23,7 @@ from norton_det.deploy.engines import require_module
 from norton_det.errors import InputError
 from norton_det.files import require_file
 from norton_det.live.choice import Choice, demo_choices, load_choices
-from norton_det.live.server import LARGEST_FRAME, LOCAL, Model, make_app
+from norton_det.live.server import LARGEST_FRAME, LOCAL, Model, OneLine, make_app, make_protocol
 
 EXAMPLES = """
   tools/serve.py                                                        after make demo, then open the address
@@ -145,12 +145,14 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         log_level="warning",
+        http=make_protocol(),
         ws_max_size=LARGEST_FRAME,
         ssl_certfile=Path(args.ssl_certfile) if args.ssl_certfile else None,
         ssl_keyfile=args.ssl_keyfile,
         timeout_graceful_shutdown=2,
         server_header=False,
     )
+    logging.getLogger("uvicorn.error").addFilter(OneLine())
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if args.host not in (*LOCAL, "::1"):
         print(f"Everybody who reaches {args.host} can use these detectors", file=sys.stderr)
