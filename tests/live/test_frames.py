@@ -1,5 +1,6 @@
 """Frames in and drawn frames out: pictures, videos, streams over loopback; what is damaged, lost or not there."""
 
+import socket
 import struct
 import threading
 import time
@@ -14,7 +15,7 @@ from norton_det.deploy.predictor import class_name
 from norton_det.errors import InputError
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
 from norton_det.live.camera import Camera
-from norton_det.live.capture import cameras
+from norton_det.live.capture import cameras, open_live
 from norton_det.live.sink import VideoSink
 from norton_det.live.source import VideoFile
 
@@ -224,6 +225,29 @@ def test_a_live_source_can_be_stopped_while_it_waits(server):
     source.stopped = True
     assert list(frames) == []
     source.close()
+
+
+def test_a_frame_that_was_cut_off_is_left_out():
+    """A part of a picture would be grey below."""
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    body = cv2.imencode(".jpg", image)[1].tobytes()
+    part = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n"
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def give() -> None:
+            line, _ = listening.accept()
+            with line:
+                line.recv(4096)
+                line.sendall(head + 5 * part + part[: len(part) // 2])
+
+        threading.Thread(target=give, daemon=True).start()
+        capture = open_live(f"http://127.0.0.1:{listening.getsockname()[1]}/live")
+        frames = []
+        while (read := capture.read())[0]:
+            frames.append(read[1])
+        capture.release()
+    assert len(frames) == 5 and all((each == frames[0]).all() for each in frames)
 
 
 def test_closing_a_stream_stops_its_thread(server):
