@@ -32,7 +32,7 @@ def read_predictions(file: str | Path, dataset: str) -> dict[Any, Detections]:
         dataset: registered with Detectron2.
 
     Raises:
-        InputError: no such file, not that format, or images or categories that are not in the data set.
+        InputError: no such file, not that format, or images, categories or places that are not in the data set.
     """
     path = require_file(file, "predictions in COCO's result format (JSON)")
     wrong = f"{path}: expected a list of objects with image_id, category_id, bbox and score, as COCO has it"
@@ -63,6 +63,12 @@ def read_predictions(file: str | Path, dataset: str) -> dict[Any, Detections]:
             found[image] = _detections(ordered, boxes, labels, scores, sizes[image])
         except (ValueError, TypeError, AssertionError, KeyError, IndexError):
             raise InputError(f"{wrong}; got boxes, masks or keypoints of another form in image {image}") from None
+        height, width = sizes[image]
+        if not (found[image].boxes.reshape(-1, 2, 2).mean(axis=1) <= (width, height)).all():
+            raise InputError(
+                f"{path}: expected boxes within image {image} of {dataset} ({width}x{height}), got one outside; "
+                "name the data set it is of"
+            )
     return found
 
 

@@ -70,6 +70,10 @@ def test_keypoints(root, content, tmp_path):
         ('[{"image_id": 99, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', "image_id 99 is not in"),
         ('[{"image_id": 500001, "category_id": 99, "bbox": [1, 2, 3, 4], "score": 1}]', "category_id 99 is not in"),
         ('[{"image_id": [1], "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}]', r"image_id \[1\] is not in"),
+        (
+            '[{"image_id": 500001, "category_id": 1, "bbox": [120, 20, 90, 9], "score": 1}]',
+            r"expected boxes within image 500001 of norton_shapes_val \(128x96\), got one outside; name the data set",
+        ),
         ('[{"image_id": 500001, "category_id": 1, "bbox": [1, 2], "score": 1}]', "of another form in image 500001"),
     ],
 )
