@@ -117,11 +117,13 @@ def _picture_files(names: Sequence[str]) -> list[Path]:
 
 
 def _left_out(folder: str) -> str:
-    """One line on the files of a folder that are not looked at; empty where there are none. Hidden ones do not count."""
+    """One line on the files of a folder that are passed over, hidden ones apart; empty where there are none."""
     others = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
     kinds = Counter(path.suffix.lower() or "no ending" for path in others if path.suffix.lower() not in SUFFIXES)
     told = ", ".join(sorted(kinds)[:5]) + (", ..." if len(kinds) > 5 else "")
-    return f"{folder}: left out {kinds.total()} files not named as pictures ({told})" if kinds else ""
+    if not kinds:
+        return ""
+    return f"{folder}: left out {kinds.total()} files not named as pictures ({told})"
 
 
 def _from_url(url: str) -> Source:

@@ -49,10 +49,13 @@ def number_of(image: np.ndarray) -> int:
 
 
 class Stream:
-    """Motion JPEG on loopback at ``url``, in so many lives of so many seconds; they end in ways that differ."""
+    """Motion JPEG on loopback at ``url``, in so many lives of so many seconds, which end in ways that differ.
+
+    A life is over at once when ``unplugged`` is set.
+    """
 
     def __init__(self, lives: int, seconds: float) -> None:
-        self.lives, self.begun, self.number = lives, 0, 0
+        self.lives, self.begun, self.number, self.unplugged = lives, 0, 0, False
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,7 +80,7 @@ class Stream:
 
     def give(self, out: Any, until: float) -> None:
         """Frames, each with the next number."""
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self.unplugged:
             out.write(self.part())
             time.sleep(QUIET)
 
