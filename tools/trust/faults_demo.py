@@ -187,17 +187,13 @@ def another_codec(folder: Path, detector: Path) -> int | None:
     return counted(folder, detector, path)
 
 
-def headless(folder: Path, detector: Path, *words: object) -> int | None:
+def no_display(folder: Path, detector: Path, named: str, *words: object) -> int | None:
+    """``named``: a display where nothing is, or none."""
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         os.environ.pop(name, None)
+    if named:
+        os.environ["DISPLAY"] = named
     return demo(detector, "--video-input", film(folder / "film.mp4"), *words)
-
-
-def no_window(folder: Path, detector: Path) -> int | None:
-    """A display is named, and nothing is there."""
-    os.environ["DISPLAY"] = ":4711"
-    os.environ.pop("WAYLAND_DISPLAY", None)
-    return demo(detector, "--video-input", film(folder / "film.mp4"))
 
 
 # --- ended while it writes --------------------------------------------------------------------------------------------
@@ -274,17 +270,9 @@ def faults(folder: Path) -> list[Fault]:
         case("infinitely many frames a second", shown, 0, with_property, float("inf")),
         case("no codec for the output", "expected an encoder .* found none; reinstall av", 2, no_codec),
         case("the usual codec is missing", "encoded by mpeg4, as libx264 is not here", 0, another_codec),
-        case("no display", "window: expected a display, found none; give --output", 2, headless),
-        case(
-            "no display, --window",
-            "window: expected a display, found none",
-            2,
-            headless,
-            "--window",
-            "--output",
-            "o.mp4",
-        ),
-        case("a display that nothing answers on", "window: expected a display that OpenCV can use", 2, no_window),
+        case("no display", "window: expected a display, found none; give --output", 2, no_display, ""),
+        case("no display, --window", "expected a display, found none", 2, no_display, "", "--window", "--output", "o"),
+        case("a display that is not there", "expected a display that OpenCV can use", 2, no_display, ":4711"),
         case("SIGKILL while an .mp4 is written", r"^[1-9]\d* frames come back", 0, killed, "mp4"),
         case("SIGKILL while an .mkv is written", r"^[1-9]\d* frames come back", 0, killed, "mkv"),
         case("SIGTERM while a video is written", "interrupted", 130, terminated, signal.SIGTERM),
