@@ -1,7 +1,7 @@
 """What the commands in tools/ share: one-line errors with exit status 2, help with worked examples.
 
 A command imports this module before all others: it hides what libraries say of their own future, which a user
-of the command can do nothing about.
+of the command can do nothing about. It imports nothing that takes time, so tools/early.py can have it alone.
 """
 
 import argparse
@@ -10,10 +10,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
-
-from .errors import InputError
 
 warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
 warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
@@ -67,14 +66,38 @@ def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     )
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """While a command imports what it needs, Ctrl-C ends it at once: libraries make errors of their own of it."""
+
+    def end(*_: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def refuse(message: str) -> NoReturn:
+    """End a command that was given bad input: ``error:`` and one line, exit status 2."""
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # names of files may hold line breaks
+    sys.exit(2)
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
     try:
         status = main()
         sys.stdout.flush()  # here, where a reader that has gone is met below
-    except InputError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names of files may hold line breaks
-        status = 2
+    except ValueError as error:
+        from norton_det.errors import InputError  # not above: with it comes the whole package
+
+        if not isinstance(error, InputError):
+            raise
+        refuse(str(error))
     except KeyboardInterrupt as error:
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         status = 128 + getattr(error, "number", signal.SIGINT)

@@ -90,9 +90,7 @@ def test_a_changed_number_with_the_checksum_that_goes_with_it_is_noticed(tmp_pat
         for member, data in members.items():
             new.writestr(member, data)
             assert new.getinfo(member).CRC == zlib.crc32(data)
-    with pytest.raises(
-        InputError, match=r"w\.pth: sha256: expected '\w{12}'..., its content has another; get"
-    ):
+    with pytest.raises(InputError, match=r"w\.pth: sha256: expected '\w{12}'..., its content has another; get"):
         read_torch(file, True)
 
 
@@ -106,9 +104,7 @@ def test_digest_beside_a_file(tmp_path, caplog):
     beside.write_text(f"{hashlib.sha256(b'weights').hexdigest().upper()}  R-50.pkl\n")
     check_beside(file)
     file.write_bytes(b"weightz")
-    with pytest.raises(
-        InputError, match=r"R-50\.pkl: sha256: expected .* as R-50\.pkl\.sha256 says, got .*; get"
-    ):
+    with pytest.raises(InputError, match=r"R-50\.pkl: sha256: expected .* as R-50\.pkl\.sha256 says, got .*; get"):
         check_beside(file)
     beside.write_text("hello")
     with pytest.raises(InputError, match="expected what sha256sum writes, got 'hello'"):

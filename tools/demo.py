@@ -10,27 +10,20 @@ frame and drawing. Two detectors see the same frames, one after the other, and e
 import argparse
 import json
 import logging
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from early import importing, parser, refuse, run
+
+if TYPE_CHECKING:
+    from norton_det.live import Source
+    from norton_det.live.choice import Choice
+    from norton_det.live.show import Side
 
 STARTED = time.perf_counter()
-
-from norton_det.cli import parser, run  # noqa: E402
-
-# isort: split
-import numpy as np  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from norton_det.data.images import beside  # noqa: E402
-from norton_det.errors import InputError  # noqa: E402
-from norton_det.files import atomic_path, require_writable  # noqa: E402
-from norton_det.live import Frame, Meter, Overlay, Sink, Source, SourceLost, check_output, open_sink, open_source  # noqa: E402
-from norton_det.live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices  # noqa: E402
-
 EXAMPLES = """
   tools/demo.py --webcam                                                     after make demo
   tools/demo.py --weights detector.xml --webcam 1 --confidence-threshold 0.7
@@ -39,44 +32,6 @@ EXAMPLES = """
   tools/demo.py --weights norton.xml --video-input rtsp://camera.local/stream --output - --max-frames 300
 """
 LOST = 3  # exit status when a camera or stream has gone
-
-
-@dataclass
-class Side:
-    """One detector of the demo, with its times."""
-
-    name: str
-    predictor: Any
-    overlay: Overlay
-    model: Meter = field(default_factory=Meter)
-    whole: Meter = field(default_factory=Meter)
-
-    def lines(self) -> list[str]:
-        """What stands above its picture."""
-        info = self.predictor.info
-        precision = "" if self.predictor.name.endswith("eager") else f" {info.precision}"
-        text = [f"{self.name}, {self.predictor.name}{precision}"]
-        if info.macs:
-            text[0] += f", {info.macs / 1e9:.1f} G MACs, {info.params / 1e6:.1f} M"
-        if len(self.model.all) == 1:
-            return [*text, f"first frame, {1000 * self.model.all[0]:.0f} ms model"]
-        whole = f", {self.whole.fps:.1f} FPS end to end" if self.whole.fps else ""
-        return [*text, f"{self.model.fps:.1f} FPS model{whole}"]
-
-    def summary(self) -> dict[str, Any]:
-        """Its times, for --json and the end."""
-        info = self.predictor.info
-        return {
-            "name": self.name,
-            "engine": self.predictor.name,
-            "precision": info.precision,
-            "model_ms": self.model.median_ms,
-            "model_fps": rate(self.model.median_ms),
-            "end_to_end_ms": self.whole.median_ms,
-            "end_to_end_fps": rate(self.whole.median_ms),
-            "macs": info.macs or None,  # not known of files of older versions
-            "params": info.params or None,
-        }
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -107,12 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
     return own
 
 
-def rate(milliseconds: float) -> float:
-    return 1000 / milliseconds if milliseconds else 0.0
-
-
-def load(args: argparse.Namespace) -> list[Side]:
+def load(args: argparse.Namespace) -> "list[Side]":
     """The detectors, the one to compare with first."""
+    from norton_det.live import Overlay
+    from norton_det.live.choice import load_choices
+    from norton_det.live.show import Side
+
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
     choices = choose(args)
     options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
@@ -123,8 +78,10 @@ def load(args: argparse.Namespace) -> list[Side]:
     ]
 
 
-def choose(args: argparse.Namespace) -> list[Choice]:
+def choose(args: argparse.Namespace) -> "list[Choice]":
     """What is named, or the detectors of `make demo`."""
+    from norton_det.live.choice import DEMO_CONFIG, Choice, demo_choices
+
     if args.weights or args.config_file:
         shown = Choice(args.weights or "", args.config_file, eager=args.eager)
         if not args.compare:
@@ -135,16 +92,23 @@ def choose(args: argparse.Namespace) -> list[Choice]:
     return [replace(compared, eager=args.compare_eager), small]
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse what can be seen to be wrong before anything is loaded."""
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse what is wrong by itself, before anything is imported."""
     if not 0 <= args.confidence_threshold <= 1:
-        raise InputError(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
+        refuse(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
     if args.min_size is not None and args.min_size < 1:
-        raise InputError(f"--min-size: expected 1 or more pixels, got {args.min_size}; leave it out")
+        refuse(f"--min-size: expected 1 or more pixels, got {args.min_size}; leave it out")
     if args.max_frames is not None and args.max_frames < 1:
-        raise InputError(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
+        refuse(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
     if args.compare_eager and not args.compare and (args.weights or args.config_file):
-        raise InputError("--compare-eager: expected a second detector, got none; give --compare FILE")
+        refuse("--compare-eager: expected a second detector, got none; give --compare FILE")
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded."""
+    from norton_det.files import require_writable
+    from norton_det.live import check_output
+
     if args.json:
         require_writable(args.json)
     if args.output != "-":
@@ -152,83 +116,23 @@ def check(args: argparse.Namespace) -> None:
     choose(args)
 
 
-def show(
-    args: argparse.Namespace, sides: Sequence[Side], source: Source, sink: Sink | None
-) -> tuple[int, float | None, str]:
-    """Run the frames through the detectors; how many, seconds to the first one, and why it ended early if it did."""
-    total = min(filter(None, (source.count, args.max_frames)), default=None)
-    shown, first, ended = 0, None, ""
-    bar = tqdm(total=total, unit="frame", desc="demo", disable=args.quiet)
-    began = time.perf_counter()
-    try:
-        for frame in source:
-            waited = time.perf_counter() - began
-            drawn = [see(args, side, frame, sink is not None) for side in sides]
-            started = time.perf_counter()
-            if sink is not None:
-                sink.write(drawn[0][0] if len(drawn) == 1 else beside([picture for picture, _ in drawn]), frame)
-            written = time.perf_counter() - started
-            for side, (_, seconds) in zip(sides, drawn, strict=True):
-                side.whole.add(waited + seconds + written)
-            shown += 1
-            if first is None:
-                first = time.perf_counter() - STARTED
-            bar.update()
-            if sink is not None:
-                sink.pause()
-            if source.stopped or shown == args.max_frames or (sink is not None and not sink.wanted):
-                break
-            began = time.perf_counter()
-    except SourceLost as lost:
-        ended = str(lost)
-    finally:
-        bar.close()
-    return shown, first, ended
-
-
-def see(args: argparse.Namespace, side: Side, frame: Frame, draw: bool) -> tuple[np.ndarray, float]:
-    """A frame with what one detector found; seconds of both together."""
-    started = time.perf_counter()
-    found = side.predictor(frame.image, args.confidence_threshold)
-    side.model.add(time.perf_counter() - started)
-    if draw:
-        picture = side.overlay.draw(frame.image, found, side.lines())
-    else:
-        picture = frame.image
-    return picture, time.perf_counter() - started
-
-
-class Interrupt:
-    """Ctrl-C or SIGTERM ends the run after its frame; a second one at once, but not while files are closed."""
-
-    def __init__(self, source: Source) -> None:
-        self.source, self.asked, self.closing = source, False, False
-
-    def __enter__(self) -> "Interrupt":
-        self.before = {each: signal.signal(each, self.handle) for each in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for each, handler in self.before.items():
-            signal.signal(each, handler)
-
-    def handle(self, *_: object) -> None:
-        if self.asked and not self.closing:
-            raise KeyboardInterrupt
-        self.asked = self.source.stopped = True
-
-
 def main() -> int:
     args = make_parser().parse_args()
-    check(args)
+    check_numbers(args)
+    with importing():
+        from norton_det.errors import InputError
+        from norton_det.live import open_sink, open_source
+        from norton_det.live.show import Interrupt, show
+    check_files(args)
     named = (args.webcam, args.video_input, args.input)
     source = open_source(next(each for each in named if each is not None))  # it says at once what is missing
     try:
         sink = None if args.output == "-" else open_sink(args.output, source, args.window, args.max_frames)
         sides = load(args)
+        options = {"threshold": args.confidence_threshold, "most": args.max_frames, "quiet": args.quiet}
         with Interrupt(source) as interrupt:
             try:
-                shown, first, lost = show(args, sides, source, sink)
+                shown = show(sides, source, sink, **options)
             finally:
                 interrupt.closing = True
                 if sink is not None:
@@ -237,19 +141,19 @@ def main() -> int:
         source.close()
     for line in [*source.skipped, *(sink.told if sink is not None else [])]:
         print(line, file=sys.stderr)
-    if shown:
-        report(args, sides, source, shown, first or 0.0)
+    if shown.first is not None:
+        report(args, sides, source, shown.frames, shown.first - STARTED)
     if interrupt.asked:
         raise KeyboardInterrupt
-    if lost:
-        print(f"error: {lost}", file=sys.stderr)
+    if shown.lost:
+        print(f"error: {shown.lost}", file=sys.stderr)
         return LOST
-    if not shown:
+    if not shown.frames:
         raise InputError(f"{source.name}: expected a frame, got none that can be read; give another")
     return 0
 
 
-def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, shown: int, first: float) -> None:
+def report(args: argparse.Namespace, sides: "Sequence[Side]", source: "Source", shown: int, first: float) -> None:
     """What came of it: a table of times, and --json."""
     results = [side.summary() for side in sides]
     where = f" in {args.output}" if args.output and args.output != "-" else ""
@@ -261,6 +165,8 @@ def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, show
         cold = " (first frame)" if shown == 1 else ""
         print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}{cold}")
     if args.json:
+        from norton_det.files import atomic_path
+
         content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")

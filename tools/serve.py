@@ -15,15 +15,13 @@ import ssl
 import sys
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from norton_det.cli import parser, run
+from early import importing, parser, refuse, run
 
-# isort: split
-from norton_det.deploy.engines import require_module
-from norton_det.errors import InputError
-from norton_det.files import require_file
-from norton_det.live.choice import Choice, demo_choices, load_choices
-from norton_det.live.server import LARGEST_FRAME, LOCAL, Model, make_app
+if TYPE_CHECKING:
+    from norton_det.live.choice import Choice
+    from norton_det.live.server import Model
 
 EXAMPLES = """
   tools/serve.py                                                        after make demo, then open the address
@@ -50,8 +48,12 @@ def make_parser() -> argparse.ArgumentParser:
     return own
 
 
-def load(args: argparse.Namespace) -> list[Model]:
+def load(args: argparse.Namespace) -> "list[Model]":
     """The detectors, by names that differ."""
+    from norton_det.errors import InputError
+    from norton_det.live.choice import Choice, demo_choices, load_choices
+    from norton_det.live.server import Model
+
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
     choices = [choice_of(entry, args.config_file) for entry in args.weights]
     if not choices:
@@ -71,20 +73,18 @@ def load(args: argparse.Namespace) -> list[Model]:
     ]
 
 
-def choice_of(entry: str, config: str | None) -> Choice:
+def choice_of(entry: str, config: str | None) -> "Choice":
     """FILE or NAME=FILE; a file whose name has = in it is taken as it is."""
+    from norton_det.live.choice import Choice
+
     name, _, file = ("", "", entry) if Path(entry).exists() else entry.rpartition("=")
     return Choice(file, config, name)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, before anything is loaded.
-
-    Raises:
-        InputError: the address is taken or not of this machine.
-    """
+    """A socket that listens, before anything is imported; refused where the address is taken or not of this machine."""
     if not 0 <= port <= 65535:
-        raise InputError(f"--port: expected 0 to 65535, got {port}; 8000 is usual")
+        refuse(f"--port: expected 0 to 65535, got {port}; 8000 is usual")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, socket.SOCK_STREAM)
@@ -93,13 +93,15 @@ def listen(host: str, port: int) -> socket.socket:
         found.listen(64)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({reason}); give others") from None
+        refuse(f"--host {host} --port {port}: cannot listen there ({reason}); give others")
     return found
 
 
 def names_of(host: str, allowed: list[str]) -> list[str]:
     """Names that the page may be called by. Names of others that lead here (DNS rebinding) are not among them, while
     an address in numbers cannot be made to."""
+    from norton_det.live.server import LOCAL
+
     names = [*LOCAL, *allowed]
     if host not in LOCAL:
         here = socket.gethostname()
@@ -113,31 +115,30 @@ def bracketed(host: str) -> str:
 
 
 def check_certificate(cert: str | None, key: str | None) -> None:
-    """Refuse a certificate that would not serve.
-
-    Raises:
-        InputError: one of the two is missing, is no certificate or key, or they do not belong together.
-    """
+    """Refuse a certificate that would not serve: one of the two is missing, is none, or they do not belong together."""
     if bool(cert) != bool(key):
-        raise InputError("--ssl-certfile, --ssl-keyfile: expected both or neither, got one; give the other")
+        refuse("--ssl-certfile, --ssl-keyfile: expected both or neither, got one; give the other")
     if not cert or not key:
         return
-    require_file(cert, "a certificate")
-    require_file(key, "a key")
+    for file in (cert, key):
+        if not Path(file).is_file():
+            refuse(f"{file}: expected a certificate or key (PEM), found no such file; check the path")
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
-    except (ssl.SSLError, ValueError) as error:
+    except (ssl.SSLError, ValueError, OSError) as error:
         reason = getattr(error, "reason", None) or error
-        raise InputError(
-            f"{cert}: expected a certificate (PEM) and its key, got others ({reason}); make a pair"
-        ) from None
+        refuse(f"{cert}: expected a certificate (PEM) and its key, got others ({reason}); make a pair")
 
 
 def main() -> int:
     args = make_parser().parse_args()
     check_certificate(args.ssl_certfile, args.ssl_keyfile)
-    uvicorn = require_module("uvicorn", "serve")
     found = listen(args.host, args.port)
+    with importing():
+        from norton_det.deploy.engines import require_module
+        from norton_det.live.server import LARGEST_FRAME, LOCAL, OneLine, make_app, make_protocol
+
+        uvicorn = require_module("uvicorn", "serve")
     app = make_app(load(args), names_of(args.host, args.allow_host))
     scheme = "https" if args.ssl_certfile else "http"
     shown = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)
@@ -145,12 +146,14 @@ def main() -> int:
     config = uvicorn.Config(
         app,
         log_level="warning",
+        http=make_protocol(),
         ws_max_size=LARGEST_FRAME,
         ssl_certfile=Path(args.ssl_certfile) if args.ssl_certfile else None,
         ssl_keyfile=args.ssl_keyfile,
         timeout_graceful_shutdown=2,
         server_header=False,
     )
+    logging.getLogger("uvicorn.error").addFilter(OneLine())
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if args.host not in (*LOCAL, "::1"):
         print(f"Everybody who reaches {args.host} can use these detectors", file=sys.stderr)

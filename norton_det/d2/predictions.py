@@ -66,8 +66,8 @@ def read_predictions(file: str | Path, dataset: str) -> Predictions:
         dataset: registered with Detectron2.
 
     Raises:
-        InputError: no such file, not that format, images or categories that are not in the data set, or values that
-            are not finite or do not fit the image; names the object and the field.
+        InputError: no such file, not that format, images or categories that are not in the data set, values that
+            are not finite, or places outside the image; names the object and the field.
     """
     path = require_file(file, "predictions in COCO's result format (JSON)")
     wrong = f"{path}: expected a list of objects with image_id, category_id, bbox and score, as COCO has it"
@@ -100,6 +100,10 @@ def _problem(found: Mapping[str, Any], height: int, width: int, points: int) -> 
     if not is_number(found["score"], -MAX_SCORE, MAX_SCORE):
         return f"score: expected a finite number, got {short(found['score'])}; evaluate intact weights anew"
     problem = box_problem(found["bbox"])
+    if not problem:
+        left, top, wide, high = found["bbox"]
+        if left + wide / 2 > width or top + high / 2 > height:
+            problem = f"bbox: expected a box within {width}x{height}, got one outside; name the data set it is of"
     if not problem and found.get("segmentation"):
         problem = mask_problem(found["segmentation"], height, width)
     if not problem and found.get("keypoints"):

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 
 TIMEOUT_MS = 10_000  # of a stream, to open and to read
+WHOLE = "rtsp_flags;prefer_tcp|fflags;discardcorrupt"  # OpenCV's own choice, and no frame that was cut off
 NEVER_OPENED = "expected a video, got {0}; check it in a player, or convert it"
 
 
@@ -36,7 +37,7 @@ def open_camera(number: int) -> Any:
     mend = "plug one in, or give --video-input or --input"
     if number < 0 or (platform.system() == "Linux" and not Path(f"/dev/video{number}").exists()):
         raise InputError(f"camera {number}: expected a camera, found none of that number{there}; {mend}")
-    _quiet()
+    _prepare()
     capture = cv2.VideoCapture(number)
     if not capture.isOpened():
         raise InputError(f"camera {number}: expected a camera that opens, it does not{there}; free it, or {mend}")
@@ -48,7 +49,7 @@ def open_stream(url: str) -> Any:
     import cv2
 
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS]
-    _quiet()
+    _prepare()
     capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         raise InputError(f"{url}: expected a video stream, none could be opened; check the address in a player")
@@ -58,18 +59,20 @@ def open_stream(url: str) -> Any:
 def open_file(path: str) -> Any:
     import cv2
 
-    _quiet()
+    _prepare()
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     if not capture.isOpened():
         raise InputError(f"{path}: " + NEVER_OPENED.format("a file that does not open as one"))
     return capture
 
 
-def _quiet() -> None:
-    """OpenCV and its FFmpeg say what they think of a source on stderr; the user gets one line of ours."""
+def _prepare() -> None:
+    """OpenCV and its FFmpeg say what they think of a source on stderr; the user gets one line of ours. What
+    FFmpeg knows to be damaged is left out."""
     import cv2
 
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", WHOLE)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 

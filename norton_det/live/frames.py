@@ -1,4 +1,4 @@
-"""What a source of frames is."""
+"""What a source of frames is, and what takes them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -61,3 +61,28 @@ class Source(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the device or file."""
+
+
+class Sink(ABC):
+    """Takes drawn frames.
+
+    Attributes:
+        told: one line each about what a user would not expect, such as another codec.
+        wanted: whether more frames are wanted; False once the window is closed.
+    """
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.wanted = True
+
+    @abstractmethod
+    def write(self, picture: np.ndarray, frame: Frame) -> None:
+        """Take a picture (H, W, 3), BGR, uint8, that was drawn from a frame."""
+
+    def pause(self) -> None:
+        """Let the user look at a picture; a video goes on at once."""
+        return
+
+    def close(self) -> None:
+        """Finish the file; a video is playable then, also after an interruption."""
+        return

@@ -35,6 +35,7 @@ PAGE = Path(__file__).with_name("page")
 LARGEST_FRAME = 8 << 20  # bytes of a message
 LARGEST_PICTURE = 2_000_000  # pixels; the page sends less than half of it
 VISITORS = 8  # at once
+PATIENCE = 10.0  # seconds in which a connection has to ask for something
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 logger = logging.getLogger(__name__)
 HEADERS = {
@@ -230,3 +231,33 @@ def is_host(header: str, hosts: Sequence[str]) -> bool:
     with contextlib.suppress(ValueError):
         return "*" in hosts and bool(ipaddress.ip_address(name.strip("[]")))
     return False
+
+
+def make_protocol() -> Any:
+    """uvicorn's HTTP that lets go of those who connect and do not ask for anything within ``PATIENCE``.
+
+    Raises:
+        InputError: uvicorn is not installed.
+    """
+    require_module("uvicorn", "serve")
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(PATIENCE, self._end_silence)
+
+        def _end_silence(self) -> None:
+            if self.cycle is None and self.transport.get_protocol() is self:  # no request, and no WebSocket
+                self.transport.close()
+
+    return Protocol
+
+
+class OneLine(logging.Filter):
+    """What clients send is no reason for a traceback: uvicorn's of text that is not UTF-8 is left at its first line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+            record.exc_info = None
+        return True

@@ -3,6 +3,7 @@ no audio)."""
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,20 @@ URLS = ("http://", "https://", "rtsp://", "rtsps://", "rtmp://", "udp://", "tcp:
 
 
 class Pictures(Source):
-    """Picture files in order; those that cannot be read are named in ``skipped``."""
+    """Picture files in order; those that cannot be read are named in ``skipped``, after ``left_out``."""
 
     video = False
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], left_out: Sequence[str] = ()) -> None:
         super().__init__(files[0].name if len(files) == 1 else f"{len(files)} pictures", None, len(files))
-        self.files = list(files)
+        self.files, self.skipped = list(files), list(left_out)
 
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
             try:
                 image = np.asarray(ImageOps.exif_transpose(read_image(file)))
             except InputError as error:
-                self.skipped.append(str(error))
+                self.skipped.append(str(error).rpartition("; ")[0] + "; give another")
                 continue
             yield Frame(np.ascontiguousarray(image[:, :, ::-1]), index, float(index), file.name)
 
@@ -95,7 +96,8 @@ def open_source(given: str | int | Sequence[str]) -> Source:
         if not os.path.isdir(name) and Path(name).suffix.lower() not in SUFFIXES and not pattern:
             require_file(name, "a video, picture, folder, camera number or URL")
             return VideoFile(name)
-    return Pictures(_picture_files(names))
+    left_out = [line for name in names if os.path.isdir(name) and (line := _left_out(name))]
+    return Pictures(_picture_files(names), left_out)
 
 
 def _picture_files(names: Sequence[str]) -> list[Path]:
@@ -112,6 +114,16 @@ def _picture_files(names: Sequence[str]) -> list[Path]:
     if not files:
         raise InputError(f"{names[0]}: expected pictures, found none; check the pattern")
     return files
+
+
+def _left_out(folder: str) -> str:
+    """One line on the files of a folder that are passed over, hidden ones apart; empty where there are none."""
+    others = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(".")]
+    kinds = Counter(path.suffix.lower() or "no ending" for path in others if path.suffix.lower() not in SUFFIXES)
+    told = ", ".join(sorted(kinds)[:5]) + (", ..." if len(kinds) > 5 else "")
+    if not kinds:
+        return ""
+    return f"{folder}: left out {kinds.total()} files not named as pictures ({told})"
 
 
 def _from_url(url: str) -> Source:

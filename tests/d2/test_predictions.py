@@ -75,6 +75,10 @@ def test_keypoints(root, content, tmp_path):
             '[{"image_id": 500001, "category_id": 1, "bbox": [1, 2], "score": 1}]',
             r"object 0 \(image 500001\): bbox: expected \[",
         ),
+        (
+            '[{"image_id": 500001, "category_id": 1, "bbox": [120, 20, 90, 9], "score": 1}]',
+            r"object 0 \(image 500001\): bbox: expected a box within 128x96, got one outside; name the data set",
+        ),
     ],
 )
 def test_other_files_are_one_line(content, tmp_path, text, pattern):

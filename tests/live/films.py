@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from norton_det.live import Frame
-from norton_det.live.sink import VideoSink
+from norton_det.live.video import VideoSink
 
 
 def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:

@@ -1,5 +1,8 @@
 """Frames in and drawn frames out: pictures, videos, streams over loopback; what is damaged, lost or not there."""
 
+import os
+import signal
+import socket
 import struct
 import threading
 import time
@@ -14,9 +17,10 @@ from norton_det.deploy.predictor import class_name
 from norton_det.errors import InputError
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
 from norton_det.live.camera import Camera
-from norton_det.live.capture import cameras
-from norton_det.live.sink import VideoSink
+from norton_det.live.capture import cameras, open_live
+from norton_det.live.sink import PictureSink
 from norton_det.live.source import VideoFile
+from norton_det.live.video import VideoSink
 
 cv2 = pytest.importorskip("cv2")
 av = pytest.importorskip("av")
@@ -44,11 +48,14 @@ def test_every_frame_of_a_video_comes_in_order(tmp_path, ending):
 def test_pictures_of_a_folder_a_pattern_and_by_name(tmp_path):
     for number in range(4):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(number))
-    (tmp_path / "note.txt").write_text("no picture")
+    for name in ("note.txt", "moving.gif", ".hidden"):
+        (tmp_path / name).write_text("no picture")
     (tmp_path / "9.png").write_bytes(b"no picture either")
     folder, pattern = open_source(str(tmp_path)), open_source([str(tmp_path / "[12].png")])
     assert [frame.name for frame in folder] == ["0.png", "1.png", "2.png", "3.png"]
-    assert len(folder.skipped) == 1 and "9.png" in folder.skipped[0]
+    left_out, broken = folder.skipped
+    assert left_out == f"{tmp_path}: left out 2 files not named as pictures (.gif, .txt)"
+    assert "9.png" in broken and broken.endswith("; give another")
     assert [number_of(frame.image) for frame in pattern] == [1, 2] and pattern.count == 2
     named = open_source([str(tmp_path / "3.png"), str(tmp_path / "0.png")])
     assert [number_of(frame.image) for frame in named] == [3, 0]
@@ -226,6 +233,29 @@ def test_a_live_source_can_be_stopped_while_it_waits(server):
     source.close()
 
 
+def test_a_frame_that_was_cut_off_is_left_out():
+    """A part of a picture would be grey below."""
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    body = cv2.imencode(".jpg", image)[1].tobytes()
+    part = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body + b"\r\n"
+    head = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def give() -> None:
+            line, _ = listening.accept()
+            with line:
+                line.recv(4096)
+                line.sendall(head + 5 * part + part[: len(part) // 2])
+
+        threading.Thread(target=give, daemon=True).start()
+        capture = open_live(f"http://127.0.0.1:{listening.getsockname()[1]}/live")
+        frames = []
+        while (read := capture.read())[0]:
+            frames.append(read[1])
+        capture.release()
+    assert len(frames) == 5 and all((each == frames[0]).all() for each in frames)
+
+
 def test_closing_a_stream_stops_its_thread(server):
     before = threading.active_count()
     source = open_source(f"{server.url}/live")
@@ -246,6 +276,22 @@ def test_live_videos_keep_the_times_that_frames_had(tmp_path):
     with av.open(str(tmp_path / "a.mp4")) as container:
         times = [float(frame.pts * Fraction(frame.time_base)) for frame in container.decode(video=0)]
     assert times == pytest.approx([0.0, 0.5, 0.6, 0.601, 2.0], abs=2e-3)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+def test_what_was_written_is_playable_after_a_kill(tmp_path, ending):
+    """All but the last seconds, which the encoder still had."""
+    pid = os.fork()
+    if pid == 0:
+        sink = VideoSink(tmp_path / f"a.{ending}", 10.0, live=True)
+        for number in range(150):
+            sink.write(picture(number), Frame(picture(number), number, number / 10))
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name == f".a.{pid}.part.{ending}"
+    frames = [number_of(frame.image) for frame in open_source(str(left))]
+    assert len(frames) > 100 and frames == [number % 25 for number in range(len(frames))]
 
 
 def test_live_avi_is_told(tmp_path):
@@ -280,7 +326,7 @@ def test_sides_that_are_odd_and_change(tmp_path):
 
 
 def test_another_codec_is_told(tmp_path, monkeypatch):
-    from norton_det.live import sink as module
+    from norton_det.live import video as module
 
     monkeypatch.setattr(module, "_has_encoder", lambda _av, name: name != "libx264")
     made = VideoSink(tmp_path / "a.mp4", 10.0, live=False)
@@ -304,6 +350,10 @@ def test_pictures_go_to_a_folder_or_a_file(tmp_path):
     for frame in source:
         sink.write(frame.image, frame)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a_1.jpg"]
+    kinds = PictureSink(tmp_path / "kinds")
+    for name in ("a.bmp", "a.webp", "b.png", "a.webp"):
+        kinds.write(picture(3), Frame(picture(3), 0, 0.0, name))
+    assert sorted(path.name for path in (tmp_path / "kinds").iterdir()) == ["a.jpg", "a.webp.jpg", "a_1.jpg", "b.jpg"]
     single = open_source(str(tmp_path / "one" / "a.png"))
     open_sink(str(tmp_path / "b.png"), single).write(picture(3), next(iter(single)))
     assert (cv2.imread(str(tmp_path / "b.png")) == picture(3)).all()

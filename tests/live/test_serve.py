@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import os
 import re
 import shutil
@@ -206,6 +207,42 @@ def test_a_detector_that_fails_is_told_and_the_server_goes_on(serving):
     thread.join(20)
     assert not thread.is_alive()
     assert asked == [0.25, 0.25]
+
+
+def test_half_a_request_is_let_go_of_and_text_that_is_no_utf8_is_one_line(monkeypatch, caplog):
+    import socket
+    from types import SimpleNamespace
+
+    import uvicorn
+
+    from norton_det.live import server as module
+
+    monkeypatch.setattr(module, "PATIENCE", 0.3)
+    info = SimpleNamespace(precision="f32", macs=0, params=0, classes=("cat",))
+    app = make_app([Model("one", lambda _image, _score: detections("boxes"), info, "PyTorch")])
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, http=module.make_protocol()))
+    logging.getLogger("uvicorn.error").addFilter(own := module.OneLine())
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with connect(f"ws://localhost:{port}/frames") as visitor:
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as half:
+                half.sendall(b"GET /frames HTTP/1.1\r\nHost: loc")
+                assert half.recv(1) == b""  # closed
+            assert ask(visitor, frame(1))["frame"] == 1  # a visitor that has asked stays
+            visitor.send(b"\xff\xfe", text=True)
+            with pytest.raises(ConnectionClosed) as ended:
+                visitor.recv(timeout=20)
+            assert ended.value.rcvd.code == 1007
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        logging.getLogger("uvicorn.error").removeFilter(own)
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "Invalid UTF-8" in record.getMessage() and not record.exc_info
 
 
 @pytest.mark.parametrize(

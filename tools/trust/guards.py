@@ -1,4 +1,4 @@
-"""Each guard is taken away once, and the check that it is there for has to fail: a check that cannot fail proves nothing.
+"""Each guard is taken away once, and the check it is there for has to fail: one that cannot fail proves nothing.
 
 The guard is replaced in a fork of this process, and its case or check runs there.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from norton_det import errors, files, finetune, sources, tensor_file, torch_file, weights
+from norton_det import epochs, errors, files, sources, tensor_file, torch_file, weights
 from norton_det.d2 import checkpoint, engine, guard, launch, loader, trainer
 from norton_det.data import coco_checks
 
@@ -68,6 +68,14 @@ def _unguarded(train: Callable[[], Any], _: Any) -> Any:
     return train()
 
 
+def _unseeded(*_: int) -> Any:
+    return nullcontext()
+
+
+def _unwatched(_: Any) -> Any:
+    return nullcontext([])
+
+
 GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("digest of a checkpoint", _without((tensor_file, "check_digest", _nothing)), "bit rot at 64 places"),
     ("the same, fuzzed", _without((tensor_file, "check_digest", _nothing)), fuzz.check),
@@ -85,10 +93,10 @@ GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("all tensors fit", _without((checkpoint.NortonCheckpointer, "_refuse_misfits", _nothing)), "a renamed key"),
     ("shapes of the optimizer", _without((trainer, "check_optimizer", _nothing)), "optimizer of another rank"),
     ("hearing signals", _without((guard.StopOnSignal, "_hear", _deaf)), "SIGTERM"),
-    ("the place in an epoch", _without((finetune._Run, "load", _nothing)), resume.check),
+    ("seeds of images and order", _without((epochs, "seeded", _unseeded)), resume.check),
     ("finite losses", _without((trainer, "guarded", _unguarded)), "a loss that is not finite"),
     ("one training in a folder", _without((files, "_lock", lambda _: True)), "two trainings in one folder"),
-    ("signs of life", _without((launch, "SILENCE", 1e9)), "one of two processes hangs"),
+    ("signs of life", _without((launch, "_watching", _unwatched)), "one of two processes hangs"),
     ("images that cannot be read", _without((loader, "UNREADABLE", ())), "a truncated picture of 120"),
     ("too many of them", _without((guard, "MOST_UNREADABLE", 1.0)), "one truncated picture of nine"),
     ("values of boxes", _without((coco_checks, "box_problem", _no_problem)), "a box that is NaN"),
