@@ -35,6 +35,7 @@ from .report import CompressionReport, layer_reports
 from .resnet import NortonResNet
 from .saliency import get_criterion
 from .spec import CompressionSpec
+from .threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,7 @@ class CompressionResult:
     readers: dict[int, Fitted]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """All matrices here are small: more threads save little, and waiting for each other on a busy machine they can
-    take a hundred times longer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
+@one_thread()
 def compress(
     model: nn.Module | Mapping[str, Tensor],
     spec: CompressionSpec,
@@ -73,7 +62,7 @@ def compress(
     input_size: tuple[int, int, int] = (3, 224, 224),
     progress: bool = False,
 ) -> CompressionResult:
-    """Compress a dense bottleneck ResNet with NORTON.
+    """Compress a dense bottleneck ResNet with NORTON; the same input gives the same bits on any number of threads.
 
     Args:
         model: torchvision's ResNet-50/101/152, a dense ``NortonResNet``, or a state dict with torchvision's names,
@@ -111,7 +100,7 @@ def compress(
         small = NortonResNet(spec, classes, stride_in_1x1)
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
-    with _timed(seconds, "decompose"), one_thread():
+    with _timed(seconds, "decompose"):
         factors = _decompose(state, spec, seed, starts, progress)
     teacher, statistics = None, None
     if calibration is not None:
@@ -120,7 +109,7 @@ def compress(
         if get_criterion(criterion).needs_data:
             with _timed(seconds, "channels"):
                 statistics = channel_statistics(teacher, spec, calibration, progress)
-    with _timed(seconds, "prune"), one_thread():
+    with _timed(seconds, "prune"):
         kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .als import fit, khatri_rao, solve_a
 from .errors import InputError
+from .threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def reconstruct(factors: Factors) -> Tensor:
     return weight.unflatten(2, (factors.b.shape[1], factors.c.shape[1]))
 
 
+@one_thread()
+@one_thread()
 def nmse(weight: Tensor, factors: Factors) -> float:
     """Normalised mean squared error ``||W - W'||^2 / ||W||^2`` of a layer; 0 for a zero layer."""
     weight = weight.detach().cpu().double()
@@ -75,6 +78,8 @@ def cp_decompose(weight: Tensor, rank: int, **options: object) -> Factors:
     return cp_decompose_layers([weight], [rank], **options)[0]  # type: ignore[arg-type]
 
 
+@one_thread()
+@one_thread()
 def cp_decompose_layers(
     weights: Sequence[Tensor],
     ranks: Sequence[int],

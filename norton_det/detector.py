@@ -29,6 +29,7 @@ from .keys import split_detector_state
 from .report import CompressionReport
 from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
+from .threads import one_thread
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
@@ -43,6 +44,7 @@ class DetectorResult:
     report: DetectorReport
 
 
+@one_thread()
 def compress_detector(
     detector: nn.Module,
     spec: CompressionSpec | str | None = None,
@@ -56,6 +58,8 @@ def compress_detector(
     **options: Any,
 ) -> DetectorResult:
     """Compress a Faster, Mask or Keypoint R-CNN with FPN; the input is untouched.
+
+    The same input gives the same bits on any number of threads.
 
     Args:
         detector: of Detectron2 or torchvision; its ResNet is a bottleneck one, dense or compressed.

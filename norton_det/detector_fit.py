@@ -14,6 +14,7 @@ fitted, for all that reads it. Both run with their ResNet in its deploy form.
 Legend: ``P`` regions, ``C`` channels, ``rows`` samples.
 """
 
+import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,12 +34,15 @@ from .layers import CPConv2d, LowRankLinear, factors_to_state
 from .moments import Moments
 from .patches import draw_positions, patches
 from .surgery import factored_layer, part_of, replace_module
+from .threads import on_threads
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")
 HeadOf = Callable[[nn.Module, str], Callable[[Tensor], Any]]
 Heard = Mapping[str, list[Tensor]]
 Pairs = list[tuple[Tensor, Tensor]]
+Regions = dict[str, tuple[Tensor, Tensor]]
+"""By head: boxes (P, 4) of an image, and what the dense detector pools of them (P, C, S, S)."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +93,14 @@ def fit_around(
     with _fused_resnet(dense), _fused_resnet(small):
         neck, rpn = fit.of("neck"), fit.of("rpn")
         heads = [head for head in HEADS if fit.of_head(head)]
-        regions = []
-        for image in tqdm(inputs, "fit neck", unit="image", disable=not progress):
-            regions.append(fit.read_dense(stack, image, neck, rpn, heads))
-            if neck:
-                with fit.listening(small, neck) as heard:
-                    stack.image_features(small, [image])
-                fit.collect(heard)
+        regions = fit.read_dense(stack, tqdm(inputs, "fit neck", unit="image", disable=not progress), neck, rpn, heads)
         fit.solve(neck)
         pooled: dict[str, Pairs] = {head: [] for head in heads}
         # of several convolutions of an RPN each reads what the one before puts out once it is fitted
         walks = [[name] for name in rpn] or ([[]] if heads else [])
         for number, layers in enumerate(walks):
-            for image, each in zip(tqdm(inputs, "fit heads", unit="image", disable=not progress), regions, strict=True):
-                fit.read_small(stack, image, layers, {} if number else each, pooled)
+            bar = tqdm(inputs, "fit heads", unit="image", disable=not progress)
+            fit.read_small(stack, bar, layers, [{}] * len(inputs) if number else regions, pooled)
             fit.solve(layers)
     for head, pairs in pooled.items():
         fit.walk_head(stack.head_of, head, pairs)
@@ -134,10 +132,19 @@ class _Fit:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
 
     @contextmanager
-    def listening(self, detector: nn.Module, names: list[str]) -> Iterator[Heard]:
-        """Keep the inputs of layers of a detector, one of each call."""
-        heard: dict[str, list[Tensor]] = {name: [] for name in names}
-        handles = [detector.get_submodule(name).register_forward_pre_hook(_keep(heard[name])) for name in names]
+    def listening(self, detector: nn.Module, names: list[str]) -> Iterator[Callable[[], Heard]]:
+        """Keep the inputs of layers of a detector, one of each call; what is given tells those of this thread so far,
+        and forgets them.
+        """
+        own = threading.local()
+
+        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+            return lambda _module, inputs: vars(own).setdefault(name, []).append(inputs[0].detach())
+
+        def heard() -> Heard:
+            return {name: vars(own).pop(name, []) for name in names}
+
+        handles = [detector.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
         try:
             yield heard
         finally:
@@ -194,14 +201,32 @@ class _Fit:
             self.errors[name] = moments.error(weight)
 
     def read_dense(
-        self, stack: ModuleType, image: Any, neck: list[str], rpn: list[str], heads: list[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Run the dense detector on an image; regions for each head and their pooled features (P, C, S, S)."""
-        with self.listening(self.dense, neck + rpn) as heard:
-            images, maps = stack.image_features(self.dense, [image])
-            boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
-        self.note(heard)
-        found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+        self, stack: ModuleType, inputs: Iterable[Any], neck: list[str], rpn: list[str], heads: list[str]
+    ) -> list[Regions]:
+        """Run the dense detector on images, and both on what the neck reads; regions for each head of each image and
+        their pooled features (P, C, S, S).
+        """
+        with self.listening(self.dense, neck + rpn) as heard, self.listening(self.small, neck) as heard_small:
+
+            def run(image: Any) -> tuple[Any, ...]:
+                images, maps = stack.image_features(self.dense, [image])
+                boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
+                found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+                if neck:
+                    stack.image_features(self.small, [image])
+                return images, maps, boxes, found, heard(), heard_small()
+
+            regions = []
+            for images, maps, boxes, found, wide, narrow in on_threads(run, inputs):
+                self.note(wide)
+                regions.append(self._choose(stack, heads, images, maps, boxes, found))
+                self.collect(narrow)
+            return regions
+
+    def _choose(
+        self, stack: ModuleType, heads: list[str], images: Any, maps: Any, boxes: Tensor, found: Tensor
+    ) -> Regions:
+        """Proposals or detections of an image drawn for each head, and their features."""
         chosen = {}
         for head in heads:
             limit = self.settings.regions if head == "box" else max(1, self.settings.regions // 4)
@@ -214,19 +239,28 @@ class _Fit:
     def read_small(
         self,
         stack: ModuleType,
-        image: Any,
+        inputs: Iterable[Any],
         rpn: list[str],
-        chosen: Mapping[str, tuple[Tensor, Tensor]],
+        chosen: list[Regions],
         pooled: Mapping[str, Pairs],
     ) -> None:
-        """Run the small detector on an image: rows of a convolution of the RPN, and features of the same regions."""
-        images, maps = stack.image_features(self.small, [image])
-        if rpn:
-            with self.listening(self.small, rpn) as heard:
-                stack.propose(self.small, images, maps)
-            self.collect(heard)
-        for head, (regions, wide) in chosen.items():
-            pooled[head].append((wide, stack.pool(self.small, head, images, maps, regions)))
+        """Run the small detector on images: rows of a convolution of the RPN, and features of the same regions."""
+        with self.listening(self.small, rpn) as heard:
+
+            def run(work: tuple[Any, Regions]) -> tuple[Heard, dict[str, tuple[Tensor, Tensor]]]:
+                images, maps = stack.image_features(self.small, [work[0]])
+                if rpn:
+                    stack.propose(self.small, images, maps)
+                own = {
+                    head: (wide, stack.pool(self.small, head, images, maps, regions))
+                    for head, (regions, wide) in work[1].items()
+                }
+                return heard(), own
+
+            for narrow, pairs in on_threads(run, zip(inputs, chosen, strict=True)):
+                self.collect(narrow)
+                for head, pair in pairs.items():
+                    pooled[head].append(pair)
 
     def walk_head(self, head_of: HeadOf, head: str, pairs: Pairs) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""
@@ -235,10 +269,12 @@ class _Fit:
         for name in self.of_head(head):
             layer, rows = self.dense.get_submodule(name), []
             for wide, narrow in pairs:
-                with self.listening(self.dense, [name]) as dense:
+                with self.listening(self.dense, [name]) as heard:
                     head_of(self.dense, head)(wide)
-                with self.listening(self.small, [name]) as small:
+                    dense = heard()
+                with self.listening(self.small, [name]) as heard:
                     head_of(self.small, head)(narrow)
+                    small = heard()
                 if isinstance(layer, nn.Linear):
                     rows.append((small[name][0], layer(dense[name][0])))
                 else:
@@ -288,7 +324,3 @@ def _fused_resnet(detector: nn.Module) -> Iterator[None]:
         yield
     finally:
         replace_module(detector, name, resnet)
-
-
-def _keep(heard: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, inputs: heard.append(inputs[0].detach())

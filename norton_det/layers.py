@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .cp import Factors, cp_decompose, khatri_rao, reconstruct
 from .errors import InputError
+from .threads import one_thread
 
 
 class CPConv2d(nn.Module):
@@ -144,6 +145,7 @@ class LowRankLinear(nn.Module):
         self.second = nn.Linear(rank, out_features, bias)
 
     @classmethod
+    @one_thread()
     def from_linear(cls, linear: nn.Linear, rank: int) -> "LowRankLinear":
         """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale."""
         _check_matrix_rank(rank, linear.in_features, linear.out_features)
