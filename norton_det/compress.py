@@ -153,9 +153,10 @@ def compress_detector_state(
         to the channels kept) and the report on the ResNet.
 
     Raises:
-        InputError: no such ResNet in it, or already compressed.
+        InputError: no such ResNet in it, already compressed, or not finite.
     """
     prefix, resnet, rest = split_detector_state(state)
+    check_finite(rest, "detector")
     readers = _readers(rest)
     result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
@@ -196,12 +197,22 @@ def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         if not isinstance(tensor, Tensor):
             raise InputError(f"model: {name}: expected a tensor, got {type(tensor).__name__}; pass model.state_dict()")
         clean[name] = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-        if tensor.is_floating_point() and not torch.isfinite(clean[name]).all():
-            raise InputError(f"model: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
+    check_finite(clean, "model")
     for name in list(clean):
         if name.endswith("running_mean"):  # absent in frozen batch normalisation
             clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
     return clean, preprocessing, stride
+
+
+def check_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
+    """Refuse NaN and infinity in tensors.
+
+    Raises:
+        InputError: there is one; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{whose}: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
 
 
 def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:

@@ -125,12 +125,13 @@ def cp_decompose_layers(
     for (kh, kw, rank), members in groups.items():
         reduced = [_reduce(weights[index]) for index in members]
         core = torch.cat([part[1] for part in reduced])  # (F, K, K)
+        exact = rank == kh * kw  # any start is
         b, c = fit(
             core,
             (kh, kw),
             rank,
-            starts=starts or (6 if rank == 1 else 16),
-            iterations=iterations,
+            starts=1 if exact else starts or (6 if rank == 1 else 16),
+            iterations=0 if exact else iterations,
             tolerance=tolerance,
             seed=seed,
             progress=progress,

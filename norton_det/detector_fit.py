@@ -14,10 +14,8 @@ fitted, for all that reads it. Both run with their ResNet in its deploy form.
 Legend: ``P`` regions, ``C`` channels, ``rows`` samples.
 """
 
-import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -28,18 +26,16 @@ from tqdm import tqdm
 
 from .cp_output import fit_output, flatten_weight, weight_of
 from .errors import InputError
-from .fuse import fuse
-from .keys import split_detector_state
+from .fuse import fused_resnet
 from .layers import CPConv2d, LowRankLinear, factors_to_state
 from .moments import Moments
 from .patches import draw_positions, patches
-from .surgery import factored_layer, part_of, replace_module
-from .threads import on_threads
+from .surgery import factored_layer, part_of
+from .threads import Heard, listening, on_threads
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")
 HeadOf = Callable[[nn.Module, str], Callable[[Tensor], Any]]
-Heard = Mapping[str, list[Tensor]]
 Pairs = list[tuple[Tensor, Tensor]]
 Regions = dict[str, tuple[Tensor, Tensor]]
 """By head: boxes (P, 4) of an image, and what the dense detector pools of them (P, C, S, S)."""
@@ -90,7 +86,7 @@ def fit_around(
     if not len(inputs):
         raise InputError("calibration: expected images, got none; give some")
     fit = _Fit(dense, small, list(names), len(inputs), settings or FitSettings())
-    with _fused_resnet(dense), _fused_resnet(small):
+    with fused_resnet(dense), fused_resnet(small):
         neck, rpn = fit.of("neck"), fit.of("rpn")
         heads = [head for head in HEADS if fit.of_head(head)]
         regions = fit.read_dense(stack, tqdm(inputs, "fit neck", unit="image", disable=not progress), neck, rpn, heads)
@@ -130,26 +126,6 @@ class _Fit:
 
     def of_head(self, head: str) -> list[str]:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
-
-    @contextmanager
-    def listening(self, detector: nn.Module, names: list[str]) -> Iterator[Callable[[], Heard]]:
-        """Keep the inputs of layers of a detector, one of each call; what is given tells those of this thread so far,
-        and forgets them.
-        """
-        own = threading.local()
-
-        def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-            return lambda _module, inputs: vars(own).setdefault(name, []).append(inputs[0].detach())
-
-        def heard() -> Heard:
-            return {name: vars(own).pop(name, []) for name in names}
-
-        handles = [detector.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
-        try:
-            yield heard
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def note(self, heard: Heard) -> None:
         """Draw positions of what was heard at convolutions of the dense detector, and keep the outputs there."""
@@ -206,7 +182,7 @@ class _Fit:
         """Run the dense detector on images, and both on what the neck reads; regions for each head of each image and
         their pooled features (P, C, S, S).
         """
-        with self.listening(self.dense, neck + rpn) as heard, self.listening(self.small, neck) as heard_small:
+        with listening(self.dense, neck + rpn) as heard, listening(self.small, neck) as heard_small:
 
             def run(image: Any) -> tuple[Any, ...]:
                 images, maps = stack.image_features(self.dense, [image])
@@ -245,7 +221,7 @@ class _Fit:
         pooled: Mapping[str, Pairs],
     ) -> None:
         """Run the small detector on images: rows of a convolution of the RPN, and features of the same regions."""
-        with self.listening(self.small, rpn) as heard:
+        with listening(self.small, rpn) as heard:
 
             def run(work: tuple[Any, Regions]) -> tuple[Heard, dict[str, tuple[Tensor, Tensor]]]:
                 images, maps = stack.image_features(self.small, [work[0]])
@@ -268,13 +244,7 @@ class _Fit:
             return
         for name in self.of_head(head):
             layer, rows = self.dense.get_submodule(name), []
-            for wide, narrow in pairs:
-                with self.listening(self.dense, [name]) as heard:
-                    head_of(self.dense, head)(wide)
-                    dense = heard()
-                with self.listening(self.small, [name]) as heard:
-                    head_of(self.small, head)(narrow)
-                    small = heard()
+            for dense, small in self._run_head(head_of, head, name, pairs):
                 if isinstance(layer, nn.Linear):
                     rows.append((small[name][0], layer(dense[name][0])))
                 else:
@@ -284,6 +254,17 @@ class _Fit:
                 self._fit_linear(name, layer, rows)
             else:
                 self.solve([name])
+
+    def _run_head(self, head_of: HeadOf, head: str, name: str, pairs: Pairs) -> list[tuple[Heard, Heard]]:
+        """What a layer of both detectors' heads reads of pairs of features."""
+        with listening(self.dense, [name]) as hear, listening(self.small, [name]) as hear_small:
+
+            def run(pair: tuple[Tensor, Tensor]) -> tuple[Heard, Heard]:
+                head_of(self.dense, head)(pair[0])
+                head_of(self.small, head)(pair[1])
+                return hear(), hear_small()
+
+            return list(on_threads(run, pairs))
 
     def _fit_linear(self, name: str, linear: nn.Linear, rows: Pairs) -> None:
         """Fit the factors of a linear layer to what it reads in the small detector (rows, I), and what the dense one
@@ -312,15 +293,3 @@ class _Fit:
         if layer.second.bias is not None:
             layer.second.bias.copy_((moments.mean_y - second @ moments.mean_x).float())
         self.errors[name] = moments.error(second)
-
-
-@contextmanager
-def _fused_resnet(detector: nn.Module) -> Iterator[None]:
-    """The detector with its ResNet in deploy form, channels last; afterwards as it was."""
-    name = split_detector_state(detector.state_dict())[0].removesuffix(".")
-    resnet = detector.get_submodule(name)
-    replace_module(detector, name, fuse(resnet).to(memory_format=torch.channels_last))
-    try:
-        yield
-    finally:
-        replace_module(detector, name, resnet)

@@ -147,9 +147,15 @@ class LowRankLinear(nn.Module):
     @classmethod
     @one_thread()
     def from_linear(cls, linear: nn.Linear, rank: int) -> "LowRankLinear":
-        """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale."""
+        """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale.
+
+        Raises:
+            InputError: a rank out of range, or NaN or infinity in the weight.
+        """
         _check_matrix_rank(rank, linear.in_features, linear.out_features)
         weight = linear.weight.detach().double()
+        if not weight.isfinite().all():
+            raise InputError("linear: expected finite weights, got NaN or infinity; use an intact checkpoint")
         if linear.out_features <= linear.in_features:  # the small Gram matrix: quick, and as good at single precision
             values, left = torch.linalg.eigh(weight @ weight.T)
             left = left[:, -rank:]

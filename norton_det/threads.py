@@ -8,15 +8,20 @@ must not depend on the number of threads.
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Heard = dict[str, list[Tensor]]
+"""Inputs of layers by name, one of each call."""
+
+Hear = Callable[[], Heard]
 
 _local = threading.local()  # threads: how many ``on_threads`` may take; absent outside of ``one_thread``
 
@@ -52,6 +57,28 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextmanager
+def listening(module: nn.Module, names: Sequence[str]) -> Iterator[Hear]:
+    """Keep the inputs of layers inside a module, apart for each thread.
+
+    Yields a function that gives what the layers have read on the thread that calls it, and forgets it.
+    """
+    own = threading.local()
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _module, inputs: vars(own).setdefault(name, []).append(inputs[0].detach())
+
+    def hear() -> Heard:
+        return {name: vars(own).pop(name, []) for name in names}
+
+    handles = [module.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
+    try:
+        yield hear
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _begin(grad: bool) -> None:
