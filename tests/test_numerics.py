@@ -37,7 +37,7 @@ def make_layer(kinds: list[str], inputs: int, kernel: tuple[int, int], dtype: to
     """A weight (O, I, Kh, Kw) whose filters are of these kinds."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(len(kinds), inputs, *kernel, generator=generator, dtype=torch.double)
-    tiny, huge = EXTREME.get(dtype, (1e-100, 1e100))
+    tiny, huge = EXTREME.get(dtype, (1e-200, 1e200))
     for index, kind in enumerate(kinds):
         if kind == "orthogonal":  # one number each, at another place
             weight[index] = 0
