@@ -83,8 +83,11 @@ class Calibration:
 
     def batches(self) -> Iterator[Tensor]:
         """Images (<= batch_size, 3, H, W) on the device, channels last."""
-        for part in self.images.split(self.batch_size):
-            yield part.float().to(self.device).contiguous(memory_format=torch.channels_last)
+        return map(self.place, self.images.split(self.batch_size))
+
+    def place(self, images: Tensor) -> Tensor:
+        """A batch of the images on the device, channels last."""
+        return images.float().to(self.device).contiguous(memory_format=torch.channels_last)
 
 
 def rows_of(maps: Tensor, positions: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:

@@ -4,7 +4,8 @@ A group is the channels that one convolution, or all of one residual stream, wri
 readers are the layers that take them as input, batch normalisation folded in.
 """
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from .calibration import Calibration, folded_weight, rows_of
 from .moments import Moments
 from .resnet import Bottleneck, NortonResNet
 from .spec import CompressionSpec
+from .threads import on_threads
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,38 @@ def _covariances(
 ) -> dict[str, Tensor]:
     draw = calibration.sampler()
     sums = {name: Moments(name) for name in taps}
+    sizes: dict[str, tuple[int, ...]] = {}  # of the tapped maps, in the order in which they come
+    own = threading.local()  # of the batch on a thread: the positions to look at, and the rows found there
 
     def listen(name: str, activation: bool) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            values = rows_of(output, draw(output))
-            values = values.relu() if activation else values
-            sums[name].add(values, values[:, :0])
+            if name not in sizes:
+                sizes[name] = tuple(output.shape[2:])
+                return
+            values = rows_of(output, own.positions[name])
+            own.rows[name] = values.relu() if activation else values
 
         return hook
+
+    def batches() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        for images in calibration.batches():
+            maps = images.new_empty(1)
+            yield images, {name: draw(maps.expand(len(images), 1, *size)) for name, size in sizes.items()}
+
+    def run(batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
+        images, own.positions = batch
+        own.rows = {}
+        dense(images)
+        return own.rows
 
     handles = [module.register_forward_hook(listen(name, active)) for name, (module, active) in taps.items()]
     try:
         total = -(-len(calibration.images) // calibration.batch_size)
-        for images in tqdm(calibration.batches(), "channels", total, unit="batch", disable=not progress):
-            dense(images)
+        dense(calibration.place(calibration.images[:1]))  # for the sizes
+        found = on_threads(run, batches())
+        for rows in tqdm(found, "channels", total, unit="batch", disable=not progress):
+            for name, values in rows.items():
+                sums[name].add(values, values[:, :0])
     finally:
         for handle in handles:
             handle.remove()

@@ -35,6 +35,7 @@ from .report import CompressionReport, layer_reports
 from .resnet import NortonResNet
 from .saliency import get_criterion
 from .spec import CompressionSpec
+from .threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,7 @@ class CompressionResult:
     readers: dict[int, Fitted]
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """All matrices here are small: more threads save little, and waiting for each other on a busy machine they can
-    take a hundred times longer.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
+@one_thread()
 def compress(
     model: nn.Module | Mapping[str, Tensor],
     spec: CompressionSpec,
@@ -73,7 +62,7 @@ def compress(
     input_size: tuple[int, int, int] = (3, 224, 224),
     progress: bool = False,
 ) -> CompressionResult:
-    """Compress a dense bottleneck ResNet with NORTON.
+    """Compress a dense bottleneck ResNet with NORTON; the same input gives the same bits on any number of threads.
 
     Args:
         model: torchvision's ResNet-50/101/152, a dense ``NortonResNet``, or a state dict with torchvision's names,
@@ -111,7 +100,7 @@ def compress(
         small = NortonResNet(spec, classes, stride_in_1x1)
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
-    with _timed(seconds, "decompose"), one_thread():
+    with _timed(seconds, "decompose"):
         factors = _decompose(state, spec, seed, starts, progress)
     teacher, statistics = None, None
     if calibration is not None:
@@ -120,7 +109,7 @@ def compress(
         if get_criterion(criterion).needs_data:
             with _timed(seconds, "channels"):
                 statistics = channel_statistics(teacher, spec, calibration, progress)
-    with _timed(seconds, "prune"), one_thread():
+    with _timed(seconds, "prune"):
         kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")
@@ -164,9 +153,10 @@ def compress_detector_state(
         to the channels kept) and the report on the ResNet.
 
     Raises:
-        InputError: no such ResNet in it, or already compressed.
+        InputError: no such ResNet in it, already compressed, or not finite.
     """
     prefix, resnet, rest = split_detector_state(state)
+    check_finite(rest, "detector")
     readers = _readers(rest)
     result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
@@ -207,12 +197,22 @@ def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         if not isinstance(tensor, Tensor):
             raise InputError(f"model: {name}: expected a tensor, got {type(tensor).__name__}; pass model.state_dict()")
         clean[name] = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-        if tensor.is_floating_point() and not torch.isfinite(clean[name]).all():
-            raise InputError(f"model: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
+    check_finite(clean, "model")
     for name in list(clean):
         if name.endswith("running_mean"):  # absent in frozen batch normalisation
             clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
     return clean, preprocessing, stride
+
+
+def check_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
+    """Refuse NaN and infinity in tensors.
+
+    Raises:
+        InputError: there is one; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{whose}: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
 
 
 def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .als import fit, khatri_rao, solve_a
 from .errors import InputError
+from .threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def reconstruct(factors: Factors) -> Tensor:
     return weight.unflatten(2, (factors.b.shape[1], factors.c.shape[1]))
 
 
+@one_thread()
+@one_thread()
 def nmse(weight: Tensor, factors: Factors) -> float:
     """Normalised mean squared error ``||W - W'||^2 / ||W||^2`` of a layer; 0 for a zero layer."""
     weight = weight.detach().cpu().double()
@@ -75,6 +78,8 @@ def cp_decompose(weight: Tensor, rank: int, **options: object) -> Factors:
     return cp_decompose_layers([weight], [rank], **options)[0]  # type: ignore[arg-type]
 
 
+@one_thread()
+@one_thread()
 def cp_decompose_layers(
     weights: Sequence[Tensor],
     ranks: Sequence[int],
@@ -120,12 +125,13 @@ def cp_decompose_layers(
     for (kh, kw, rank), members in groups.items():
         reduced = [_reduce(weights[index]) for index in members]
         core = torch.cat([part[1] for part in reduced])  # (F, K, K)
+        exact = rank == kh * kw  # any start is
         b, c = fit(
             core,
             (kh, kw),
             rank,
-            starts=starts or (6 if rank == 1 else 16),
-            iterations=iterations,
+            starts=1 if exact else starts or (6 if rank == 1 else 16),
+            iterations=0 if exact else iterations,
             tolerance=tolerance,
             seed=seed,
             progress=progress,

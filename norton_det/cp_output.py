@@ -18,9 +18,11 @@ from torch import Tensor
 
 from .cp import Factors, khatri_rao
 from .moments import Moments
+from .threads import on_threads
 
 _INNER = 3  # alternations of b and c for every solve of a: they cost nothing beside it
-_CHUNK = 1 << 24  # numbers per batch of normal equations: 128 MB
+_CHUNK = 1 << 23  # numbers per batch of normal equations: 64 MB
+_FILTERS = 32  # at most so many at a time: work for several threads
 
 
 def flatten_weight(weight: Tensor) -> Tensor:
@@ -66,7 +68,8 @@ def fit_output(
             if rank > 1:
                 others = [other for other in range(rank) if other != r]
                 rest = khatri_rao(b[:, :, others], c[:, :, others]) @ a[:, :, others].transpose(1, 2)
-                wanted = target - (rest.flatten(1) @ metric).view_as(target)
+                parts = on_threads(lambda part: part @ metric, rest.flatten(1).split(_FILTERS))
+                wanted = target - torch.cat(list(parts)).view_as(target)
             a[:, :, r] = _solve_inputs(blocks, wanted, khatri_rao(b[:, :, r : r + 1], c[:, :, r : r + 1])[:, :, 0])
             if not kernel or (sweep == sweeps - 1 and rank == 1):
                 continue
@@ -82,24 +85,24 @@ def _solve_inputs(blocks: Tensor, wanted: Tensor, kernel: Tensor) -> Tensor:
     size, inputs = blocks.shape[0], blocks.shape[2]
     right = torch.einsum("oki,ok->oi", wanted, kernel)
     flat = blocks.view(size * size, inputs * inputs)
-    step = max(1, _CHUNK // (inputs * inputs))
-    out = torch.empty_like(right)
-    for start in range(0, len(kernel), step):
-        part = kernel[start : start + step]
-        pairs = (part[:, :, None] * part[:, None, :]).flatten(1)  # (o, K*K)
-        normal = (pairs @ flat).view(-1, inputs, inputs)
-        cholesky = torch.linalg.cholesky(normal)
-        out[start : start + step] = torch.cholesky_solve(right[start : start + step, :, None], cholesky)[:, :, 0]
-    return out
+    step = max(1, min(_FILTERS, _CHUNK // (inputs * inputs)))
+
+    def solve(part: tuple[Tensor, Tensor]) -> Tensor:
+        pairs = (part[0][:, :, None] * part[0][:, None, :]).flatten(1)  # (o, K*K)
+        cholesky = torch.linalg.cholesky((pairs @ flat).view(-1, inputs, inputs))
+        return torch.cholesky_solve(part[1][:, :, None], cholesky)[:, :, 0]
+
+    return torch.cat(list(on_threads(solve, zip(kernel.split(step), right.split(step), strict=True))))
 
 
 def _solve_kernel(blocks: Tensor, wanted: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Better b (O, Kh) and c (O, Kw) for given a (O, I), both of norm 1: the scale is left to a."""
     size, height, width = blocks.shape[0], b.shape[1], c.shape[1]
     pairs = torch.empty(len(a), size, size, dtype=a.dtype, device=a.device)
-    for row in range(size):
-        for column in range(row, size):
-            pairs[:, row, column] = pairs[:, column, row] = ((a @ blocks[row, column]) * a).sum(1)
+    places = [(row, column) for row in range(size) for column in range(row, size)]
+    found = on_threads(lambda place: ((a @ blocks[place]) * a).sum(1), places)
+    for (row, column), values in zip(places, found, strict=True):
+        pairs[:, row, column] = pairs[:, column, row] = values
     pairs = pairs.view(-1, height, width, height, width)
     right = torch.einsum("oki,oi->ok", wanted, a).view(-1, height, width)
     for _ in range(_INNER):

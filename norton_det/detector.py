@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .calibration import Calibration
 from .checkpoint import CheckpointInfo
 from .complexity import count_complexity
-from .compress import compress_detector_state
+from .compress import check_finite, compress_detector_state
 from .detector_fit import fit_around
 from .detector_report import DetectorReport, FactoredLayer
 from .errors import InputError
@@ -29,6 +29,7 @@ from .keys import split_detector_state
 from .report import CompressionReport
 from .spec import CompressionSpec
 from .surgery import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
+from .threads import one_thread
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
@@ -43,6 +44,7 @@ class DetectorResult:
     report: DetectorReport
 
 
+@one_thread()
 def compress_detector(
     detector: nn.Module,
     spec: CompressionSpec | str | None = None,
@@ -57,6 +59,8 @@ def compress_detector(
 ) -> DetectorResult:
     """Compress a Faster, Mask or Keypoint R-CNN with FPN; the input is untouched.
 
+    The same input gives the same bits on any number of threads.
+
     Args:
         detector: of Detectron2 or torchvision; its ResNet is a bottleneck one, dense or compressed.
         spec: ranks and ratios of the ResNet, or a preset's name; ``None`` leaves it as it is.
@@ -70,7 +74,8 @@ def compress_detector(
         options: of ``compress``, for the ResNet.
 
     Raises:
-        InputError: not such a detector, a ResNet that is compressed already with another spec, or a rank out of range.
+        InputError: not such a detector, weights that are not finite, a ResNet that is compressed already with another
+            spec, or a rank out of range.
     """
     started = time.perf_counter()
     stack = adapter_of(stack_name(detector), "surgery")
@@ -78,6 +83,7 @@ def compress_detector(
     for name, parameter in detector.named_parameters():
         if parameter.dtype != torch.float32:
             raise InputError(f"{name}: expected float32, got {parameter.dtype}; call float() on the detector first")
+    check_finite(detector.state_dict(), "detector")
     candidates = find_candidates(detector)
     chosen, left = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
     if calibration is not None:

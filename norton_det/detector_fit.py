@@ -15,8 +15,7 @@ Legend: ``P`` regions, ``C`` channels, ``rows`` samples.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,18 +26,19 @@ from tqdm import tqdm
 
 from .cp_output import fit_output, flatten_weight, weight_of
 from .errors import InputError
-from .fuse import fuse
-from .keys import split_detector_state
+from .fuse import fused_resnet
 from .layers import CPConv2d, LowRankLinear, factors_to_state
 from .moments import Moments
 from .patches import draw_positions, patches
-from .surgery import factored_layer, part_of, replace_module
+from .surgery import factored_layer, part_of
+from .threads import Heard, listening, on_threads
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")
 HeadOf = Callable[[nn.Module, str], Callable[[Tensor], Any]]
-Heard = Mapping[str, list[Tensor]]
 Pairs = list[tuple[Tensor, Tensor]]
+Regions = dict[str, tuple[Tensor, Tensor]]
+"""By head: boxes (P, 4) of an image, and what the dense detector pools of them (P, C, S, S)."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +86,17 @@ def fit_around(
     if not len(inputs):
         raise InputError("calibration: expected images, got none; give some")
     fit = _Fit(dense, small, list(names), len(inputs), settings or FitSettings())
-    with _fused_resnet(dense), _fused_resnet(small):
+    with fused_resnet(dense), fused_resnet(small):
         neck, rpn = fit.of("neck"), fit.of("rpn")
         heads = [head for head in HEADS if fit.of_head(head)]
-        regions = []
-        for image in tqdm(inputs, "fit neck", unit="image", disable=not progress):
-            regions.append(fit.read_dense(stack, image, neck, rpn, heads))
-            if neck:
-                with fit.listening(small, neck) as heard:
-                    stack.image_features(small, [image])
-                fit.collect(heard)
+        regions = fit.read_dense(stack, tqdm(inputs, "fit neck", unit="image", disable=not progress), neck, rpn, heads)
         fit.solve(neck)
         pooled: dict[str, Pairs] = {head: [] for head in heads}
         # of several convolutions of an RPN each reads what the one before puts out once it is fitted
         walks = [[name] for name in rpn] or ([[]] if heads else [])
         for number, layers in enumerate(walks):
-            for image, each in zip(tqdm(inputs, "fit heads", unit="image", disable=not progress), regions, strict=True):
-                fit.read_small(stack, image, layers, {} if number else each, pooled)
+            bar = tqdm(inputs, "fit heads", unit="image", disable=not progress)
+            fit.read_small(stack, bar, layers, [{}] * len(inputs) if number else regions, pooled)
             fit.solve(layers)
     for head, pairs in pooled.items():
         fit.walk_head(stack.head_of, head, pairs)
@@ -132,17 +126,6 @@ class _Fit:
 
     def of_head(self, head: str) -> list[str]:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
-
-    @contextmanager
-    def listening(self, detector: nn.Module, names: list[str]) -> Iterator[Heard]:
-        """Keep the inputs of layers of a detector, one of each call."""
-        heard: dict[str, list[Tensor]] = {name: [] for name in names}
-        handles = [detector.get_submodule(name).register_forward_pre_hook(_keep(heard[name])) for name in names]
-        try:
-            yield heard
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def note(self, heard: Heard) -> None:
         """Draw positions of what was heard at convolutions of the dense detector, and keep the outputs there."""
@@ -194,14 +177,32 @@ class _Fit:
             self.errors[name] = moments.error(weight)
 
     def read_dense(
-        self, stack: ModuleType, image: Any, neck: list[str], rpn: list[str], heads: list[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Run the dense detector on an image; regions for each head and their pooled features (P, C, S, S)."""
-        with self.listening(self.dense, neck + rpn) as heard:
-            images, maps = stack.image_features(self.dense, [image])
-            boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
-        self.note(heard)
-        found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+        self, stack: ModuleType, inputs: Iterable[Any], neck: list[str], rpn: list[str], heads: list[str]
+    ) -> list[Regions]:
+        """Run the dense detector on images, and both on what the neck reads; regions for each head of each image and
+        their pooled features (P, C, S, S).
+        """
+        with listening(self.dense, neck + rpn) as heard, listening(self.small, neck) as heard_small:
+
+            def run(image: Any) -> tuple[Any, ...]:
+                images, maps = stack.image_features(self.dense, [image])
+                boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
+                found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+                if neck:
+                    stack.image_features(self.small, [image])
+                return images, maps, boxes, found, heard(), heard_small()
+
+            regions = []
+            for images, maps, boxes, found, wide, narrow in on_threads(run, inputs):
+                self.note(wide)
+                regions.append(self._choose(stack, heads, images, maps, boxes, found))
+                self.collect(narrow)
+            return regions
+
+    def _choose(
+        self, stack: ModuleType, heads: list[str], images: Any, maps: Any, boxes: Tensor, found: Tensor
+    ) -> Regions:
+        """Proposals or detections of an image drawn for each head, and their features."""
         chosen = {}
         for head in heads:
             limit = self.settings.regions if head == "box" else max(1, self.settings.regions // 4)
@@ -214,19 +215,28 @@ class _Fit:
     def read_small(
         self,
         stack: ModuleType,
-        image: Any,
+        inputs: Iterable[Any],
         rpn: list[str],
-        chosen: Mapping[str, tuple[Tensor, Tensor]],
+        chosen: list[Regions],
         pooled: Mapping[str, Pairs],
     ) -> None:
-        """Run the small detector on an image: rows of a convolution of the RPN, and features of the same regions."""
-        images, maps = stack.image_features(self.small, [image])
-        if rpn:
-            with self.listening(self.small, rpn) as heard:
-                stack.propose(self.small, images, maps)
-            self.collect(heard)
-        for head, (regions, wide) in chosen.items():
-            pooled[head].append((wide, stack.pool(self.small, head, images, maps, regions)))
+        """Run the small detector on images: rows of a convolution of the RPN, and features of the same regions."""
+        with listening(self.small, rpn) as heard:
+
+            def run(work: tuple[Any, Regions]) -> tuple[Heard, dict[str, tuple[Tensor, Tensor]]]:
+                images, maps = stack.image_features(self.small, [work[0]])
+                if rpn:
+                    stack.propose(self.small, images, maps)
+                own = {
+                    head: (wide, stack.pool(self.small, head, images, maps, regions))
+                    for head, (regions, wide) in work[1].items()
+                }
+                return heard(), own
+
+            for narrow, pairs in on_threads(run, zip(inputs, chosen, strict=True)):
+                self.collect(narrow)
+                for head, pair in pairs.items():
+                    pooled[head].append(pair)
 
     def walk_head(self, head_of: HeadOf, head: str, pairs: Pairs) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""
@@ -234,11 +244,7 @@ class _Fit:
             return
         for name in self.of_head(head):
             layer, rows = self.dense.get_submodule(name), []
-            for wide, narrow in pairs:
-                with self.listening(self.dense, [name]) as dense:
-                    head_of(self.dense, head)(wide)
-                with self.listening(self.small, [name]) as small:
-                    head_of(self.small, head)(narrow)
+            for dense, small in self._run_head(head_of, head, name, pairs):
                 if isinstance(layer, nn.Linear):
                     rows.append((small[name][0], layer(dense[name][0])))
                 else:
@@ -248,6 +254,17 @@ class _Fit:
                 self._fit_linear(name, layer, rows)
             else:
                 self.solve([name])
+
+    def _run_head(self, head_of: HeadOf, head: str, name: str, pairs: Pairs) -> list[tuple[Heard, Heard]]:
+        """What a layer of both detectors' heads reads of pairs of features."""
+        with listening(self.dense, [name]) as hear, listening(self.small, [name]) as hear_small:
+
+            def run(pair: tuple[Tensor, Tensor]) -> tuple[Heard, Heard]:
+                head_of(self.dense, head)(pair[0])
+                head_of(self.small, head)(pair[1])
+                return hear(), hear_small()
+
+            return list(on_threads(run, pairs))
 
     def _fit_linear(self, name: str, linear: nn.Linear, rows: Pairs) -> None:
         """Fit the factors of a linear layer to what it reads in the small detector (rows, I), and what the dense one
@@ -276,19 +293,3 @@ class _Fit:
         if layer.second.bias is not None:
             layer.second.bias.copy_((moments.mean_y - second @ moments.mean_x).float())
         self.errors[name] = moments.error(second)
-
-
-@contextmanager
-def _fused_resnet(detector: nn.Module) -> Iterator[None]:
-    """The detector with its ResNet in deploy form, channels last; afterwards as it was."""
-    name = split_detector_state(detector.state_dict())[0].removesuffix(".")
-    resnet = detector.get_submodule(name)
-    replace_module(detector, name, fuse(resnet).to(memory_format=torch.channels_last))
-    try:
-        yield
-    finally:
-        replace_module(detector, name, resnet)
-
-
-def _keep(heard: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    return lambda _module, inputs: heard.append(inputs[0].detach())

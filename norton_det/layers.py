@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .cp import Factors, cp_decompose, khatri_rao, reconstruct
 from .errors import InputError
+from .threads import one_thread
 
 
 class CPConv2d(nn.Module):
@@ -144,10 +145,17 @@ class LowRankLinear(nn.Module):
         self.second = nn.Linear(rank, out_features, bias)
 
     @classmethod
+    @one_thread()
     def from_linear(cls, linear: nn.Linear, rank: int) -> "LowRankLinear":
-        """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale."""
+        """The best approximation of the weight (Eckart and Young, 1936), a new layer; both parts of equal scale.
+
+        Raises:
+            InputError: a rank out of range, or NaN or infinity in the weight.
+        """
         _check_matrix_rank(rank, linear.in_features, linear.out_features)
         weight = linear.weight.detach().double()
+        if not weight.isfinite().all():
+            raise InputError("linear: expected finite weights, got NaN or infinity; use an intact checkpoint")
         if linear.out_features <= linear.in_features:  # the small Gram matrix: quick, and as good at single precision
             values, left = torch.linalg.eigh(weight @ weight.T)
             left = left[:, -rank:]

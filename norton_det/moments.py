@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
+from .threads import on_threads
 
 _PANEL = 512  # features per block row of the covariance: only the blocks on and above the diagonal are formed
 _FLUSH = 4096  # rows that are summed in float32 before they are added in float64
@@ -66,8 +67,10 @@ class Moments:
         self._sum_y += y.sum(0)
         self.xy += x.T @ y
         self.yy += y.square().sum(0, dtype=torch.double)
-        for start in range(0, x.shape[1], _PANEL):
-            self.xx[start : start + _PANEL, start:] += x[:, start : start + _PANEL].T @ x[:, start:]
+        starts = range(0, x.shape[1], _PANEL)
+        panels = on_threads(lambda start: x[:, start : start + _PANEL].T @ x[:, start:], starts)
+        for start, panel in zip(starts, panels, strict=True):
+            self.xx[start : start + _PANEL, start:] += panel
 
     def finish(self) -> "Moments":
         """Turn sums into means and covariances.

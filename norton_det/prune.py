@@ -18,6 +18,7 @@ from .errors import InputError
 from .layers import factors_to_state
 from .saliency import get_criterion, keep_indices
 from .spec import STAGE_WIDTHS, CompressionSpec
+from .threads import on_threads
 
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 # input projection of a neck for the output of a stage: Detectron2's FPN, torchvision's (with .0 since 0.13)
@@ -77,14 +78,16 @@ def _by_statistics(
         sizes[f"layer{stage}"] = (full.stages[stage - 1], widths.stages[stage - 1])
         size = (full.blocks[stage - 1][block], widths.blocks[stage - 1][block])
         sizes[f"layer{stage}.{block}.conv1"] = sizes[f"layer{stage}.{block}.conv2"] = size
-    kept = {}
-    for name, (before, after) in tqdm(sizes.items(), desc="prune", unit="group", disable=not progress):
+    score = get_criterion(criterion).score
+
+    def choose(name: str) -> Tensor:
+        before, after = sizes[name]
         if before == after:
-            kept[name] = torch.arange(before)
-            continue
-        group = statistics[name]
-        kept[name] = keep_indices(get_criterion(criterion).score(group.covariance, group.readers), after)
-    return kept
+            return torch.arange(before)
+        return keep_indices(score(statistics[name].covariance, statistics[name].readers), after)
+
+    bar = tqdm(sizes, desc="prune", unit="group", disable=not progress)
+    return dict(zip(sizes, on_threads(choose, bar), strict=True))
 
 
 def cut(

@@ -33,6 +33,7 @@ from .layers import CPConv2d, factors_to_state
 from .moments import Moments
 from .patches import patches
 from .resnet import Bottleneck, NortonResNet
+from .threads import on_threads
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class _Walk:
         self.kept = {name: torch.as_tensor(index, device=calibration.device) for name, index in kept.items()}
         self.stream = self.kept["conv1"]  # channels of the dense stream that the small one has
         self.draw = calibration.sampler()
-        self.wide = [dense.maxpool(dense.bn1(dense.conv1(images)).relu_()) for images in calibration.batches()]
+        self.wide = list(
+            on_threads(lambda images: dense.maxpool(dense.bn1(dense.conv1(images)).relu_()), calibration.batches())
+        )
         self.narrow = [maps[:, self.stream].contiguous(memory_format=torch.channels_last) for maps in self.wide]
 
     def block(self, stage: int, index: int) -> float:
@@ -117,20 +120,22 @@ class _Walk:
         prior = folded_weight(wide.conv1, wide.bn1)[inner][:, self.stream]
         before = targets["before"]
         self._pointwise(f"{name}.conv1", narrow.conv1, narrow.bn1, prior, self.narrow, before, targets["conv1"])
-        maps = [narrow.bn1(narrow.conv1(part)).relu_() for part in self.narrow]
+        maps = list(on_threads(lambda part: narrow.bn1(narrow.conv1(part)).relu_(), self.narrow))
         prior = folded_weight(wide.conv2, wide.bn2)[middle][:, inner]
         self._spatial(f"{name}.conv2", narrow, prior, maps, after, targets["conv2"])
-        maps = [narrow.bn2(narrow.conv2(part)).relu_() for part in maps]
-        shortcuts = self.narrow if narrow.downsample is None else [narrow.downsample(part) for part in self.narrow]
+        maps = list(on_threads(lambda part: narrow.bn2(narrow.conv2(part)).relu_(), maps))
+        shortcuts = self.narrow if narrow.downsample is None else list(on_threads(narrow.downsample, self.narrow))
         wanted = targets["sum"]
         if self.calibration.compensate:
             wanted = [sums - rows_of(part, at) for sums, part, at in zip(wanted, shortcuts, after, strict=True)]
         prior = folded_weight(wide.conv3, wide.bn3)[outputs][:, middle]
         self._pointwise(f"{name}.conv3", narrow.conv3, narrow.bn3, prior, maps, after, wanted)
-        self.narrow = [
-            narrow.bn3(narrow.conv3(part)).add_(shortcut).relu_()
-            for part, shortcut in zip(maps, shortcuts, strict=True)
-        ]
+        self.narrow = list(
+            on_threads(
+                lambda parts: narrow.bn3(narrow.conv3(parts[0])).add_(parts[1]).relu_(),
+                zip(maps, shortcuts, strict=True),
+            )
+        )
         self.stream = outputs
         error, energy = 0.0, 1e-20
         for small, sums, at in zip(self.narrow, targets["sum"], after, strict=True):
@@ -146,23 +151,35 @@ class _Walk:
 
         The positions are those after the block, and under "before" those of conv1's outputs.
         """
-        names = ("before", "conv1", "conv2", "shortcut", "sum")
-        found: dict[str, list] = {name: [] for name in names}
-        after = []
-        for batch, maps in enumerate(self.wide):
+        positions = [self._positions(maps, block) for maps in self.wide]
+
+        def advance(batch: int) -> tuple[Tensor, ...]:
+            maps, (before, after) = self.wide[batch], positions[batch]
             first = block.bn1(block.conv1(maps))
             second = block.bn2(block.conv2(first.relu()))
             last = block.bn3(block.conv3(second.relu()))
             shortcut = maps if block.downsample is None else block.downsample(maps)
             total = last + shortcut
-            after.append(self.draw(total))
-            found["before"].append(after[-1] if first.shape[2:] == total.shape[2:] else self.draw(first))
-            found["conv1"].append(rows_of(first, found["before"][-1])[:, inner])
-            found["conv2"].append(rows_of(second, after[-1])[:, middle])
-            found["shortcut"].append(rows_of(shortcut, after[-1])[:, outputs])
-            found["sum"].append(rows_of(total, after[-1])[:, outputs])
+            rows = (
+                rows_of(first, before)[:, inner],
+                rows_of(second, after)[:, middle],
+                rows_of(shortcut, after)[:, outputs],
+                rows_of(total, after)[:, outputs],
+            )
             self.wide[batch] = total.relu_()
-        return found, after
+            return rows
+
+        columns = zip(*on_threads(advance, range(len(self.wide))), strict=True)
+        found = dict(zip(("conv1", "conv2", "shortcut", "sum"), map(list, columns), strict=True))
+        return found | {"before": [before for before, _ in positions]}, [after for _, after in positions]
+
+    def _positions(self, maps: Tensor, block: Bottleneck) -> tuple[Tensor, Tensor]:
+        """Positions of conv1's and of the block's outputs for a batch of maps; the same ones where the size is."""
+        first = maps[:, :1, :: block.conv1.stride[0], :: block.conv1.stride[1]]  # of the size of conv1's outputs
+        assert isinstance(block.conv2, CPConv2d | nn.Conv2d)
+        stride = block.conv2.stride
+        after = self.draw(first[:, :, :: stride[0], :: stride[1]])
+        return after if tuple(stride) == (1, 1) else self.draw(first), after
 
     def _pointwise(
         self,
@@ -176,7 +193,7 @@ class _Walk:
     ) -> None:
         """Fit a 1x1 convolution and its normalisation to targets (rows, O) after normalisation."""
         if not self.calibration.compensate:
-            _set_statistics(norm, [conv(part) for part in maps])
+            _set_statistics(norm, list(on_threads(conv, maps)))
             return
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
@@ -200,7 +217,7 @@ class _Walk:
         assert isinstance(conv, CPConv2d | nn.Conv2d)
         factorised = isinstance(conv, CPConv2d)
         if not (settings.fits if factorised else settings.compensate):
-            _set_statistics(block.bn2, [conv(part) for part in maps])
+            _set_statistics(block.bn2, list(on_threads(conv, maps)))
             return
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):

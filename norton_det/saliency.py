@@ -190,10 +190,10 @@ def elimination_order(distance: Tensor) -> Tensor:
         )
     left = distance.detach().cpu().to(torch.double, copy=True)
     count = len(left)
+    if count == 0:
+        return torch.empty(0, dtype=torch.long)
     sums = left.sum(dim=1)
-    rounding = (
-        1e-12 * float(sums.max()) if count else 0.0
-    )  # sums are updated, not formed anew: what differs by less ties
+    rounding = 1e-12 * float(sums.max())  # sums are updated, not formed anew: what differs by less ties
     left.fill_diagonal_(torch.inf)
     nearest, partner = left.min(dim=1)
     order = []

@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from .calibration import Calibration
 from .channels import ChannelStatistics, channel_statistics
-from .compress import one_thread
 from .cost_model import Network, resnet_groups
 from .effect import Effect, Ends, projected, swapped
 from .error_curves import ConvRows, css_errors, projection, rank_grid, weight_errors, width_grid
 from .errors import InputError
 from .resnet import NortonResNet
 from .spec import CompressionSpec
+from .threads import one_thread
 
 ROWS = 8192  # positions of each layer that are looked at
 LINEAR_PROBE = 64  # rank at which the effect of a matrix is measured
