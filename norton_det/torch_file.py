@@ -21,6 +21,7 @@ from .safe_pickle import TORCH_STAND_INS, plain
 
 DIGEST_KEY = "norton_det.sha256"  # in the dict
 ZIP = b"PK\x03\x04"
+_MOST_GROWTH = 4
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch files before 1.6
 
 
@@ -37,8 +38,7 @@ def save_torch(path: str | Path, content: Mapping[str, Any]) -> Path:
     sealed = {**content, DIGEST_KEY: content_digest(content)}
     with atomic_path(path) as temporary:
         try:
-            with temporary.open("wb") as stream:  # by its path, the name of the temporary file would be written into it
-                torch.save(sealed, stream)
+            torch.save(sealed, temporary)
         except RuntimeError as error:  # of torch's writer, such as a full disk
             if "DataLoader worker" in str(error):  # it can be raised anywhere
                 raise
@@ -94,6 +94,8 @@ def _check_archive(file: Path) -> None:
             raise InputError(
                 "expected a state dict, got a TorchScript archive, which holds code; save model.state_dict()"
             )
+        if sum(member.file_size for member in members) > _MOST_GROWTH * file.stat().st_size:
+            raise InputError("expected tensors as torch stores them, got an archive that grows absurdly; get it again")
         if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
             raise InputError("expected tensors as torch stores them, got a compressed archive; get the file again")
         if len({member.filename for member in members}) != len(members):

@@ -59,11 +59,10 @@ def test_what_cannot_be_loaded_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_torch_file_comes_back_and_has_equal_bytes(tmp_path):
-    files = [save_torch(tmp_path / f"{name}.pth", content()) for name in "ab"]
-    assert files[0].read_bytes() == files[1].read_bytes()
-    assert content_digest(read_torch(files[0], True)) == content_digest(content())
-    plain = torch.load(files[0], weights_only=True)  # others read it, too
+def test_a_torch_file_comes_back(tmp_path):
+    file = save_torch(tmp_path / "w.pth", content())
+    assert content_digest(read_torch(file, True)) == content_digest(content())
+    plain = torch.load(file, weights_only=True)  # others read it, too
     assert torch.equal(plain["model"]["a"], content()["model"]["a"])
 
 

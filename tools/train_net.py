@@ -74,7 +74,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     """The config, once the data sets are registered and found."""
     register_entries(args.register)
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
-    partial = ["MODEL.NORTON.PARTIAL_WEIGHTS", "True"] if args.partial else []
+    partial = ["MODEL.PARTIAL_WEIGHTS", "True"] if args.partial else []
     cfg = load_config(args.config_file, [*partial, *args.opts])
     require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
     if args.json:

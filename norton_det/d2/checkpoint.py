@@ -23,7 +23,7 @@ from .files import newest_checkpoint, read_detector_file
 logger = logging.getLogger(__name__)
 BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
 CLASSIFIER = ("fc.weight", "fc.bias")
-HEADS = ("proposal_generator.", "roi_heads.")
+RPN = "proposal_generator."  # by which a detector of Detectron2 is known
 HARMLESS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")  # that older detectors keep
 
 
@@ -128,7 +128,7 @@ class NortonCheckpointer(DetectionCheckpointer):
             if name in wanted or not name.endswith("num_batches_tracked"):  # frozen normalisation does not count
                 state[name] = tensor
         checkpoint["model"] = state
-        detector = any(name.startswith(HEADS) for name in state)
+        detector = any(name.startswith(RPN) for name in state)
         incompatible = super()._load_model(checkpoint)
         if resnet is not None or self.whole:
             self._refuse_misfits(incompatible, prefix or BACKBONE, detector and not self.partial)

@@ -23,6 +23,9 @@ def add_norton_config(cfg: CfgNode) -> None:
     ``MODEL.NORTON`` describes the ResNet of ``build_norton_resnet_backbone`` and ``build_norton_resnet_fpn_backbone``.
     It is not used when ``MODEL.WEIGHTS`` is a norton checkpoint: it carries its own spec.
     """
+    # True: what weights of a detector lack outside the ResNet starts anew, and what they have besides is left aside;
+    # False: both are errors.
+    cfg.MODEL.PARTIAL_WEIGHTS = False
     cfg.MODEL.NORTON = CfgNode()
     # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense.
     cfg.MODEL.NORTON.PRESET = "norton-78"
@@ -35,9 +38,6 @@ def add_norton_config(cfg: CfgNode) -> None:
     # Dense MODEL.WEIGHTS are compressed before training and then fitted to so many pictures of DATASETS.TRAIN (for
     # neck and heads 64 at most), without their annotations; 0: by the weights alone, as in the paper.
     cfg.MODEL.NORTON.CALIBRATION_IMAGES = 0
-    # True: what weights of a detector lack outside the ResNet starts anew, and what they have besides is left aside;
-    # False: both are errors.
-    cfg.MODEL.NORTON.PARTIAL_WEIGHTS = False
     # The layers around the ResNet; None leaves them dense, as in the paper.
     # CP rank of the FPN's output convolutions and of the RPN's.
     cfg.MODEL.NORTON.NECK_RANK = None

@@ -75,7 +75,8 @@ class SeededImages(Dataset):
         if unreadable:
             file, reason = unreadable[0]
             raise InputError(
-                f"{file}: expected images that can be read, got {len(unreadable)} damaged ({reason}); replace them"
+                f"{file}: expected the image of the annotations, got another file ({reason}), as {len(unreadable) - 1} "
+                "times more in a row; replace them"
             )
         raise InputError(f"training images: expected some with objects, got {ATTEMPTS} without; check the data set")
 

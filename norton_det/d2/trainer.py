@@ -73,12 +73,13 @@ class NortonTrainer(DefaultTrainer):
         self.checkpointer = NortonCheckpointer(
             self._trainer.model,
             self.cfg.OUTPUT_DIR,
-            partial=self.cfg.MODEL.NORTON.PARTIAL_WEIGHTS,
+            partial=self.cfg.MODEL.PARTIAL_WEIGHTS,
             trainer=weakref.proxy(self),
         )
         found = [Reseed(), *super().build_hooks()]
         before = next((i for i, hook in enumerate(found) if isinstance(hook, hooks.EvalHook)), len(found))
-        self.guard = Guard(self.detector, self.stop, len(getattr(self.data_loader, "dataset", ())) or 1)
+        images = len(self.data_loader.dataset) if is_stream(self.data_loader) else 0
+        self.guard = Guard(self.detector, self.stop, images)
         found.insert(before, self.guard)
         if not self.cfg.SOLVER.EMA_DECAY:
             return found

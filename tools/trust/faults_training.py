@@ -299,7 +299,7 @@ def faults() -> list[Fault]:
         (
             "truncated pictures alone",
             truncated_pictures,
-            r"\.jpg: expected images that can be read, .*; replace them",
+            r"\.jpg: expected the image .*; replace them",
             2,
         ),
         ("a rank above the maximum", no_such_rank, r"MODEL\.NORTON: rank: expected 1 to 9 .*, got 12; use", 2),
