@@ -27,10 +27,11 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-test: setup lint  ## lint, then the tests
+test: setup lint  ## lint, the tests, and the short form of make reliability
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy --ignore=tests/live
 	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
+	OMP_NUM_THREADS=1 $(PY) tools/reliability.py --short
 
 reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept
 	OMP_NUM_THREADS=1 $(PY) tools/reliability.py

@@ -33,8 +33,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(target)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-        _lock(handle)
+        handle, name = _make_part(target)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{str(target)!r}: cannot write here ({reason}); choose another place") from None
@@ -81,6 +80,16 @@ def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _make_part(target: Path) -> tuple[int, str]:
+    """A locked temporary file beside ``target``: its descriptor and name."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        with contextlib.suppress(FileNotFoundError):
+            if _lock(handle) and os.path.samestat(os.fstat(handle), os.stat(name)):
+                return handle, name
+        os.close(handle)  # another process took it for one that was left, before it was locked
 
 
 def _lock(handle: int) -> bool:

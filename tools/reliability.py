@@ -15,9 +15,10 @@ Exit status 1 when a promise was broken."""
 import argparse
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from norton_det.cli import parser, run
@@ -30,6 +31,7 @@ from trust.cases import Row
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 
+SHORT = ("faults", "kills", "resume", "fuzz", "payloads", "load")
 CHECKS = ("faults", "guards", "kills", "resume", "fuzz", "payloads", "numerics", "load")
 EXAMPLES = """
   tools/reliability.py                                        # all of it, half an hour on two cores
@@ -41,7 +43,12 @@ EXAMPLES = """
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)}; all by default")
+    own.add_argument(
+        "checks",
+        nargs="*",
+        metavar="CHECK",
+        help=f"of {', '.join(CHECKS)}; all by default, in the short form {', '.join(SHORT)}",
+    )
     own.add_argument("--short", action="store_true", help="fewer cases")
     own.add_argument("--markdown", metavar="FILE", help="write the tables there")
     own.add_argument("--json", metavar="FILE", help="write the rows there")
@@ -57,38 +64,54 @@ def main() -> int:
         if path:
             require_writable(path)
     torch.set_num_threads(1)  # checks fork, and threads do not survive that
-    rows: list[tuple[str, Row, float]] = []
+    chosen = [name for name in CHECKS if name in (args.checks or (SHORT if args.short else CHECKS))]
+    rows: list[Row] = []
     told = ""
-    for name in [name for name in CHECKS if not args.checks or name in args.checks]:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"norton_det_{name}_") as folder:
+    with tempfile.TemporaryDirectory(prefix="norton_det_reliability_") as place:
+        beside = Path(place) / "load.json"
+        load = None
+        if chosen[-1] == "load" and len(chosen) > 1 and not args.short:  # ten minutes, mostly of waiting
+            chosen.remove("load")
+            load = subprocess.Popen(
+                [sys.executable, __file__, "load", "--json", str(beside)], stdout=subprocess.DEVNULL
+            )
+        for name in chosen:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            folder = Path(place) / name
+            folder.mkdir()
             if name == "faults":
-                verdicts = faults.run(Path(folder))
+                verdicts = faults.run(folder, args.short)
                 found, told = faults.to_rows(verdicts), faults.table(verdicts)
             else:
-                found = importlib.import_module(f"trust.{name}").check(args.short, Path(folder))
-        for row in found:
-            rows.append((name, row, time.monotonic() - started))
-            print(
-                f"{row.kept:>7} of {row.tried:<7} {row.promise}{f' ({row.detail})' if row.detail else ''}", flush=True
-            )
+                found = importlib.import_module(f"trust.{name}").check(args.short, folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            rows += show(found)
+        if load is not None:
+            print("load ...", file=sys.stderr, flush=True)
+            load.wait()
+            rows += show([Row(**fields) for fields in json.loads(beside.read_text())])
     if args.markdown:
         with atomic_path(args.markdown) as temporary:
             temporary.write_text(to_markdown(rows) + (f"\n{told}" if told else ""))
     if args.json:
-        fields = [{"check": name, **vars(row), "seconds": round(seconds, 1)} for name, row, seconds in rows]
         with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(fields, indent=1) + "\n")
-    broken = [row for _, row, _ in rows if row.kept != row.tried]
-    print(f"{len(rows) - len(broken)} of {len(rows)} promises kept")
-    return 1 if broken else 0
+            temporary.write_text(json.dumps([vars(row) for row in rows], indent=1) + "\n")
+    kept = sum(row.kept == row.tried for row in rows)
+    print(f"{kept} of {len(rows)} promises kept")
+    return 0 if kept == len(rows) else 1
 
 
-def to_markdown(rows: list[tuple[str, Row, float]]) -> str:
+def show(rows: list[Row]) -> list[Row]:
+    """Print the rows of a check."""
+    for row in rows:
+        print(f"{row.kept:>7} of {row.tried:<7} {row.promise}{f' ({row.detail})' if row.detail else ''}", flush=True)
+    return rows
+
+
+def to_markdown(rows: list[Row]) -> str:
     """The table of promises."""
-    lines = ["| check | promise | kept | tried | |", "| --- | --- | ---: | ---: | --- |"]
-    cells = [[name, row.promise, str(row.kept), str(row.tried), row.detail] for name, row, _ in rows]
+    lines = ["| promise | kept | tried | |", "| --- | ---: | ---: | --- |"]
+    cells = [[row.promise, str(row.kept), str(row.tried), row.detail] for row in rows]
     return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in cells)]) + "\n"
 
 

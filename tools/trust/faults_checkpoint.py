@@ -117,7 +117,7 @@ def zip_bomb(folder: Path) -> None:
     with zipfile.ZipFile(folder / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data.pkl", b"\x80\x02}.")
         with archive.open("w/data/0", "w") as member:
-            for _ in range(1024):
+            for _ in range(200):
                 member.write(bytes(1 << 20))
     _compress(folder / "w.pth")
 

@@ -192,11 +192,11 @@ def check(short: bool, folder: Path) -> list[Row]:
 
 def check_server(server: Server, seconds: float, times: int) -> list[Row]:
     """Rows of the server, which runs all the while."""
-    most = server.held()["threads"] + POOL
     clients.come_together(server.port)
     Crowd(server, WARM * seconds, len(clients.DISCONNECTS)).run()
     time.sleep(PAUSE)
     before = server.held()
+    most = before["threads"] + POOL  # half of the disconnects, were each to leave a thread
     least = {"threads": most, "files": before["files"]}
     crowd = Crowd(server, (1 - WARM) * seconds, times)
     crowd.run()
