@@ -81,6 +81,12 @@ def check_digest(stored: object, content: Any) -> None:
         raise InputError(f"{DIGEST_KEY}: expected {str(stored)[:12]!r}..., its content has another; get the file again")
 
 
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def check_beside(file: Path) -> None:
     """Hold a file without a digest of its own against ``FILE.sha256`` beside it, where there is one.
 
@@ -96,8 +102,7 @@ def check_beside(file: Path) -> None:
     match = re.match(r"\\?([0-9a-fA-F]{64})\b", text)
     if match is None:
         raise InputError(f"{beside}: expected what sha256sum writes, got {text[:40]!r}; write it again or remove it")
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_digest(file)
     if found != match[1].lower():
         raise InputError(
             f"{file}: {DIGEST_KEY}: expected {match[1][:12]}... as {beside.name} says, got {found[:12]}...; "

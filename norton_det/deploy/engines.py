@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..digest import file_digest
 from ..errors import InputError, first_line
 from ..files import require_file
 from ..fuse import fuse
@@ -22,6 +23,7 @@ from .info import DeployInfo
 
 INPUT = "image"
 METADATA_KEY = "norton_det"
+WEIGHTS_KEY = "norton_det_weights"  # SHA-256 of the .bin file beside an .xml file
 MODULES = {".onnx": ("onnxruntime", "onnx"), ".xml": ("openvino", "openvino")}  # ending -> module, extra
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -98,8 +100,9 @@ class OpenVINOEngine:
 
     def __init__(self, path: Path, precision: str | None, threads: int | None) -> None:
         openvino = _import(path)
-        require_file(path.with_suffix(".bin"), "the weights of an OpenVINO file")
+        weights = require_file(path.with_suffix(".bin"), "the weights of an OpenVINO file")
         self.core = openvino.Core()
+        self.core.set_property({"ENABLE_MMAP": False})  # a file that is replaced must not change under the engine
         try:
             self.model = self.core.read_model(path)
         except Exception as error:  # whatever a damaged file leads to
@@ -107,6 +110,10 @@ class OpenVINOEngine:
             raise InputError(f"{path}: expected an intact OpenVINO file ({reason}); export it again") from None
         if not self.model.has_rt_info([METADATA_KEY]):
             raise InputError(f"{path}: expected a file of tools/export.py, got another model; export the detector")
+        if self.model.has_rt_info([WEIGHTS_KEY]):
+            expected = self.model.get_rt_info([WEIGHTS_KEY]).astype(str)
+            if file_digest(weights) != expected:
+                raise InputError(f"{weights}: sha256: expected {expected[:12]}... as {path.name} says; export it again")
         info = DeployInfo.from_json(self.model.get_rt_info([METADATA_KEY]).astype(str), str(path))
         self.info = info if precision is None or info.precision == "int8" else replace(info, precision=precision)
         hint = precision or ("bf16" if info.precision == "bf16" else "f32")

@@ -21,10 +21,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..digest import file_digest
 from ..errors import InputError, first_line
 from ..files import atomic_path, require_writable
 from ..fuse import fuse
-from .engines import INPUT, METADATA_KEY, require_module
+from .engines import INPUT, METADATA_KEY, WEIGHTS_KEY, require_module
 from .graph import DetectorGraph, to_graph
 from .info import DeployInfo, describe
 from .predictor import prepare
@@ -130,7 +131,10 @@ def _write_openvino(
         model = _quantise(model, info, calibration, progress)
     model.set_rt_info(info.to_json(), [METADATA_KEY])
     with _beside(target) as folder:
-        openvino.save_model(model, str(folder / target.name), compress_to_fp16=False)
+        made = folder / target.name
+        openvino.save_model(model, str(made), compress_to_fp16=False)
+        model.set_rt_info(file_digest(made.with_suffix(".bin")), [WEIGHTS_KEY])
+        openvino.save_model(model, str(made), compress_to_fp16=False)  # the same weights, and now their digest
 
 
 def _quantise(model: Any, info: DeployInfo, pictures: Sequence[np.ndarray], progress: bool) -> Any:

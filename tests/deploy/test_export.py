@@ -95,6 +95,17 @@ def test_files(detector, pictures, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.bin", "small.onnx", "small.xml"]
 
 
+def test_weights_that_are_not_of_the_file_are_refused(faster, tmp_path):
+    """A changed bit, or what a kill between the two files leaves: OpenVINO would run it."""
+    export(faster, tmp_path / "a.xml", **SIZES)
+    weights = tmp_path / "a.bin"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.bin: sha256: expected \w{12}\.\.\. as a\.xml says; export it again"):
+        Predictor(tmp_path / "a.xml", threads=1)
+
+
 @pytest.mark.parametrize("name", ["none.onnx", "none.xml"])
 def test_nothing_found(detector, picture, tmp_path, name):
     strict = copy_with_threshold(detector, 1.0)
