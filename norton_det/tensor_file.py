@@ -73,7 +73,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
         raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
     fields = _fields(_parse(data[: 8 + _MAX_HEADER], len(data), file), file)
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = dict(sorted(safetensors.torch.load(data).items()))
     except SafetensorError as error:
         raise _damaged(file, first_line(error)) from None
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:

@@ -58,7 +58,7 @@ def glance(path: str | Path) -> Glance:
     Raises:
         InputError: as ``read_torch_file``.
     """
-    found = require_file(path, "a detector's weights").stat()
+    found = require_file(path, "weights of a detector").stat()
     return _glance(str(path), (found.st_ino, found.st_size, found.st_mtime_ns))
 
 

@@ -1,5 +1,6 @@
 """Processes of a run: this one, several on this machine, or those that torchrun has started."""
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -130,16 +131,21 @@ def _join_torchrun() -> None:
 def _one_line(main: Callable[[Any], None], args: Any, beats: Any) -> None:
     """``main`` in a process of several: what ends it is one line of the first process, and an exit status."""
     threading.Thread(target=_beat, args=(beats, comm.get_local_rank()), daemon=True).start()
+    status = 0
     try:
         main(args)
+        return
     except InputError as error:
-        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        status = 2
     except Interrupted as error:
-        if not comm.is_main_process():
-            sys.exit(0)  # the first one is still saving
-        print(f"interrupted: {error}", file=sys.stderr, flush=True)
-        sys.exit(128 + error.number)
+        if comm.is_main_process():  # the others end well, so that it is not ended while it saves
+            print(f"interrupted: {error}", file=sys.stderr)
+            status = 128 + error.number
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the usual way destroys Gloo's threads while they wait for the other processes, and aborts
 
 
 def _beat(beats: Any, index: int) -> None:

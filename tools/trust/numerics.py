@@ -86,7 +86,6 @@ CASES: dict[str, Callable[[Path], None]] = {
     "norton-78": lambda file: write_resnet("norton-78", 0, 0, file),
     "norton-78 on 40 images": lambda file: write_resnet("norton-78", 40, 64, file),
     "norton-43": lambda file: write_resnet("norton-43", 0, 0, file),
-    "norton-43 on 40 images": lambda file: write_resnet("norton-43", 40, 64, file),
     "a detector on 4 pictures": lambda file: write_detector(4, 128, file),
 }
 SHORT = ("norton-78", "norton-78 on 40 images")
