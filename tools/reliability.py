@@ -68,14 +68,10 @@ def main() -> int:
     rows: list[Row] = []
     told = ""
     with tempfile.TemporaryDirectory(prefix="norton_det_reliability_") as place:
-        beside = Path(place) / "load.json"
-        load = None
-        if chosen[-1] == "load" and len(chosen) > 1 and not args.short:  # ten minutes, mostly of waiting
-            chosen.remove("load")
-            load = subprocess.Popen(
-                [sys.executable, __file__, "load", "--json", str(beside)], stdout=subprocess.DEVNULL
-            )
+        beside, load = Path(place) / "load.json", None
         for name in chosen:
+            if name == "load" and load is not None:
+                continue
             print(f"{name} ...", file=sys.stderr, flush=True)
             folder = Path(place) / name
             folder.mkdir()
@@ -83,12 +79,17 @@ def main() -> int:
                 verdicts = faults.run(folder, args.short)
                 found, told = faults.to_rows(verdicts), faults.table(verdicts)
             else:
+                # ten minutes beside the other checks, but not beside faults, which have a minute each
+                if load is None and chosen[-1] == "load" and name != "load" and not args.short:
+                    load = start_load(beside)
                 found = importlib.import_module(f"trust.{name}").check(args.short, folder)
             shutil.rmtree(folder, ignore_errors=True)
             rows += show(found)
         if load is not None:
             print("load ...", file=sys.stderr, flush=True)
             load.wait()
+            if not beside.exists():
+                raise InputError(f"load: expected its results, got exit status {load.returncode}; run it alone")
             rows += show([Row(**fields) for fields in json.loads(beside.read_text())])
     if args.markdown:
         with atomic_path(args.markdown) as temporary:
@@ -99,6 +100,11 @@ def main() -> int:
     kept = sum(row.kept == row.tried for row in rows)
     print(f"{kept} of {len(rows)} promises kept")
     return 0 if kept == len(rows) else 1
+
+
+def start_load(results: Path) -> subprocess.Popen[bytes]:
+    """The load in a process of its own; it writes its rows to ``results``."""
+    return subprocess.Popen([sys.executable, __file__, "load", "--json", str(results)], stdout=subprocess.DEVNULL)
 
 
 def show(rows: list[Row]) -> list[Row]:
