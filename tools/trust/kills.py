@@ -69,7 +69,9 @@ def _attempt(own: Path, way: str, chance: random.Random) -> str:
         _save_forever(own, way, writing)
     os.close(writing)
     with os.fdopen(reading, "rb", buffering=0) as announced:
-        said = announced.read(8)  # begun and written: the first one
+        said = b""
+        while len(said) < 8:  # begun and written: the first one
+            said += announced.read(8 - len(said))
         time.sleep(chance.uniform(0, LONGEST))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
