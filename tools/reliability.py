@@ -31,7 +31,7 @@ from trust.cases import Row
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
 
-SHORT = ("faults", "kills", "resume", "fuzz", "payloads", "load")
+SHORT = ("faults", "kills", "resume", "fuzz", "payloads")
 CHECKS = ("faults", "guards", "kills", "resume", "fuzz", "payloads", "numerics", "load")
 EXAMPLES = """
   tools/reliability.py                                        # all of it, half an hour on two cores

@@ -130,7 +130,7 @@ def test_images_are_the_same_with_workers(quick):
     assert len(shapes) > 1 and cfg.SEED == 1  # augmented at random
 
 
-@pytest.mark.parametrize(("seed", "workers", "cut"), [(1, 0, 2), (1, 2, 3), (-1, 0, 4)])
+@pytest.mark.parametrize(("seed", "workers", "cut"), [(-1, 2, 3)])
 def test_resumed_training_is_bit_identical(quick, tmp_path, seed, workers, cut):
     """Weights, momenta, average and statistics, from wherever it is cut off."""
     keys = {"SOLVER.MAX_ITER": 5, "SOLVER.EMA_DECAY": 0.5, "DATALOADER.NUM_WORKERS": workers, "SEED": seed}
