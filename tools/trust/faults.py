@@ -1,6 +1,7 @@
 """All faults of one table: checkpoints, decomposition, training, data, the demo."""
 
 import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def table(verdicts: list[Verdict]) -> str:
     """In Markdown: what is wrong, and what the user gets."""
     lines = ["| | fault | what the user gets | exit |", "| --- | --- | --- | ---: |"]
     for verdict in verdicts:
-        told = " ".join((verdict.problem or verdict.line).split()).replace("|", "/").replace("<", "&lt;")
+        told = re.sub(r"\S*norton_det_\w+/", "", " ".join((verdict.problem or verdict.line).split()))
+        told = told.replace("|", "/").replace("<", "&lt;")
         fault = verdict.fault
         lines.append(f"| {fault.group} | {fault.name} | {told[:240]} | {fault.status} |")
     return "\n".join(lines) + "\n"
