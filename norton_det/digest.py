@@ -20,6 +20,7 @@ from .errors import InputError
 
 logger = logging.getLogger(__name__)
 DIGEST_KEY = "sha256"
+_PARTS = 1_000_000  # tensors and numbers; a trainer's file has some thousands
 _DEPTH = 32  # dicts and lists inside each other
 
 
@@ -32,16 +33,21 @@ def content_digest(content: Any) -> str:
         InputError: something else in it, which could not be loaded safely either; the place is named.
     """
     found = hashlib.sha256()
-    _update(found, content, "content", 0)
+    _update(found, content, "content", 0, [_PARTS])
     return found.hexdigest()
 
 
-def _update(found: Any, value: Any, where: str, depth: int) -> None:
+def _update(found: Any, value: Any, where: str, depth: int, left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0:  # lists that share their parts are small in a file
+        raise InputError(f"{where[:80]}: expected at most {_PARTS} values, got more; get the file again")
     if depth > _DEPTH:
         raise InputError(f"{where[:80]}: expected at most {_DEPTH} dicts inside each other, got more; flatten it")
     if isinstance(value, Tensor):
         if value.layout is not torch.strided or value.is_quantized or value.is_meta:
             raise InputError(f"{where}: expected a dense tensor, got another kind; save plain tensors")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(f"{where}: expected {value.numel()} stored values, got fewer; save a copy")
         _head(found, "tensor", f"{value.dtype} {tuple(value.shape)}")
         flat = value.detach().cpu().contiguous().reshape(-1)
         if value.is_conj() or value.is_neg():
@@ -51,12 +57,12 @@ def _update(found: Any, value: Any, where: str, depth: int) -> None:
     elif isinstance(value, Mapping):
         _head(found, "dict", str(len(value)))
         for key in sorted(value, key=lambda key: (type(key).__name__, str(key))):
-            _update(found, key, where, depth + 1)
-            _update(found, value[key], f"{where}: {str(key)[:60]}", depth + 1)
+            _update(found, key, where, depth + 1, left)
+            _update(found, value[key], f"{where}: {str(key)[:60]}", depth + 1, left)
     elif isinstance(value, list | tuple):
         _head(found, "list", str(len(value)))
         for index, item in enumerate(value):
-            _update(found, item, f"{where}[{index}]", depth + 1)
+            _update(found, item, f"{where}[{index}]", depth + 1, left)
     elif isinstance(value, float):
         found.update(b"float " + struct.pack("<d", value))
     elif value is None or isinstance(value, bool | int | str):

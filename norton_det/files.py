@@ -30,6 +30,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     if _is_folder(target):
         raise InputError(f"{target}: expected a file to write, got a folder; give a file name")
+    if os.path.exists(target) and not os.path.isfile(target):  # /dev/null and its like stay what they are
+        yield target
+        return
+    target = Path(os.path.realpath(target)) if os.path.islink(target) else target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(target)
@@ -42,7 +46,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask)
         _sync(temporary)
         temporary.replace(target)
         with contextlib.suppress(OSError):  # not every file system has it for folders

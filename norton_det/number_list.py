@@ -1,6 +1,7 @@
 """Lists of numbers as the NORTON release writes them, ``[0.]+[0.1]*2``: read without evaluating, and written."""
 
 import re
+import reprlib
 from collections.abc import Sequence
 
 from .errors import InputError
@@ -63,5 +64,6 @@ def _shortest(number: float) -> str:
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    text = repr(value)
+    nested = isinstance(value, list | tuple) and any(isinstance(each, list | tuple | dict) for each in value)
+    text = reprlib.repr(value) if nested else repr(value)  # lists that share their parts are long only when written
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -64,15 +64,25 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
 
 
 def plain(content: dict[Any, Any], depth: int = 3) -> dict[Any, Any]:
-    """A copy of a dict in which stand-in arrays are tensors, down to ``depth`` dicts inside each other."""
-    return {
-        key: value.tensor
-        if isinstance(value, _Array)
-        else plain(value, depth - 1)
-        if isinstance(value, dict) and depth > 1
-        else value
-        for key, value in content.items()
-    }
+    """A copy of a dict in which stand-in arrays are tensors, down to ``depth`` dicts inside each other.
+
+    Dicts that are shared stay so: copied each time, a small file would take gigabytes.
+    """
+    made: dict[tuple[int, int], dict[Any, Any]] = {}
+
+    def copy(found: dict[Any, Any], left: int) -> dict[Any, Any]:
+        if (id(found), left) not in made:
+            made[id(found), left] = {
+                key: value.tensor
+                if isinstance(value, _Array)
+                else copy(value, left - 1)
+                if isinstance(value, dict) and left > 1
+                else value
+                for key, value in found.items()
+            }
+        return made[id(found), left]
+
+    return copy(content, depth)
 
 
 class _DType:
@@ -83,8 +93,9 @@ class _DType:
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("latin1") if isinstance(code, bytes) else code
         match = re.fullmatch(r"([<>|=]?)([a-z]\d{1,2})", text) if isinstance(text, str) else None
+        told = text[:40] if isinstance(text, str) else type(text).__name__
         if match is None or match[2] not in _DTYPES:
-            raise InputError(f"expected arrays of numbers, got type {str(text)[:40]!r}; save float arrays")
+            raise InputError(f"expected arrays of numbers, got type {told!r}; save float arrays")
         self.code = match[2]
         self.swapped = match[1] == _FOREIGN_ORDER
 

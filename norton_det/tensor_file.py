@@ -37,10 +37,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], fields: Mappi
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({**fields, DIGEST_KEY: _digest(json.loads(json.dumps(fields)), state)})
     with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(state, str(temporary), metadata={METADATA_KEY: text})
-        except SafetensorError as error:  # such as a full disk
-            raise InputError(f"{path}: could not be written ({first_line(error)}); free some space") from None
+        temporary.write_bytes(safetensors.torch.save(state, {METADATA_KEY: text}))  # save_file would lose its lock
     return Path(path)
 
 

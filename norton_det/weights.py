@@ -148,7 +148,7 @@ def _understand(
             rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
             ratios if isinstance(ratios, str | list | tuple) else None,
         )
-        stored, standard_stride = _conventions(part, str(fields.get("__author__", "")))
+        stored, standard_stride = _conventions(part, _text(fields.get("__author__")))
         if isinstance(fields.get(METADATA_KEY), str):  # a trainer's file of norton_det says so itself
             own = CheckpointInfo.from_json(fields[METADATA_KEY])
             spec, stored, standard_stride = own.spec, own.preprocessing, own.stride_in_1x1
@@ -225,7 +225,10 @@ def _with_statistics(state: dict[str, Tensor], frozen: bool) -> dict[str, Tensor
     complete = dict(state)
     if frozen and not any(name.endswith(("running_mean", "running_var")) for name in state):
         for norm in norms:
-            channels = state[f"{norm}.weight"].shape[0]
+            weight = state[f"{norm}.weight"]
+            channels = weight.shape[0]
+            if channels * weight.element_size() > weight.untyped_storage().nbytes():
+                raise InputError(f"{norm}.weight: expected {channels} stored values, got fewer; get the file again")
             complete[f"{norm}.running_mean"] = torch.zeros(channels)
             complete[f"{norm}.running_var"] = torch.full((channels,), 1 - EPS)
     for norm in norms:
@@ -259,6 +262,10 @@ def _pixels(rest: dict[str, Any], field: str) -> list[float]:
     """A detector's stored mean or standard deviation of pixels."""
     tensor = rest.get(field)
     return tensor.detach().flatten().tolist() if isinstance(tensor, Tensor) and tensor.numel() == 3 else []
+
+
+def _text(value: object) -> str:
+    return value[:200] if isinstance(value, str) else ""
 
 
 def _close(values: list[float], known: tuple[float, float, float]) -> bool:

@@ -108,3 +108,37 @@ def test_digest_beside_a_file(tmp_path, caplog):
     beside.write_text("hello")
     with pytest.raises(InputError, match="expected what sha256sum writes, got 'hello'"):
         check_beside(file)
+
+
+def test_small_files_that_claim_much(tmp_path):
+    """Memory is not taken for what a file does not hold."""
+    hollow = tmp_path / "hollow.pth"
+    torch.save({"w": torch.zeros(1).expand(10**12), "norton_det.sha256": "0"}, hollow)
+    with pytest.raises(InputError, match="w: expected 1000000000000 stored values, got fewer"):
+        read_torch(hollow, True)
+    row = dict.fromkeys(range(300), 0)
+    cube = {number: dict.fromkeys(range(300), row) for number in range(300)}
+    table = cube[0]
+    torch.save({str(number): table for number in range(300)}, tmp_path / "cube.pth")
+    found = read_torch(tmp_path / "cube.pth", True)
+    assert found["0"] is found["299"]  # shared, as in the file
+    doubling: list = []
+    for _ in range(30):
+        doubling = [doubling, doubling]
+    with pytest.raises(InputError, match="expected at most 1000000 values, got more"):
+        content_digest({"x": doubling})
+
+
+def test_devices_stay_devices(tmp_path):
+    from norton_det.files import atomic_path
+
+    with atomic_path("/dev/null") as path:
+        path.write_text("x")
+    assert not path.is_file()
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    real.write_text("old")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    with atomic_path(link) as path:
+        path.write_text("new")
+    assert link.is_symlink() and real.read_text() == "new" and real.stat().st_mode & 0o777 == 0o600

@@ -41,7 +41,17 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     path = find_config(config_file)
     try:
         cfg.merge_from_file(str(path), allow_unsafe=False)
-    except (yaml.YAMLError, KeyError, ValueError, AssertionError, TypeError, AttributeError, OSError) as error:
+    except (
+        yaml.YAMLError,
+        KeyError,
+        ValueError,
+        AssertionError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise InputError(f"{path}: {one_line(error)}; correct that key") from None
     if len(opts) % 2 and not any(word.startswith("--") for word in opts):
         raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
@@ -89,7 +99,7 @@ def _has_reference(path: Path) -> bool:
         return "REFERENCE_IMS_PER_BATCH" in solver
     bases = content.get("_BASE_", [])
     bases = [bases] if isinstance(bases, str) else bases
-    return any(_has_reference(path.parent / Path(base).expanduser()) for base in bases)
+    return any(_has_reference(path.parent / Path(base).expanduser()) for base in bases if "://" not in base)
 
 
 def check_weights(cfg: CfgNode) -> None:

@@ -82,6 +82,9 @@ def read_detector_info(path: str | Path) -> DetectorInfo:
             f"{path}: num_classes, num_keypoints: expected positive numbers for {kind}, "
             f"got {classes!r}, {keypoints!r}; write the file again"
         )
+    least = 2 * (5 * 1024 * classes + 512 * 16 * (keypoints or 0))  # bytes of the last layers in half precision
+    if least > Path(path).stat().st_size:
+        raise InputError(f"{path}: num_classes, num_keypoints: expected what the file holds, got more; get it again")
     return DetectorInfo(kind, backbone, classes, keypoints)
 
 
