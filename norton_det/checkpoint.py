@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .digest import DIGEST_KEY
-from .errors import InputError
+from .errors import InputError, naming
 from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .spec import CompressionSpec
@@ -171,10 +171,8 @@ def _info(path: str | Path, fields: dict[str, Any] | None) -> CheckpointInfo | N
     """Of the description in a file; what others keep beside it there is left aside."""
     if fields is None:
         return None
-    try:
+    with naming(path):
         return CheckpointInfo.from_fields({name: value for name, value in fields.items() if name not in BESIDE})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 def load_checkpoint(path: str | Path) -> NortonResNet:

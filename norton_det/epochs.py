@@ -5,7 +5,7 @@ number of workers, and several processes see together what one would.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,31 +68,38 @@ class EpochBatches(Sampler[list[Item]]):
 
 
 class Unreadable:
-    """Counts the images of a data set that cannot be read, by their labels of -1."""
+    """The images of a data set that could not be read; a few are an accident.
 
-    def __init__(self, data: Any, count: int) -> None:
-        self.data, self.count = data, count
-        self.found: set[int] = set()
+    Args:
+        count: of the images of the data set.
 
-    def look(self, labels: Tensor, indices: Tensor) -> None:
-        """Take note of a batch.
+    Attributes:
+        found: their names.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.found: set[str] = set()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Take note of some.
 
         Raises:
             InputError: more than one image in a hundred.
         """
-        self.found.update(indices[labels < 0].tolist())
+        self.found.update(names)
         if len(self.found) > MOST_UNREADABLE * self.count:
             raise InputError(
-                f"{file_names(self.data, sorted(self.found)[:1])}: expected images that can be read, {len(self.found)} "
-                f"of {self.count} are damaged, more than {MOST_UNREADABLE:.0%}; replace them"
+                f"{min(self.found)}: expected images that can be read, {len(self.found)} of {self.count} are damaged, "
+                f"more than {MOST_UNREADABLE:.0%}; replace them"
             )
 
 
-def file_names(data: Any, indices: list[int]) -> str:
+def file_names(data: Any, indices: Sequence[int]) -> list[str]:
     """Names of images, where the data set or the one below a subset has them; else their places."""
     while not hasattr(data, "files") and hasattr(data, "dataset") and hasattr(data, "indices"):
         indices, data = [data.indices[index] for index in indices], data.dataset
-    return ", ".join(str(data.files[index]) if hasattr(data, "files") else f"image {index}" for index in indices)
+    return [str(data.files[index]) if hasattr(data, "files") else f"image {index}" for index in indices]
 
 
 def make_loader(data: Dataset, count: int, size: int, workers: int, seed: int, rank: int, processes: int) -> DataLoader:

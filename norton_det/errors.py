@@ -1,5 +1,8 @@
 """The one exception for input that the user can mend."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Bad input: the message is one line that says what was expected, what came, and the mend.
@@ -24,3 +27,12 @@ def _visible(text: str) -> str:
 def first_line(error: Exception, limit: int = 120) -> str:
     """What an exception of a library says, in one short line, to be quoted in an ``InputError``."""
     return (str(error).splitlines() or [type(error).__name__])[0][:limit]
+
+
+@contextmanager
+def naming(name: object) -> Iterator[None]:
+    """``InputError`` of the block with the name of the file in front."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None

@@ -32,7 +32,7 @@ from .files import atomic_path, hold_folder, require_file
 from .losses import WithFeatures, losses
 from .recipe import Recipe
 from .resnet import NortonResNet
-from .stop import Interrupted, StopOnSignal, remember_statistics
+from .stop import StopOnSignal, remember_statistics, run_kept
 from .torch_file import read_torch, save_torch
 
 
@@ -109,7 +109,7 @@ class _Run:
         rank = dist.get_rank() if dist.is_initialized() else 0
         self.loader = make_loader(train, count, recipe.batch_size, recipe.workers, recipe.seed, rank, self.processes)
         self.batches = count // recipe.batch_size  # of an epoch
-        self.unreadable = Unreadable(train, count)
+        self.train_data, self.unreadable = train, Unreadable(count)
         self.at_hand: list[int] = []  # indices of the batch
         self.val = DataLoader(val, 64, num_workers=recipe.workers)
         self.step, self.steps = 0, max(1, round(recipe.epochs * self.batches))
@@ -120,22 +120,7 @@ class _Run:
 
     def guarded(self, progress: bool) -> None:
         """``train``; what ends it early is told in one line, and the last whole state is kept."""
-        with self.stop:
-            try:
-                self.train(progress)
-            except Interrupted as error:
-                raise Interrupted(error.number, self._keep()) from None
-            except InputError as error:
-                raise InputError(f"{error} ({self._keep()})") from None
-            except (RuntimeError, ConnectionError, EOFError) as error:
-                if self.stop.number:  # what a signal looks like to a process that waited for another
-                    raise Interrupted(self.stop.number, self._keep()) from None
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                    raise
-                raise InputError(
-                    f"a process that reads images ended ({first_line(error)}); use fewer workers where memory is short "
-                    f"({self._keep()})"
-                ) from None
+        run_kept(self.stop, lambda: self.train(progress), self._keep, "use fewer workers")
 
     def train(self, progress: bool) -> None:
         with tqdm(total=self.steps, initial=self.step, desc="fine-tune", unit="step", disable=not progress) as bar:
@@ -162,7 +147,7 @@ class _Run:
         self.restore = remember_statistics(self.model)
         for images, labels, indices in self.loader:
             self.at_hand = indices.tolist()
-            self.unreadable.look(labels, indices)
+            self.unreadable.add(file_names(self.train_data, indices[labels < 0].tolist()))
             self._step(images.to(self.device), labels.to(self.device))
             bar.update()
             self._whole()
@@ -186,7 +171,7 @@ class _Run:
         value = float(loss.detach())
         if not math.isfinite(value):
             bad = ", ".join(f"{name} {float(part.detach())}" for name, part in parts.items() if not part.isfinite())
-            names = file_names(self.unreadable.data, self.at_hand[:8])
+            names = ", ".join(file_names(self.train_data, self.at_hand[:8]))
             raise InputError(
                 f"step {self.step}: expected a finite loss, got {value}; lower the learning rate ({bad}; with {names})"
             )

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .errors import InputError, first_line
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -82,3 +84,33 @@ class StopOnSignal:
         first, self.number = not self.number, self.number or number
         if first and not self.held:
             raise Interrupted(number)
+
+
+def run_kept(stop: StopOnSignal, run: Callable[[], Any], keep: Callable[[], str], mend: str) -> Any:
+    """Run a training; what ends it early is one line, with what is kept of it.
+
+    Args:
+        stop: hears signals meanwhile.
+        run: the training.
+        keep: saves the last whole state, and says what became of it.
+        mend: what to do where a process that reads images was killed for want of memory.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM.
+        InputError: of the run, or a process that reads images ended.
+    """
+    with stop:
+        try:
+            return run()
+        except Interrupted as error:
+            raise Interrupted(error.number, keep()) from None
+        except InputError as error:
+            raise InputError(f"{error} ({keep()})") from None
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if stop.number:  # what a signal looks like to a process that waited for another
+                raise Interrupted(stop.number, keep()) from None
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a process that reads images ended ({first_line(error)}); {mend} where memory is short ({keep()})"
+            ) from None

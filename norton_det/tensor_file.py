@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
-from .errors import InputError, first_line
+from .errors import InputError, first_line, naming
 from .files import atomic_path, require_file
 
 METADATA_KEY = "norton_det"
@@ -35,7 +35,8 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], fields: Mappi
         InputError: the file cannot be written.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps({**fields, DIGEST_KEY: _digest(json.loads(json.dumps(fields)), state)})
+    plain = json.loads(json.dumps(fields))  # as they will be read
+    text = json.dumps(plain | {DIGEST_KEY: content_digest({"fields": plain, "tensors": state})})
     with atomic_path(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(state, {METADATA_KEY: text}))  # save_file would lose its lock
     return Path(path)
@@ -81,15 +82,9 @@ def read_file(path: str | Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
         return None, tensors
     if DIGEST_KEY in fields:
         stored = fields.pop(DIGEST_KEY)
-        try:
+        with naming(file):
             check_digest(stored, {"fields": fields, "tensors": tensors})
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from None
     return fields, tensors
-
-
-def _digest(fields: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    return content_digest({"fields": fields, "tensors": tensors})
 
 
 def _parse(start: bytes, size: int, file: Path) -> dict[str, Any]:

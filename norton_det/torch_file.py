@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from .digest import check_beside, check_digest, content_digest
-from .errors import InputError, first_line
+from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
+from .errors import InputError, first_line, naming
 from .files import atomic_path
 from .safe_pickle import TORCH_STAND_INS, plain
 
-DIGEST_KEY = "norton_det.sha256"  # in the dict
+KEY = f"norton_det.{DIGEST_KEY}"  # in the dict
 ZIP = b"PK\x03\x04"
 _MOST_GROWTH = 4
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch files before 1.6
@@ -35,7 +35,7 @@ def save_torch(path: str | Path, content: Mapping[str, Any]) -> Path:
     Raises:
         InputError: something else in the content, or the file cannot be written.
     """
-    sealed = {**content, DIGEST_KEY: content_digest(content)}
+    sealed = {**content, KEY: content_digest(content)}
     with atomic_path(path) as temporary:
         try:
             torch.save(sealed, temporary)
@@ -75,12 +75,10 @@ def read_torch(file: Path, zipped: bool) -> dict[Any, Any]:
         raise _damaged(file, error) from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected a state dict, got {type(content).__name__}; save model.state_dict()")
-    if DIGEST_KEY in content:
-        stored = content.pop(DIGEST_KEY)
-        try:
+    if KEY in content:
+        stored = content.pop(KEY)
+        with naming(file):
             check_digest(stored, content)
-        except InputError as error:
-            raise InputError(f"{file}: {error}") from None
     elif not zipped:
         check_beside(file)
     return plain(content)

@@ -15,8 +15,6 @@ stride in the 1x1. ``load_weights`` documents which is taken, and both can be gi
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import CheckpointInfo, build_from_info, check_state, load_state, read_checkpoint, read_tensors
-from .errors import InputError
+from .errors import InputError, naming
 from .infer import spec_from_state
 from .keys import ResNetPart, find_resnet
 from .preprocessing import MSRA, TORCHVISION, Preprocessing
@@ -120,7 +118,7 @@ def load_detector_state(source: str | Path) -> dict[str, Tensor] | None:
     """
     if is_download(source):
         return None
-    with _naming(str(source)):
+    with naming(str(source)):
         raw = read_tensors(source) if is_safetensors(source) else _unwrap(read_content(source))[0]
         return raw if "backbone." in find_resnet(raw).prefix else None
 
@@ -133,7 +131,7 @@ def _understand(
     phrase: str = "",
 ) -> LoadedWeights:
     """Weights from what a file holds; messages name the file."""
-    with _naming(name):
+    with naming(name):
         raw, fields = _unwrap(content)
         part = find_resnet(raw)
         strays = sorted(name for name in part.rest if not name.endswith(_HARMLESS))
@@ -175,7 +173,7 @@ def _from_norton(
         preprocessing=preprocessing or info.preprocessing,
         stride_in_1x1=info.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1,
     )
-    with _naming(name):
+    with naming(name):
         part = find_resnet(tensors)
     kind = "backbone of a norton detector" if "backbone." in part.prefix else "norton checkpoint"
     tensors = tensors if not part.prefix else part.state
@@ -189,7 +187,7 @@ def _finish(name: str, state: dict[str, Tensor], info: CheckpointInfo, phrase: s
     with torch.device("meta"):
         expected = build_from_info(info).state_dict()
     check_state(state, expected, name)
-    with _naming(name):
+    with naming(name):
         converted = {key: _to_float32(key, state[key]) for key in expected}
     return LoadedWeights(converted, info.spec, info.preprocessing, info.num_classes, info.stride_in_1x1, phrase)
 
@@ -296,11 +294,3 @@ def _unwrap(content: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _tensors(entries: dict[Any, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None

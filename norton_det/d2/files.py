@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..checkpoint import CheckpointInfo, read_info, read_tensors, tensor_names
-from ..errors import InputError, first_line
+from ..errors import InputError, first_line, naming
 from ..files import require_file
 from ..sources import read_content
 from ..tensor_file import METADATA_KEY
@@ -36,10 +36,8 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
     text = glance(path).description
     if text is None:
         return None
-    try:
+    with naming(path):
         return CheckpointInfo.from_json(text)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
 
 
 class Glance(NamedTuple):

@@ -9,9 +9,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ..epochs import MOST_UNREADABLE
+from ..epochs import Unreadable
 from ..errors import InputError, first_line
-from ..stop import Interrupted, StopOnSignal, remember_statistics
+from ..stop import StopOnSignal, remember_statistics, run_kept
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class Guard(HookBase):
     """
 
     def __init__(self, model: nn.Module, stop: StopOnSignal, images: int) -> None:
-        self.model, self.stop, self.images = model, stop, images
+        self.model, self.stop = model, stop
         self.done = -1
         self.files: list[str] = []
-        self.unreadable: set[str] = set()
+        self.unreadable = Unreadable(images)
         self._restore: Callable[[], None] = lambda: None
         model.register_forward_pre_hook(self._look)
 
@@ -80,14 +80,9 @@ class Guard(HookBase):
         self.files = [str(item.get("file_name", "?")) for item in batch if isinstance(item, dict)]
         for item in batch:
             for file, reason in item.pop("unreadable", ()):
-                if file not in self.unreadable:
-                    self.unreadable.add(file)
+                if file not in self.unreadable.found:
                     logger.warning("Skipped, cannot be read: %s (%s)", file, reason)
-        if len(self.unreadable) > MOST_UNREADABLE * self.images:
-            raise InputError(
-                f"{sorted(self.unreadable)[0]}: expected images that can be read, {len(self.unreadable)} of "
-                f"{self.images} are damaged, more than {MOST_UNREADABLE:.0%}; replace them"
-            )
+                self.unreadable.add([file])
 
 
 def guarded(train: Callable[[], Any], guard: Guard) -> Any:
@@ -97,29 +92,17 @@ def guarded(train: Callable[[], Any], guard: Guard) -> Any:
         Interrupted: by SIGINT or SIGTERM; the state is saved.
         InputError: a loss that is not finite, a process that reads images was killed, bad data.
     """
-    with guard.stop:
+
+    def named() -> Any:
         try:
             return train()
-        except Interrupted as error:
-            raise Interrupted(error.number, guard.keep()) from None
         except FloatingPointError as error:
             parts = re.findall(r"'(\w+)': (?:np\.float\d+\()?(nan|-?inf)", str(error))
-            iteration = guard.trainer.iter
             what = ", ".join(f"{name} {value}" for name, value in parts) or first_line(error)
             files = ", ".join(guard.files[:8])
             raise InputError(
-                f"iteration {iteration}: expected finite losses, got {what} with {files}; lower "
-                f"SOLVER.BASE_LR or look at these images ({guard.keep()})"
+                f"iteration {guard.trainer.iter}: expected finite losses, got {what} with {files}; lower "
+                "SOLVER.BASE_LR or look at these images"
             ) from None
-        except InputError as error:
-            kept = guard.keep()
-            raise InputError(f"{error} ({kept})" if kept else str(error)) from None
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            if guard.stop.number:  # what a signal looks like to a process that waited for another
-                raise Interrupted(guard.stop.number, guard.keep()) from None
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            raise InputError(
-                f"a process that reads images ended ({first_line(error)}); lower DATALOADER.NUM_WORKERS where memory "
-                f"is short ({guard.keep()})"
-            ) from None
+
+    return run_kept(guard.stop, named, guard.keep, "lower DATALOADER.NUM_WORKERS")

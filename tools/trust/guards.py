@@ -98,7 +98,7 @@ GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("one training in a folder", _without((files, "_lock", lambda _: True)), "two trainings in one folder"),
     ("signs of life", _without((launch, "_watching", _unwatched)), "one of two processes hangs"),
     ("images that cannot be read", _without((loader, "UNREADABLE", ())), "a truncated picture of 120"),
-    ("too many of them", _without((guard, "MOST_UNREADABLE", 1.0)), "one truncated picture of nine"),
+    ("too many of them", _without((epochs, "MOST_UNREADABLE", 1.0)), "one truncated picture of nine"),
     ("values of boxes", _without((coco_checks, "box_problem", _no_problem)), "a box that is NaN"),
     ("values of masks", _without((coco_checks, "mask_problem", _no_problem)), "a polygon of 1e9 pixels"),
     ("ids that differ", _without((coco_checks, "_check_ids", _nothing)), "an annotation twice"),
