@@ -18,6 +18,7 @@ import torch
 from detectron2.utils import comm
 from torch import distributed as dist
 
+from norton_det import finetune
 from norton_det.d2 import launch
 from norton_det.d2.engine import load_config
 from norton_det.d2.files import newest_checkpoint, read_torch_file
@@ -216,12 +217,20 @@ def interrupted_classifier(folder: Path) -> None:
     flags = ["--weights", weights, "--data", folder / "data", "--output", folder / "out", "--epochs", 200]
     flags += ["--batch-size", 4, "--workers", 0, "--image-size", 32, "--resize", 36, "--quiet"]
 
-    def send(_: object) -> None:
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    when(lambda: (folder / "out" / "last.pth").exists(), send)
+    cut_fine_tuning(13)  # of 8 in an epoch
     tool("tools/finetune.py", *flags)
+
+
+def cut_fine_tuning(at: int) -> None:
+    """From here on a classifier's training in this process gets SIGTERM before that step."""
+    step = finetune._Run._step
+
+    def cut_off(run: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+        if run.step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(run, images, labels)
+
+    finetune._Run._step = cut_off  # type: ignore[method-assign]
 
 
 TRAINED: list[Path] = []

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from norton_det import finetune
 from norton_det.d2.engine import load_config
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets
 from norton_det.digest import content_digest
+from norton_det.finetune import fine_tune
 from norton_det.recipe import Recipe
 from norton_det.resnet import NortonResNet
 from norton_det.stop import Interrupted
@@ -26,7 +26,7 @@ from norton_det.torch_file import read_torch
 
 from .cases import Row
 from .faults_checkpoint import SPEC
-from .faults_training import in_fork
+from .faults_training import cut_fine_tuning, in_fork
 from .small import CONFIG, prepare, words
 
 ITERATIONS = 5  # of the detector
@@ -106,12 +106,5 @@ def _classifier(out: Path, workers: int, cut: int = -1, resume: bool = False) ->
     val = TensorDataset(*train.tensors)
     model = NortonResNet(SPEC, 2)
     recipe = Recipe(epochs=EPOCHS, batch_size=4, learning_rate=0.002, workers=workers, ema=0.5)
-    step = finetune._Run._step
-
-    def cut_off(run: Any, images: Tensor, labels: Tensor) -> None:
-        if run.step == cut:
-            os.kill(os.getpid(), signal.SIGTERM)
-        step(run, images, labels)
-
-    finetune._Run._step = cut_off  # type: ignore[method-assign]
-    _ended(lambda: finetune.fine_tune(model, train, val, recipe, out, resume=resume))
+    cut_fine_tuning(cut)
+    _ended(lambda: fine_tune(model, train, val, recipe, out, resume=resume))
