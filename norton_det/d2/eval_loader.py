@@ -5,10 +5,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
-from PIL import Image
 from torch.utils.data import DataLoader
 
 from ..errors import InputError, first_line
+from .loader import UNREADABLE
 
 
 class EvaluationMapper:
@@ -32,7 +32,7 @@ class EvaluationMapper:
         """
         try:
             return self.mapper(record)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (*UNREADABLE, ValueError) as error:
             raise InputError(
                 f"{record['file_name']}: expected the image of the annotations, got a damaged or other file "
                 f"({first_line(error, 160)}); replace it, or drop it from the annotations"

@@ -66,12 +66,12 @@ def read_detector_info(path: str | Path) -> DetectorInfo:
     Raises:
         InputError: not such a file, or damaged.
     """
-    backbone, found = read_info(path), (read_fields(path)[0] or {}).get(DETECTOR_KEY)
-    if backbone is None or found is None:
+    backbone = read_info(path)
+    fields: Any = (read_fields(path)[0] or {}).get(DETECTOR_KEY)
+    if backbone is None or fields is None:
         mend = "give a backbone as weights_backbone" if backbone else "write one with norton_det.tv.save_detector"
         raise InputError(f"{path}: expected a detector of norton_det.tv, got other weights; {mend}")
     try:
-        fields: Any = found
         kind, classes, keypoints = (fields[name] for name in ("kind", "num_classes", "num_keypoints"))
     except (TypeError, KeyError) as error:
         raise InputError(f"{path}: metadata of the detector is damaged ({error!r}); write the file again") from None
