@@ -1,7 +1,7 @@
 """What data say of channels: how they vary together, and who reads them. For criteria that look at both.
 
-A group is the channels that one convolution, or all of one residual stream, write (the names of ``prune``). Its
-readers are the layers that take them as input, batch normalisation folded in.
+Of each channel set (see ``architecture``), which one convolution, or all of a residual stream, write. Its readers are
+the layers that take them as input, batch normalisation folded in.
 """
 
 import threading
@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from .calibration import Calibration, folded_weight, rows_of
 from .moments import Moments
-from .resnet import Bottleneck, NortonResNet
+from .resnet import NortonResNet
 from .spec import CompressionSpec
 from .threads import on_threads
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """One group of C channels.
+    """One set of C channels.
 
     Attributes:
         covariance: of their values after the activation, over images and positions, (C, C), float64, on the CPU.
@@ -36,45 +36,34 @@ class ChannelStatistics:
 def channel_statistics(
     dense: NortonResNet, spec: CompressionSpec, calibration: Calibration, progress: bool = False
 ) -> dict[str, ChannelStatistics]:
-    """Statistics of every group that ``spec`` prunes, from one pass of the dense network over the images.
+    """Statistics of every channel set that ``spec`` prunes, from one pass of the dense network over the images.
 
     Raises:
         InputError: activations that are not finite; the layer is named.
     """
-    full, widths = dense.spec.widths(), spec.widths()
+    full, widths = dense.spec.channels(), spec.channels()
     taps: dict[str, tuple[nn.Module, bool]] = {}  # module whose output is looked at, whether a ReLU comes after it
     readers: dict[str, list[Tensor]] = {}
-    groups: dict[str, str] = {}  # tap -> group
+    groups: dict[str, str] = {}  # tap -> channel set
 
-    def tap(name: str, module: nn.Module, group: str, activation: bool) -> None:
-        taps[name], groups[name] = (module, activation), group
+    def tap(name: str, module: nn.Module, channels: str, activation: bool) -> None:
+        if widths[channels] < full[channels]:
+            taps[name], groups[name] = (module, activation), channels
 
-    if widths.stem < full.stem:
-        tap("conv1", dense.maxpool, "conv1", False)
-    stream = "conv1"
+    tap("conv1", dense.maxpool, spec.architecture.stream(0), False)
     for stage, index in spec.blocks():
-        name = f"layer{stage}.{index}"
-        block = dense.get_submodule(name)
-        assert isinstance(block, Bottleneck)
-        firsts: list[tuple[nn.Module, nn.Module]] = [(block.conv1, block.bn1)]
-        if block.downsample is not None:
-            firsts.append((block.downsample[0], block.downsample[1]))
-        readers.setdefault(stream, []).extend(folded_weight(*first).flatten(1) for first in firsts)
-        stream = f"layer{stage}"
-        if widths.stages[stage - 1] < full.stages[stage - 1]:
-            tap(name, block, stream, False)
-        if widths.blocks[stage - 1][index] < full.blocks[stage - 1][index]:
-            tap(f"{name}.conv1", block.bn1, f"{name}.conv1", True)
-            tap(f"{name}.conv2", block.bn2, f"{name}.conv2", True)
-            second = folded_weight(block.conv2, block.bn2)
-            readers[f"{name}.conv1"] = [second.permute(0, 2, 3, 1).flatten(0, 2)]
-            readers[f"{name}.conv2"] = [folded_weight(block.conv3, block.bn3).flatten(1)]
+        tap(f"layer{stage}.{index}", dense.get_submodule(f"layer{stage}.{index}"), f"layer{stage}", False)
+    for site in spec.architecture.sites:
+        if site.writes == site.name and site.stage:  # the channels inside a block
+            tap(site.name, dense.get_submodule(site.norm), site.writes, True)
+        weight = folded_weight(dense.get_submodule(site.name), dense.get_submodule(site.norm))
+        readers.setdefault(site.reads, []).append(weight.permute(0, 2, 3, 1).flatten(0, 2))
     covariances = _covariances(dense, taps, calibration, progress)
     found: dict[str, ChannelStatistics] = {}
-    for group in dict.fromkeys(groups.values()):
-        parts = [covariances[name] for name in taps if groups[name] == group]
+    for channels in dict.fromkeys(groups.values()):
+        parts = [covariances[name] for name in taps if groups[name] == channels]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-        found[group] = ChannelStatistics(total, torch.cat(readers[group]).double().cpu())
+        found[channels] = ChannelStatistics(total, torch.cat(readers[channels]).double().cpu())
     return found
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .architecture import Architecture
 from .calibration import Calibration
 from .channels import channel_statistics
 from .checkpoint import check_state
@@ -62,11 +63,11 @@ def compress(
     input_size: tuple[int, int, int] = (3, 224, 224),
     progress: bool = False,
 ) -> CompressionResult:
-    """Compress a dense bottleneck ResNet with NORTON; the same input gives the same bits on any number of threads.
+    """Compress a dense ResNet with NORTON; the same input gives the same bits on any number of threads.
 
     Args:
-        model: torchvision's ResNet-50/101/152, a dense ``NortonResNet``, or a state dict with torchvision's names,
-            any number of classes, with or without the classifier. It is left untouched.
+        model: torchvision's ResNet-18/34/50/101/152, a dense ``NortonResNet``, or a state dict with their names, any
+            number of classes, with or without the classifier. It is left untouched.
         spec: ranks and ratios.
         criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
         calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
@@ -144,7 +145,7 @@ def compress_detector_state(
     """Compress the ResNet inside a trained detector; neck and heads stay as they are.
 
     Args:
-        state: of a Detectron2 or torchvision R-CNN with FPN and a dense bottleneck ResNet.
+        state: of a Detectron2 or torchvision R-CNN with FPN and a dense ResNet.
         spec: ranks and ratios.
         options: of ``compress``.
 
@@ -157,11 +158,11 @@ def compress_detector_state(
     """
     prefix, resnet, rest = split_detector_state(state)
     check_finite(rest, "detector")
-    readers = _readers(rest)
+    readers = _readers(rest, spec.architecture)
     result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
     kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
-    narrow = cut_laterals(rest, kept)
+    narrow = cut_laterals(rest, kept, spec.architecture)
     for stage, (weight, shift) in result.readers.items():
         name = readers[stage][0]
         narrow[name] = weight[:, :, None, None].to(rest[name].dtype)
@@ -171,11 +172,11 @@ def compress_detector_state(
     return small | narrow, result.report
 
 
-def _readers(rest: Mapping[str, Tensor]) -> dict[int, tuple[str, Reader]]:
+def _readers(rest: Mapping[str, Tensor], arch: Architecture) -> dict[int, tuple[str, Reader]]:
     """The FPN's lateral convolutions: name of the weight, and what is to be fitted, by the stage that each reads."""
     return {
         stage: (name, Reader(rest[name].flatten(1), f"{name.removesuffix('weight')}bias" in rest))
-        for name, stage in find_laterals(rest).items()
+        for name, stage in find_laterals(rest, arch).items()
     }
 
 
@@ -184,13 +185,12 @@ def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tenso
     if isinstance(model, nn.Module):
         state: Mapping[str, Tensor] = model.state_dict()
         preprocessing = getattr(model, "preprocessing", TORCHVISION)
-        first = dict(model.named_modules()).get("layer2.0.conv1")
-        stride = isinstance(first, nn.Conv2d) and first.stride != (1, 1)
+        stride = has_stride_in_1x1(dict(model.named_modules()).get("layer2.0.conv1"))
     elif isinstance(model, Mapping):
         state, preprocessing, stride = model, TORCHVISION, False
     else:
         raise InputError(f"model: expected a ResNet or its state dict, got {type(model).__name__}; pass nn.Module")
-    if any(name.endswith("conv2.pointwise.weight") for name in state):
+    if any(name.endswith(".pointwise.weight") for name in state):
         raise InputError("model: expected dense weights, got CP factors; compress the dense network it came from")
     clean: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -202,6 +202,11 @@ def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         if name.endswith("running_mean"):  # absent in frozen batch normalisation
             clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
     return clean, preprocessing, stride
+
+
+def has_stride_in_1x1(first: nn.Module | None) -> bool:
+    """Whether a stage with that as the first convolution of its first block has its stride in a 1x1 convolution."""
+    return isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.stride != (1, 1)
 
 
 def check_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
@@ -232,11 +237,7 @@ def _decompose(
     state: Mapping[str, Tensor], spec: CompressionSpec, seed: int, starts: int | None, progress: bool
 ) -> dict[str, Factors]:
     """CP factors of every 3x3 convolution that has a rank, by layer name."""
-    ranks = {
-        f"layer{stage}.{block}.conv2": rank
-        for (stage, block), rank in zip(spec.blocks(), spec.ranks, strict=True)
-        if rank is not None
-    }
+    ranks = {name: rank for name, rank in zip(spec.architecture.factored, spec.ranks, strict=True) if rank is not None}
     weights = [state[f"{name}.weight"] for name in ranks]
     total = sum(len(weight) for weight in weights)
     with tqdm(total=total, desc="decompose", unit="filter", disable=not progress) as bar:

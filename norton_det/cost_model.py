@@ -1,8 +1,8 @@
 """What a choice of widths and ranks costs, layer by layer, without building the network.
 
 A *choice* gives every group its value. Groups are those of pruning and decomposition: ``conv1`` (the stem's width),
-``layer1`` to ``layer3`` (residual streams), ``layerS.B`` (inner width of a block), ``layerS.B.conv2`` (its CP rank),
-and the names of a detector's layers outside the ResNet (their ranks). A rank may be ``None``: dense.
+``layer1`` to ``layer3`` (residual streams), ``layerS.B`` (inner width of a block), ``layerS.B.conv2`` (CP rank of a 3x3
+convolution), and the names of a detector's layers outside the ResNet (their ranks). A rank may be ``None``: dense.
 
 The figures are those of ``complexity``, where CP layers count in their train form; a test compares both.
 
@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .architecture import ARCHITECTURES, Site
 from .complexity import Complexity, count_complexity
 from .infer import shortest_ratio
-from .spec import BLOCK_WIDTHS, STAGE_WIDTHS, STEM_WIDTH, CompressionSpec
+from .spec import CompressionSpec
 from .surgery import Candidate, Layout
 
 Choice = Mapping[str, int | None]
@@ -101,11 +102,7 @@ class Network:
 
 def resnet_groups(arch: str) -> dict[str, int | None]:
     """Every group of a ResNet with its dense width, ``None`` for ranks; widths in the order of a spec's ratios."""
-    spec = CompressionSpec.dense(arch)
-    groups: dict[str, int | None] = {"conv1": STEM_WIDTH}
-    groups |= {f"layer{stage}": STAGE_WIDTHS[stage - 1] for stage in (1, 2, 3)}
-    groups |= {f"layer{stage}.{block}": BLOCK_WIDTHS[stage - 1] for stage, block in spec.blocks()}
-    return groups | {f"layer{stage}.{block}.conv2": None for stage, block in spec.blocks()}
+    return {**ARCHITECTURES[arch].pruned, **dict.fromkeys(ARCHITECTURES[arch].factored)}
 
 
 def describe(
@@ -155,26 +152,29 @@ def _resnet(
     arch: str, places: tuple[int, int], stride_in_1x1: bool, laterals: Mapping[str, tuple[int, int]]
 ) -> Iterable[Layer]:
     """Convolutions of a ResNet with the normalisations after them, and what reads the stages' outputs."""
-    spec = CompressionSpec.dense(arch)
+    dense = ARCHITECTURES[arch]
     half = _halved(places)
-    yield Layer("conv1", 3, "conv1", None, (7, 7), places, half, 2)
-    at, stream = _halved(half), "conv1"
-    for stage, block in spec.blocks():
-        name = f"layer{stage}.{block}"
-        after = _halved(at) if stage > 1 and block == 0 else at
-        inside = after if stride_in_1x1 else at
-        outputs: int | str = f"layer{stage}" if stage < 4 else STAGE_WIDTHS[3]
-        source: int | str = STAGE_WIDTHS[3] if stage == 4 and block else stream
-        yield Layer(f"{name}.conv1", source, name, None, (1, 1), at, inside, 2)
-        yield Layer(f"{name}.conv2", name, name, f"{name}.conv2", (3, 3), inside, after, 2)
-        yield Layer(f"{name}.conv3", name, outputs, None, (1, 1), after, after, 2)
-        if block == 0:
-            yield Layer(f"{name}.downsample.0", source, outputs, None, (1, 1), at, after, 2)
-        at, stream = after, f"layer{stage}"
-        if block == spec.depths[stage - 1] - 1 and stage < 4:
+
+    def layer(site: Site, before: tuple[int, int], after: tuple[int, int]) -> Layer:
+        inputs, outputs = (dense.group(channels) or dense.widths[channels] for channels in (site.reads, site.writes))
+        rank, kernel = (site.name if site.factored else None), (site.kernel, site.kernel)
+        return Layer(site.name, inputs, outputs, rank, kernel, before, after, 2)
+
+    yield layer(dense.sites[0], places, half)
+    at = _halved(half)
+    for stage, block in dense.blocks():
+        start = at
+        for site in dense.sites_of(stage, block):
+            if site.projection:
+                yield layer(site, start, at)
+                continue
+            after = _halved(at) if site.name == dense.strided(stage, block, stride_in_1x1) else at
+            yield layer(site, at, after)
+            at = after
+        if block == dense.depths[stage - 1] - 1:
             for lateral, (reads, width) in laterals.items():
-                if reads == stage:
-                    yield Layer(lateral, stream, width, None, (1, 1), at, at)
+                if reads == stage and stage < 4:
+                    yield Layer(lateral, dense.stream(stage), width, None, (1, 1), at, at)
 
 
 def _halved(places: tuple[int, int]) -> tuple[int, int]:

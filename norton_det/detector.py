@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .calibration import Calibration
 from .checkpoint import CheckpointInfo
 from .complexity import count_complexity
-from .compress import check_finite, compress_detector_state
+from .compress import check_finite, compress_detector_state, has_stride_in_1x1
 from .detector_fit import fit_around
 from .detector_report import DetectorReport, FactoredLayer
 from .errors import InputError
@@ -62,7 +62,7 @@ def compress_detector(
     The same input gives the same bits on any number of threads.
 
     Args:
-        detector: of Detectron2 or torchvision; its ResNet is a bottleneck one, dense or compressed.
+        detector: of Detectron2 or torchvision; its ResNet is dense or compressed.
         spec: ranks and ratios of the ResNet, or a preset's name; ``None`` leaves it as it is.
         neck_rank: CP rank of the FPN's output convolutions and of the RPN's; ``None`` leaves them dense.
         head_rank: CP rank of the convolutions of mask and keypoint heads (and of a box head's, if it has some).
@@ -222,10 +222,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _stride_in_1x1(detector: nn.Module) -> bool:
-    for name, module in detector.named_modules():
-        if name.endswith((".res3.0.conv1", ".layer2.0.conv1")) and isinstance(module, nn.Conv2d):
-            return module.stride != (1, 1)
-    return False
+    firsts = (".res3.0.conv1", ".layer2.0.conv1")
+    return any(has_stride_in_1x1(module) for name, module in detector.named_modules() if name.endswith(firsts))
 
 
 def check_images(stack: ModuleType, images: Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
 """The CompressionSpec of a state dict, read off the shapes of its tensors.
 
 Nobody has to repeat rank and ratios on a command line: the number of filters of each layer tells the widths, and the
-rows of ``conv2.pointwise`` the CP rank. A ratio is not unique then; the shortest decimal that gives the stored width
-by ``int(width * (1 - ratio))`` is taken, or the ratios of a preset that gives the same network.
+rows of ``pointwise`` in a CP layer its rank. A ratio is not unique then; the shortest decimal that gives the stored
+width by ``int(width * (1 - ratio))`` is taken, or the ratios of a preset that gives the same network.
 """
 
 import re
@@ -10,18 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from .architecture import ARCHITECTURES, Architecture, Site
 from .errors import InputError
 from .number_list import format_list, parse_list
-from .spec import (
-    ARCHITECTURES,
-    BLOCK_WIDTHS,
-    KERNEL,
-    PRESETS,
-    STAGE_WIDTHS,
-    STEM_WIDTH,
-    CompressionSpec,
-    Widths,
-)
+from .spec import KERNEL, CompressionSpec, presets
+
+_MAX_FILTERS = 65536  # of a CP layer
 
 
 def spec_from_state(
@@ -32,83 +26,75 @@ def spec_from_state(
     Args:
         state: tensors of a ResNet by torchvision's names; only their shapes are used.
         rank, ratios: what a file says of itself, if it does: the CP rank, and a ratio list or its text. They are
-            checked against the shapes and then kept; numbers beyond ``4 + blocks`` are ignored, as in the release.
+            checked against the shapes and then kept; surplus numbers are ignored, as in the release.
 
     Raises:
         InputError: a layer is missing, a width is beyond the dense network's, the blocks are of another kind, or
             ``rank`` or ``ratios`` do not agree with the shapes.
     """
     arch = _architecture(state)
-    depths = ARCHITECTURES[arch]
-    names = [f"layer{stage + 1}.{block}" for stage, depth in enumerate(depths) for block in range(depth)]
-    found_ranks = [_rank(state, name) for name in names]
-    limits = (STEM_WIDTH, *STAGE_WIDTHS[:3], *(BLOCK_WIDTHS[int(name[5]) - 1] for name in names))
-    layers = ("conv1", *(f"layer{stage}.0.conv3" for stage in (1, 2, 3)), *(f"{name}.conv1" for name in names))
-    widths = [_filters(state, f"{layer}.weight", limit) for layer, limit in zip(layers, limits, strict=True)]
-    if (last := _filters(state, "layer4.0.conv3.weight", STAGE_WIDTHS[3])) != STAGE_WIDTHS[3]:
-        raise InputError(
-            f"layer4.0.conv3.weight: expected {STAGE_WIDTHS[3]} filters, got {last}; stage 4 is not pruned"
-        )
-    found = CompressionSpec(
-        tuple(shortest_ratio(limit, width) for limit, width in zip(limits, widths, strict=True)),
-        tuple(found_ranks),
-        arch,
-    )
+    ranks = [_rank(state, site) for site in arch.sites if site.factored]
+    writers = {site.writes: site for site in reversed(arch.sites) if not site.projection}  # the first of each
+    sites = [writers[f"{name}.{arch.convs[0][0]}" if "." in name else name] for name in arch.pruned]
+    widths = [_filters(state, site, limit) for site, limit in zip(sites, arch.pruned.values(), strict=True)]
+    last, whole = writers[arch.stream(4)], arch.outputs[3]
+    if (got := _filters(state, last, whole)) != whole:
+        raise InputError(f"{last.name}.weight: expected {whole} filters, got {got}; stage 4 is not pruned")
+    kept = zip(arch.pruned.values(), widths, strict=True)
+    found = CompressionSpec(tuple(shortest_ratio(*pair) for pair in kept), tuple(ranks), arch.name)
     if rank is not None and set(found.ranks) != {rank}:
         told = ", ".join(sorted({str(number or "none") for number in found.ranks}))
         raise InputError(f"rank: the file says {rank}, its tensors have {told}; get the file again or remove its rank")
-    preset = next((spec for spec in map(CompressionSpec.preset, PRESETS) if spec.same_network(found)), None)
+    levels = (CompressionSpec.preset(name, arch.name) for name in presets(arch.name))
+    preset = next((spec for spec in levels if spec.same_network(found)), None)
     if ratios is not None:
-        return _declared(found, ratios, layers).named(preset.name if preset else "")
-    if preset is not None:
-        return preset
-    return CompressionSpec.dense(arch) if found.is_dense else found
+        return _declared(found, ratios, [site.name for site in sites]).named(preset.name if preset else "")
+    return found if preset is None else preset
 
 
-def _architecture(state: Mapping[str, Tensor]) -> str:
+def _architecture(state: Mapping[str, Tensor]) -> Architecture:
     blocks: list[set[int]] = [set(), set(), set(), set()]
     for name in state:
         if match := re.match(r"layer([1-4])\.(\d+)\.", name):
             blocks[int(match[1]) - 1].add(int(match[2]))
     depths = tuple(len(indices) for indices in blocks)
-    if "layer1.0.conv2.weight" in state and not any(name.endswith(".conv3.weight") for name in state):
-        raise InputError(
-            f"expected bottleneck blocks (ResNet-50, -101, -152), got basic blocks {depths} as in ResNet-18 or -34; "
-            "use a ResNet-50"
-        )
-    for arch, expected in ARCHITECTURES.items():
-        if depths == expected and all(max(indices) == len(indices) - 1 for indices in blocks):
+    kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state) else "basic"
+    for arch in ARCHITECTURES.values():
+        if (arch.kind, arch.depths) == (kind, depths) and all(max(found) == len(found) - 1 for found in blocks):
             return arch
-    known = ", ".join(f"{arch} {depth}" for arch, depth in ARCHITECTURES.items())
+    known = ", ".join(f"{arch.name} {arch.depths}" for arch in ARCHITECTURES.values() if arch.kind == kind)
     mend = "a C4 detector keeps stage 4 in its box head, use an FPN one" if not depths[3] else "use one of these"
-    raise InputError(f"blocks per stage: expected {known}, got {depths}; {mend}")
+    raise InputError(f"{kind} blocks per stage: expected {known}, got {depths}; {mend}")
 
 
-def _filters(state: Mapping[str, Tensor], name: str, limit: int) -> int:
+def _filters(state: Mapping[str, Tensor], site: Site, limit: int) -> int:
+    """Outputs of a convolution: of its weight, or of the normalisation after a CP layer."""
+    factored = f"{site.name}.pointwise.weight" in state
+    name, dimensions = (f"{site.norm}.weight", 1) if factored else (f"{site.name}.weight", 4)
     tensor = state.get(name)
     if tensor is None:
         raise InputError(f"{name}: expected among the tensors, found none; use weights of a whole ResNet")
-    if tensor.ndim != 4 or not 1 <= tensor.shape[0] <= limit:
+    if tensor.ndim != dimensions or not 1 <= tensor.shape[0] <= limit:
         raise InputError(
-            f"{name}: expected 1 to {limit} filters of 4 dimensions, got shape {tuple(tensor.shape)}; "
+            f"{name}: expected 1 to {limit} filters of {dimensions} dimensions, got shape {tuple(tensor.shape)}; "
             "use an ordinary ResNet (not Wide ResNet or ResNeXt)"
         )
     return tensor.shape[0]
 
 
-def _rank(state: Mapping[str, Tensor], block: str) -> int:
-    """CP rank of a block's conv2, 0 for a dense one."""
-    pointwise, whole = state.get(f"{block}.conv2.pointwise.weight"), f"{block}.conv2.weight" in state
+def _rank(state: Mapping[str, Tensor], site: Site) -> int:
+    """CP rank of a convolution, 0 for a dense one."""
+    pointwise, whole = state.get(f"{site.name}.pointwise.weight"), f"{site.name}.weight" in state
     if whole is (pointwise is not None):
         got = "both" if whole else "neither"
-        raise InputError(f"{block}.conv2: expected a dense weight or CP factors, got {got}; get the file again")
+        raise InputError(f"{site.name}: expected a dense weight or CP factors, got {got}; get the file again")
     if pointwise is None:
         return 0
-    width = _filters(state, f"{block}.conv1.weight", max(BLOCK_WIDTHS))
+    width = _filters(state, site, _MAX_FILTERS)
     rows, largest = (pointwise.shape[0] if pointwise.ndim else 0), KERNEL[0] * KERNEL[1]
     if rows % width or not 1 <= rows // width <= largest:
         raise InputError(
-            f"{block}.conv2.pointwise.weight: expected rank * {width} rows with rank 1 to {largest}, got {rows}; "
+            f"{site.name}.pointwise.weight: expected rank * {width} rows with rank 1 to {largest}, got {rows}; "
             "get the file again"
         )
     return rows // width
@@ -127,14 +113,10 @@ def _declared(found: CompressionSpec, ratios: str | Sequence[float], layers: Seq
     """The spec with the ratios that a file states, if they give the widths that were found."""
     numbers = parse_list(ratios, "compress_rate") if isinstance(ratios, str) else list(ratios)
     spec = CompressionSpec(tuple(numbers[: len(layers)]), found.rank, found.arch)
-    for layer, stated, stored in zip(layers, _flat(spec.widths()), _flat(found.widths()), strict=True):
+    for layer, stated, stored in zip(layers, spec.left().values(), found.left().values(), strict=True):
         if stated != stored:
             raise InputError(
                 f"compress_rate: {format_list(spec.ratios)} leaves {stated} filters in {layer}, but {layer}.weight has "
                 f"{stored}; get the file again or remove its compress_rate"
             )
     return spec
-
-
-def _flat(widths: Widths) -> list[int]:
-    return [widths.stem, *widths.stages[:3], *(width for stage in widths.blocks for width in stage)]

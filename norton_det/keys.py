@@ -1,4 +1,4 @@
-"""Parameter names of a bottleneck ResNet in torchvision, Detectron2, Caffe2 (Detectron), and the NORTON release.
+"""Parameter names of a ResNet in torchvision, Detectron2, Caffe2 (Detectron), and the NORTON release.
 
 ============  =======================  ========================  ===========================
 torchvision   Detectron2               Caffe2                    what
@@ -12,7 +12,8 @@ layer1.0      res2.0                   res2_0                    first block of 
 fc            linear                   fc1000, pred              classifier
 ============  =======================  ========================  ===========================
 
-A decomposed 3x3 convolution has ``conv2.pointwise/vertical/horizontal`` in the first two; in the release's files it is
+Basic blocks (ResNet-18, -34) have conv1 and conv2, both 3x3, under the same names. A decomposed 3x3 convolution, such
+as a bottleneck's conv2, has ``conv2.pointwise/vertical/horizontal`` in the first two; in the release's files it is
 ``conv2.feature.pointwise``... with components rank-major (channel ``r*O + o``), here filter-major (``o*R + r``).
 """
 
@@ -31,7 +32,7 @@ _CP = r"(?:pointwise\.|vertical\.|horizontal\.)?weight"
 _TORCHVISION = re.compile(
     r"(?:conv1\.weight|bn1\.(?P<stem>STAT)|fc\.(?P<fc>weight|bias)"
     r"|layer(?P<stage>[1-4])\.(?P<block>\d+)\."
-    r"(?:conv(?P<conv>[13])\.weight|conv2\.(?P<cp>CP)|bn(?P<bn>[123])\.(?P<norm>STAT)"
+    r"(?:conv(?P<conv>[123])\.(?P<cp>CP)|bn(?P<bn>[123])\.(?P<norm>STAT)"
     r"|downsample\.0\.(?P<proj>weight)|downsample\.1\.(?P<projnorm>STAT)))".replace("STAT", _STATISTICS).replace(
         "CP", _CP
     )
@@ -39,7 +40,7 @@ _TORCHVISION = re.compile(
 _D2 = re.compile(
     r"(?:stem\.conv1\.weight|stem\.conv1\.norm\.(?P<stem>STAT)|linear\.(?P<fc>weight|bias)"
     r"|res(?P<stage>[2-5])\.(?P<block>\d+)\."
-    r"(?:conv(?P<conv>[13])\.weight|conv2\.(?P<cp>CP)|conv(?P<bn>[123])\.norm\.(?P<norm>STAT)"
+    r"(?:conv(?P<conv>[123])\.(?P<cp>CP)|conv(?P<bn>[123])\.norm\.(?P<norm>STAT)"
     r"|shortcut\.(?P<proj>weight)|shortcut\.norm\.(?P<projnorm>STAT)))".replace("STAT", _STATISTICS).replace("CP", _CP)
 )
 _CAFFE2 = re.compile(
@@ -59,7 +60,7 @@ _CAFFE2_STATISTICS = {
 
 _PREFIX = r"(?P<prefix>(?:(?:module|_orig_mod|model)\.)*(?:backbone\.bottom_up\.|backbone\.body\.|backbone\.)?)"
 _FIRST_CONV = re.compile(  # the first convolution of the first block shows prefix and layout
-    _PREFIX + r"(?:(?P<torchvision>layer1\.0\.conv1\.weight)|(?P<detectron2>res2\.0\.conv1\.weight)"
+    _PREFIX + rf"(?:(?P<torchvision>layer1\.0\.conv1\.{_CP})|(?P<detectron2>res2\.0\.conv1\.{_CP})"
     r"|(?P<caffe2>res2_0_branch2a_w))"
 )
 _ROOTS = {  # what belongs to the ResNet under its prefix
@@ -84,9 +85,7 @@ def torchvision_to_d2(name: str) -> str:
         return f"stem.conv1.norm.{match['stem']}" if match["stem"] else "stem.conv1.weight"
     block = f"res{int(match['stage']) + 1}.{match['block']}"
     if match["conv"]:
-        return f"{block}.conv{match['conv']}.weight"
-    if match["cp"]:
-        return f"{block}.conv2.{match['cp']}"
+        return f"{block}.conv{match['conv']}.{match['cp']}"
     if match["bn"]:
         return f"{block}.conv{match['bn']}.norm.{match['norm']}"
     return f"{block}.shortcut.weight" if match["proj"] else f"{block}.shortcut.norm.{match['projnorm']}"
@@ -107,9 +106,7 @@ def d2_to_torchvision(name: str) -> str:
         return f"bn1.{match['stem']}" if match["stem"] else "conv1.weight"
     block = f"layer{int(match['stage']) - 1}.{match['block']}"
     if match["conv"]:
-        return f"{block}.conv{match['conv']}.weight"
-    if match["cp"]:
-        return f"{block}.conv2.{match['cp']}"
+        return f"{block}.conv{match['conv']}.{match['cp']}"
     if match["bn"]:
         return f"{block}.bn{match['bn']}.{match['norm']}"
     return f"{block}.downsample.0.weight" if match["proj"] else f"{block}.downsample.1.{match['projnorm']}"
@@ -168,7 +165,7 @@ def split_detector_state(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
         prefix of the ResNet's names; its tensors in torchvision's names; the rest in their own names.
 
     Raises:
-        InputError: there is no bottleneck ResNet in it, or it has a layer of another network.
+        InputError: there is no ResNet in it, or it has a layer of another network.
     """
     part = find_resnet(state)
     return part.prefix, part.state, part.rest
@@ -178,7 +175,9 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
     """Find the ResNet of a state dict by the names of its first block; see ``split_detector_state``."""
     found = next((match for match in map(_FIRST_CONV.fullmatch, state) if match), None)
     if found is None:
-        raise InputError(f"expected ResNet-50, -101 or -152 weights, got {_describe(state)}; use one of these")
+        raise InputError(
+            f"expected ResNet-18, -34, -50, -101 or -152 weights, got {_describe(state)}; use one of these"
+        )
     prefix = found["prefix"]
     layout = next(key for key in _ROOTS if found[key])
     part: dict[str, Tensor] = {}
@@ -202,9 +201,9 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
 
 
 def _from_torchvision(name: str) -> str:
-    renamed = re.sub(r"\.conv2\.feature\.(pointwise|vertical|horizontal)\.", r".conv2.\1.", name)
+    renamed = re.sub(r"\.(conv\d)\.feature\.(pointwise|vertical|horizontal)\.", r".\1.\2.", name)
     if not _TORCHVISION.fullmatch(renamed):
-        raise InputError(f"{name}: expected only layers of ResNet-50, -101 or -152; {_hint(name)}")
+        raise InputError(f"{name}: expected only layers of a ResNet; {_hint(name)}")
     return renamed
 
 
@@ -230,10 +229,10 @@ def _filter_major(part: dict[str, Tensor]) -> dict[str, Tensor]:
     """Reorder the components of every CP layer from ``r*O + o`` to ``o*R + r``."""
     ordered = dict(part)
     for name, tensor in part.items():
-        match = re.fullmatch(r"(layer\d\.\d+)\.conv2\.(pointwise|vertical|horizontal)\.weight", name)
+        match = re.fullmatch(r"(layer\d\.\d+)\.conv(\d)\.(?:pointwise|vertical|horizontal)\.weight", name)
         if match is None:
             continue
-        norm = part.get(f"{match[1]}.bn2.weight")
+        norm = part.get(f"{match[1]}.bn{match[2]}.weight")
         filters = 0 if norm is None else norm.shape[0]
         if not filters or tensor.ndim != 4 or tensor.shape[0] % filters:
             raise InputError(

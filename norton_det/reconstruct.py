@@ -7,8 +7,8 @@ what earlier ones lost. The parts are switches of ``Calibration``:
 
 - ``batch_norm``: running statistics become those of the compressed network (precise BN);
 - ``compensate``: 1x1 convolutions, the input factor A of CP layers and the classifier are solved by least squares, so
-  the channels that are left take over what is predictable of those removed. conv3 is also given the error of the
-  shortcut that it is added to;
+  the channels that are left take over what is predictable of those removed. The last convolution of a block is also
+  given the error of the shortcut that it is added to;
 - ``decomposition="output"``: the kernel factors B and C too, against the layer's output (``cp_output``).
 
 A fourth part, the criterion ``css``, chooses the channels to keep (``channels``).
@@ -32,7 +32,7 @@ from .cp_output import fit_output, flatten_weight, weight_of
 from .layers import CPConv2d, factors_to_state
 from .moments import Moments
 from .patches import patches
-from .resnet import Bottleneck, NortonResNet
+from .resnet import NortonResNet, ResidualBlock
 from .threads import on_threads
 
 
@@ -99,7 +99,8 @@ class _Walk:
     ) -> None:
         self.dense, self.small, self.calibration = dense, small, calibration
         self.kept = {name: torch.as_tensor(index, device=calibration.device) for name, index in kept.items()}
-        self.stream = self.kept["conv1"]  # channels of the dense stream that the small one has
+        self.sites = {site.name: site for site in dense.spec.architecture.sites}
+        self.stream = self.kept[self.sites["conv1"].writes]  # channels of the dense stream that the small one has
         self.draw = calibration.sampler()
         self.wide = list(
             on_threads(lambda images: dense.maxpool(dense.bn1(dense.conv1(images)).relu_()), calibration.batches())
@@ -109,82 +110,80 @@ class _Walk:
     def block(self, stage: int, index: int) -> float:
         name = f"layer{stage}.{index}"
         wide, narrow = self.dense.get_submodule(name), self.small.get_submodule(name)
-        assert isinstance(wide, Bottleneck) and isinstance(narrow, Bottleneck)
-        inner, middle, outputs = self.kept[f"{name}.conv1"], self.kept[f"{name}.conv2"], self.kept[f"layer{stage}"]
-        targets, after = self._dense_block(wide, inner, middle, outputs)
+        assert isinstance(wide, ResidualBlock) and isinstance(narrow, ResidualBlock)
+        outputs = self.kept[f"layer{stage}"]
+        positions, targets, shortcut, sums = self._dense_block(name, wide, outputs)
+        shortcuts = self.narrow
         if narrow.downsample is not None:
             conv, norm = narrow.downsample[0], narrow.downsample[1]
-            assert isinstance(conv, nn.Conv2d) and wide.downsample is not None
+            assert wide.downsample is not None
             prior = folded_weight(wide.downsample[0], wide.downsample[1])[outputs][:, self.stream]
-            self._pointwise(f"{name}.downsample", conv, norm, prior, self.narrow, after, targets["shortcut"])
-        prior = folded_weight(wide.conv1, wide.bn1)[inner][:, self.stream]
-        before = targets["before"]
-        self._pointwise(f"{name}.conv1", narrow.conv1, narrow.bn1, prior, self.narrow, before, targets["conv1"])
-        maps = list(on_threads(lambda part: narrow.bn1(narrow.conv1(part)).relu_(), self.narrow))
-        prior = folded_weight(wide.conv2, wide.bn2)[middle][:, inner]
-        self._spatial(f"{name}.conv2", narrow, prior, maps, after, targets["conv2"])
-        maps = list(on_threads(lambda part: narrow.bn2(narrow.conv2(part)).relu_(), maps))
-        shortcuts = self.narrow if narrow.downsample is None else list(on_threads(narrow.downsample, self.narrow))
-        wanted = targets["sum"]
-        if self.calibration.compensate:
-            wanted = [sums - rows_of(part, at) for sums, part, at in zip(wanted, shortcuts, after, strict=True)]
-        prior = folded_weight(wide.conv3, wide.bn3)[outputs][:, middle]
-        self._pointwise(f"{name}.conv3", narrow.conv3, narrow.bn3, prior, maps, after, wanted)
-        self.narrow = list(
-            on_threads(
-                lambda parts: narrow.bn3(narrow.conv3(parts[0])).add_(parts[1]).relu_(),
-                zip(maps, shortcuts, strict=True),
-            )
-        )
+            self._pointwise(f"{name}.downsample", conv, norm, prior, self.narrow, positions[-1], shortcut)
+            shortcuts = list(on_threads(narrow.downsample, self.narrow))
+        # of the last convolution the error of the shortcut that it is added to is wanted too
+        rest = [total - rows_of(part, at) for total, part, at in zip(sums, shortcuts, positions[-1], strict=True)]
+        maps, inputs = self.narrow, self.stream
+        for place, (conv_name, conv, norm) in enumerate(narrow.layers()):
+            if place:
+                maps = [part.relu_() for part in maps]
+            last, kept = place == len(targets) - 1, self.kept[self.sites[f"{name}.{conv_name}"].writes]
+            prior = folded_weight(*wide.layers()[place][1:])[kept][:, inputs]
+            fit = self._spatial if max(conv.kernel_size) > 1 else self._pointwise  # type: ignore[arg-type]
+            fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], rest if last else targets[place])
+            maps, inputs = list(on_threads(nn.Sequential(conv, norm), maps)), kept
+        self.narrow = [part.add_(short).relu_() for part, short in zip(maps, shortcuts, strict=True)]
         self.stream = outputs
         error, energy = 0.0, 1e-20
-        for small, sums, at in zip(self.narrow, targets["sum"], after, strict=True):
-            dense = sums.relu()
-            error += float((rows_of(small, at) - dense).square().sum())
+        for part, total, at in zip(self.narrow, sums, positions[-1], strict=True):
+            dense = total.relu()
+            error += float((rows_of(part, at) - dense).square().sum())
             energy += float(dense.square().sum())
         return error / energy
 
     def _dense_block(
-        self, block: Bottleneck, inner: Tensor, middle: Tensor, outputs: Tensor
-    ) -> tuple[dict[str, list], list[Tensor]]:
-        """Advance the dense maps over a block; its values at sampled positions (rows, C) before every ReLU.
+        self, name: str, block: ResidualBlock, outputs: Tensor
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor], list[Tensor]]:
+        """Advance the dense maps over a block.
 
-        The positions are those after the block, and under "before" those of conv1's outputs.
+        Returns:
+            By convolution and batch: positions in its outputs; its values there before the ReLU (rows, C), on the
+            channels that are kept, of all but the last. By batch, at the last positions: of the shortcut; of the sum.
         """
         positions = [self._positions(maps, block) for maps in self.wide]
+        kept = [self.kept[self.sites[f"{name}.{conv}"].writes] for conv in block.names]
 
-        def advance(batch: int) -> tuple[Tensor, ...]:
-            maps, (before, after) = self.wide[batch], positions[batch]
-            first = block.bn1(block.conv1(maps))
-            second = block.bn2(block.conv2(first.relu()))
-            last = block.bn3(block.conv3(second.relu()))
+        def advance(batch: int) -> tuple[list[Tensor], Tensor, Tensor]:
+            maps, at, rows = self.wide[batch], positions[batch], []
+            out = maps
+            for place, (_, conv, norm) in enumerate(block.layers()):
+                out = norm(conv(out.relu() if place else out))
+                rows.append(rows_of(out, at[place])[:, kept[place]])
             shortcut = maps if block.downsample is None else block.downsample(maps)
-            total = last + shortcut
-            rows = (
-                rows_of(first, before)[:, inner],
-                rows_of(second, after)[:, middle],
-                rows_of(shortcut, after)[:, outputs],
-                rows_of(total, after)[:, outputs],
-            )
+            total = out + shortcut
+            found = rows_of(shortcut, at[-1])[:, outputs], rows_of(total, at[-1])[:, outputs]
             self.wide[batch] = total.relu_()
-            return rows
+            return rows, *found
 
-        columns = zip(*on_threads(advance, range(len(self.wide))), strict=True)
-        found = dict(zip(("conv1", "conv2", "shortcut", "sum"), map(list, columns), strict=True))
-        return found | {"before": [before for before, _ in positions]}, [after for _, after in positions]
+        rows, shortcuts, sums = map(list, zip(*on_threads(advance, range(len(self.wide))), strict=True))
+        places = [list(part) for part in zip(*positions, strict=True)]
+        return places, [list(part) for part in zip(*rows, strict=True)], shortcuts, sums
 
-    def _positions(self, maps: Tensor, block: Bottleneck) -> tuple[Tensor, Tensor]:
-        """Positions of conv1's and of the block's outputs for a batch of maps; the same ones where the size is."""
-        first = maps[:, :1, :: block.conv1.stride[0], :: block.conv1.stride[1]]  # of the size of conv1's outputs
-        assert isinstance(block.conv2, CPConv2d | nn.Conv2d)
-        stride = block.conv2.stride
-        after = self.draw(first[:, :, :: stride[0], :: stride[1]])
-        return after if tuple(stride) == (1, 1) else self.draw(first), after
+    def _positions(self, maps: Tensor, block: ResidualBlock) -> list[Tensor]:
+        """Positions in the outputs of a block's convolutions for a batch of maps; the same ones where the size is."""
+        grids = [maps[:, :1]]
+        for _, conv, _ in block.layers():
+            assert isinstance(conv, CPConv2d | nn.Conv2d)
+            grids.append(grids[-1][:, :, :: conv.stride[0], :: conv.stride[1]])
+        drawn: dict[tuple[int, ...], Tensor] = {}
+        for grid in reversed(grids[1:]):
+            if tuple(grid.shape) not in drawn:
+                drawn[tuple(grid.shape)] = self.draw(grid)
+        return [drawn[tuple(grid.shape)] for grid in grids[1:]]
 
     def _pointwise(
         self,
         name: str,
-        conv: nn.Conv2d,
+        conv: nn.Module,
         norm: nn.Module,
         prior: Tensor,
         maps: list[Tensor],
@@ -195,6 +194,7 @@ class _Walk:
         if not self.calibration.compensate:
             _set_statistics(norm, list(on_threads(conv, maps)))
             return
+        assert isinstance(conv, nn.Conv2d)
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
             moments.add(rows_of(part, at, conv.stride), target)
@@ -206,18 +206,19 @@ class _Walk:
     def _spatial(
         self,
         name: str,
-        block: Bottleneck,
+        conv: nn.Module,
+        norm: nn.Module,
         prior: Tensor,
         maps: list[Tensor],
         positions: list[Tensor],
         targets: list[Tensor],
     ) -> None:
-        """Fit the 3x3 convolution of a block, CP or dense, and its normalisation."""
-        conv, settings = block.conv2, self.calibration
+        """Fit a 3x3 convolution, CP or dense, and its normalisation."""
+        settings = self.calibration
         assert isinstance(conv, CPConv2d | nn.Conv2d)
         factorised = isinstance(conv, CPConv2d)
         if not (settings.fits if factorised else settings.compensate):
-            _set_statistics(block.bn2, list(on_threads(conv, maps)))
+            _set_statistics(norm, list(on_threads(conv, maps)))
             return
         moments = Moments(name)
         for part, at, target in zip(maps, positions, targets, strict=True):
@@ -233,7 +234,7 @@ class _Walk:
         else:
             weight = moments.least_squares(prior, settings.ridge)
             conv.weight.copy_(weight.unflatten(1, (-1, conv.in_channels)).transpose(1, 2).view_as(conv.weight))
-        _set_fitted(block.bn2, moments, weight)
+        _set_fitted(norm, moments, weight)
 
     def reader(self, stage: int, reader: Reader) -> Fitted:
         """Fit what reads the maps of both networks as they are now, after that stage."""

@@ -1,13 +1,15 @@
-"""A bottleneck ResNet built from a CompressionSpec, with torchvision's parameter names.
+"""A ResNet built from a CompressionSpec, with torchvision's parameter names.
 
-A dense spec gives torchvision's network key for key. Where the spec has a rank, ``layerS.B.conv2`` is a
-``CPConv2d`` (keys ``conv2.pointwise/vertical/horizontal.weight``).
+A dense spec gives torchvision's network key for key. Where the spec has a rank, a 3x3 convolution is a ``CPConv2d``
+(keys such as ``layer1.0.conv2.pointwise/vertical/horizontal.weight``).
 
-Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. By default the stride sits in
-the 3x3 convolution (torchvision); ``stride_in_1x1`` puts it in conv1 (the original MSRA weights).
+Reference: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. By default the stride of a bottleneck
+sits in the 3x3 convolution (torchvision); ``stride_in_1x1`` puts it in conv1 (the original MSRA weights).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -19,45 +21,60 @@ Norm = Callable[[int], nn.Module]
 FEATURE_STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
 
-class Bottleneck(nn.Module):
-    """1x1 -> 3x3 -> 1x1 with a residual connection: (N, I, H, W) -> (N, O, H/stride, W/stride)."""
+class ResidualBlock(nn.Module):
+    """Convolutions, each with its normalisation, and a residual connection: (N, I, H, W) -> (N, O, H/stride, W/stride).
+
+    Args:
+        convs: names and kernels of the convolutions, as in ``architecture.BLOCKS``.
+        widths: channels of the input and after each convolution.
+        ranks: CP rank of each convolution; ``None`` for a dense one.
+        strides: of each convolution.
+        project: whether the shortcut has a convolution.
+        norm: makes the normalisation layer of a width.
+    """
 
     def __init__(
         self,
-        inputs: int,
-        width: int,
-        outputs: int,
-        rank: int | None,
-        stride: int,
+        convs: Sequence[tuple[str, int]],
+        widths: Sequence[int],
+        ranks: Sequence[int | None],
+        strides: Sequence[int],
         project: bool,
-        stride_in_1x1: bool,
         norm: Norm,
     ) -> None:
         super().__init__()
-        stride_1, stride_2 = (stride, 1) if stride_in_1x1 else (1, stride)
-        self.conv1 = nn.Conv2d(inputs, width, 1, stride_1, bias=False)
-        self.bn1 = norm(width)
-        self.conv2: nn.Module = (
-            nn.Conv2d(width, width, 3, stride_2, 1, bias=False)
-            if rank is None
-            else CPConv2d(width, width, 3, rank, stride_2, 1, bias=False)
-        )
-        self.bn2 = norm(width)
-        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
-        self.bn3 = norm(outputs)
+        self.names = [name for name, _ in convs]
+        sizes = zip(pairwise(widths), ranks, strides, strict=True)
+        for (name, kernel), ((inputs, outputs), rank, stride) in zip(convs, sizes, strict=True):
+            layer = (
+                nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+                if rank is None
+                else CPConv2d(inputs, outputs, kernel, rank, stride, kernel // 2, bias=False)
+            )
+            self.add_module(name, layer)
+            self.add_module(norm_name(name), norm(outputs))
         self.relu = nn.ReLU(inplace=True)
         # the first block of a stage projects, whatever its widths: pruning can make them equal by chance
-        self.downsample = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm(outputs)) if project else None
-        )
+        self.downsample: nn.Sequential | None = None
+        if project:
+            conv = nn.Conv2d(widths[0], widths[-1], 1, math.prod(strides), bias=False)
+            self.downsample = nn.Sequential(conv, norm(widths[-1]))
+
+    def layers(self) -> list[tuple[str, nn.Module, nn.Module]]:
+        """Name, convolution and normalisation, in order."""
+        return [(name, getattr(self, name), getattr(self, norm_name(name))) for name in self.names]
 
     def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += identity
+        out = x
+        for index, name in enumerate(self.names):
+            out = getattr(self, norm_name(name))(getattr(self, name)(out if index == 0 else self.relu(out)))
+        out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
+
+
+def norm_name(conv: str) -> str:
+    """``bn1`` of ``conv1``."""
+    return conv.replace("conv", "bn")
 
 
 class NortonResNet(nn.Module):
@@ -82,23 +99,27 @@ class NortonResNet(nn.Module):
         super().__init__()
         self.spec, self.num_classes, self.stride_in_1x1 = spec, num_classes, stride_in_1x1
         self.preprocessing: Preprocessing = TORCHVISION
-        widths = spec.widths()
-        self.conv1 = nn.Conv2d(3, widths.stem, 7, 2, 3, bias=False)
-        self.bn1 = norm(widths.stem)
+        arch, widths = spec.architecture, spec.channels()
+        self.conv1 = nn.Conv2d(3, widths[arch.stream(0)], 7, 2, 3, bias=False)
+        self.bn1 = norm(widths[arch.stream(0)])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        ranks, inputs = iter(spec.ranks), widths.stem
-        for stage, (outputs, inner) in enumerate(zip(widths.stages, widths.blocks, strict=True)):
-            blocks = []
-            for index, width in enumerate(inner):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Bottleneck(inputs, width, outputs, next(ranks), stride, index == 0, stride_in_1x1, norm))
-                inputs = outputs
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        for stage, depth in enumerate(arch.depths, 1):
+            blocks = [self._block(stage, block, widths, norm) for block in range(depth)]
+            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         if num_classes > 0:
             self.avgpool = nn.AdaptiveAvgPool2d(1)
-            self.fc = nn.Linear(inputs, num_classes)
+            self.fc = nn.Linear(widths[arch.stream(4)], num_classes)
         self._initialise()
+
+    def _block(self, stage: int, block: int, widths: Mapping[str, int], norm: Norm) -> ResidualBlock:
+        arch = self.spec.architecture
+        sites = [site for site in arch.sites_of(stage, block) if not site.projection]
+        strided = arch.strided(stage, block, self.stride_in_1x1)
+        strides = [2 if site.name == strided else 1 for site in sites]
+        channels = [widths[sites[0].reads], *(widths[site.writes] for site in sites)]
+        ranks = [self.spec.rank_of(site.name) for site in sites]
+        return ResidualBlock(arch.convs, channels, ranks, strides, arch.projects(stage, block), norm)
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .architecture import ARCHITECTURES
 from .calibration import Calibration
 from .channels import ChannelStatistics, channel_statistics
 from .cost_model import Network, resnet_groups
@@ -64,16 +65,16 @@ def groups_from_weights(network: Network, state: Mapping[str, Tensor], progress:
     shares, found = _energy_shares(network.arch, state), []
     parts = {each.part for each in network.around} - {"neck"}
     count = {part: sum(each.part == part for each in network.around) for part in ("neck", *parts)}
-    groups = resnet_groups(network.arch)
+    groups, inside = resnet_groups(network.arch), ARCHITECTURES[network.arch].convs[:-1]
     for name, width in tqdm([*groups.items()], "weights", unit="group", disable=not progress):
         if width is not None:
-            layers = 2 if "." in name else 1  # a block's width is that of two convolutions
+            layers = len(inside) if "." in name else 1  # a block's width is that of all convolutions but its last
             lost = [layers * _log_kept(1 - value / width) for value in width_grid(width)]
             found.append(_group(name, width_grid(width), lost, shares.get(name, 1.0)))
         else:
             ranks = rank_grid(9, False)
             lost = [_log_kept(error) for error in weight_errors(state[f"{name}.weight"], ranks)]
-            found.append(_group(name, ranks, lost, shares[name.removesuffix(".conv2")]))
+            found.append(_group(name, ranks, lost, shares[name.rpartition(".")[0]]))
     for each in tqdm(network.around, "weights", unit="layer", disable=not progress):
         ranks = rank_grid(each.largest_rank, isinstance(each.module, nn.Linear))
         weight = each.module.weight
@@ -107,7 +108,7 @@ def groups_from_images(
         progress: show bars.
     """
     arch = network.arch
-    half = CompressionSpec((0.5,) * (4 + resnet.spec.num_blocks), None, arch)
+    half = CompressionSpec((0.5,) * len(ARCHITECTURES[arch].pruned), None, arch)
     statistics = channel_statistics(resnet, half, Calibration(images, rows=ROWS, batch_size=8), progress)
     convs = _listen_resnet(network, resnet, images, progress)
     matrices: dict[str, list[Tensor]] = {}
@@ -187,15 +188,13 @@ def _of_matrix(name: str, linear: nn.Linear, rows: Tensor, values: list[int | No
 def _readers(network: Network, model: nn.Module, prefix: str) -> dict[str, dict[str, list[nn.Module]]]:
     """By group of a width: the names of its statistics, and the modules that read those channels."""
     found: dict[str, dict[str, list[nn.Module]]] = {}
-    modules = dict(model.named_modules())
+    modules, sets = dict(model.named_modules()), {site.name: site.reads for site in ARCHITECTURES[network.arch].sites}
     for layer in network.layers:
         group = layer.inputs
         if not isinstance(group, str):
             continue
         module = modules.get(prefix + layer.name) or modules[layer.name]  # laterals have their whole name
-        last = layer.name.rpartition(".")[2]
-        statistic = {"conv2": f"{group}.conv1", "conv3": f"{group}.conv2"}.get(last, group)
-        found.setdefault(group, {}).setdefault(statistic, []).append(module)
+        found.setdefault(group, {}).setdefault(sets.get(layer.name, group), []).append(module)
     return found
 
 
@@ -204,9 +203,11 @@ def _listen_resnet(network: Network, resnet: NortonResNet, images: Tensor, progr
     rows: dict[str, ConvRows] = {}
     generator, handles = torch.Generator().manual_seed(0), []
     take = max(1, ROWS // len(images))
-    for stage, block in resnet.spec.blocks():
-        name = f"layer{stage}.{block}.conv2"
-        conv, norm = resnet.get_submodule(name), resnet.get_submodule(name.replace("conv2", "bn2"))
+    for site in ARCHITECTURES[network.arch].sites:
+        if not site.factored:
+            continue
+        name = site.name
+        conv, norm = resnet.get_submodule(name), resnet.get_submodule(site.norm)
         assert isinstance(conv, nn.Conv2d)
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
         rows[name] = ConvRows(name, conv, ROWS, scale.detach())
@@ -256,11 +257,13 @@ def _keep(name: str, matrices: dict[str, list[Tensor]]) -> Callable[..., None]:
 def _energy_shares(arch: str, state: Mapping[str, Tensor]) -> dict[str, float]:
     """Share of each block in the energy of its stage's output, by the scales of the normalisations that are added."""
     shares: dict[str, float] = {}
-    for stage, depth in enumerate(CompressionSpec.dense(arch).depths, 1):
-        names = [f"layer{stage}.{block}" for block in range(depth)]
-        energies = [float(state[f"{name}.bn3.weight"].double().square().sum()) for name in names]
-        total = sum(energies) + float(state[f"layer{stage}.0.downsample.1.weight"].double().square().sum())
-        shares |= {name: energy / max(total, 1e-30) for name, energy in zip(names, energies, strict=True)}
+    dense = ARCHITECTURES[arch]
+    for stage in range(1, 5):
+        sites = [site for site in dense.sites if site.writes == dense.stream(stage)]
+        energies = [float(state[f"{site.norm}.weight"].double().square().sum()) for site in sites]
+        for site, energy in zip(sites, energies, strict=True):
+            if site.stage and not site.projection:
+                shares[f"layer{stage}.{site.block}"] = energy / max(sum(energies), 1e-30)
     return shares
 
 

@@ -1,15 +1,19 @@
-"""What to compress and by how much: CP ranks and pruning ratios of a bottleneck ResNet (standard library only).
+"""What to compress and by how much: CP ranks and pruning ratios of a ResNet (standard library only).
 
-Legend: a ResNet has a stem, four stages, and ``B`` bottleneck blocks in all (16 in ResNet-50).
+Legend: a ResNet has a stem, four stages, and ``B`` blocks in all (16 in ResNet-50).
 
-``ratios`` is the list that the NORTON release uses, of length ``1 + 3 + B``::
+With bottleneck blocks ``ratios`` is the list that the NORTON release uses, of length ``1 + 3 + B``::
 
     ratios[0]      stem output
     ratios[1:4]    output (residual stream) of stages 1-3; stage 4 is never pruned
-    ratios[4:]     inner width (outputs of conv1 and conv2) of every bottleneck
+    ratios[4:]     inner width (outputs of conv1 and conv2) of every block
 
-A width is ``int(width * (1 - ratio))``. ``rank`` is the CP rank of each filter of the 3x3 convolutions, one
-number for all blocks or one per block; ``None`` leaves them dense, and so does 0 one block of several.
+With basic blocks (ResNet-18 and -34) stage 1 adds to what the stem puts out, so that the two share one number and the
+length is ``3 + B``; the inner width is the output of conv1.
+
+A width is ``int(width * (1 - ratio))``. ``rank`` is the CP rank of each filter of the 3x3 convolutions, one number for
+all or one per convolution (a bottleneck has one, a basic block two); ``None`` leaves them dense, and so does 0 one of
+several.
 """
 
 import json
@@ -17,20 +21,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .architecture import ARCHITECTURES as ARCHITECTURES
+from .architecture import Architecture, architecture
 from .errors import InputError
 from .number_list import format_list, parse_list, shorten
 
 SPEC_VERSION = 1
 KERNEL = (3, 3)  # of the convolutions that are decomposed
-STEM_WIDTH = 64
-STAGE_WIDTHS = (256, 512, 1024, 2048)
-BLOCK_WIDTHS = (64, 128, 256, 512)
-ARCHITECTURES: dict[str, tuple[int, int, int, int]] = {  # name -> bottlenecks per stage
-    "resnet50": (3, 4, 6, 3),
-    "resnet101": (3, 4, 23, 3),
-    "resnet152": (3, 8, 36, 3),
-}
-
 # norton-64, -77, -78: the release's strings. The paper does not publish the ratios of norton-43 and -50;
 # these were found by search: they give the published 2.32 G / 14.51 M and 2.08 G / 13.51 M.
 PRESETS: dict[str, tuple[int | None, str]] = {
@@ -41,6 +38,37 @@ PRESETS: dict[str, tuple[int | None, str]] = {
     "norton-77": (1, "[0.]+[0.45]*19"),
     "norton-78": (1, "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"),
 }
+# The same levels of other ResNets, by MACs saved at 224 x 224: rank and uniform ratios that meet them within 0.5 %.
+PRESETS_BY_TARGET: dict[str, dict[str, tuple[int, str]]] = {
+    "resnet18": {
+        "norton-43": (4, "[0.06]*11"),
+        "norton-50": (4, "[0.13]*11"),
+        "norton-64": (3, "[0.17]*11"),
+        "norton-77": (2, "[0.23]*11"),
+        "norton-78": (2, "[0.25]*11"),
+    },
+    "resnet34": {
+        "norton-43": (5, "[0.086]*19"),
+        "norton-50": (4, "[0.04]*19"),
+        "norton-64": (3, "[0.08]*19"),
+        "norton-77": (2, "[0.13]*19"),
+        "norton-78": (2, "[0.15]*19"),
+    },
+    "resnet101": {
+        "norton-43": (1, "[0.]+[0.008]*36"),
+        "norton-50": (1, "[0.]+[0.078]*36"),
+        "norton-64": (1, "[0.]+[0.23]*36"),
+        "norton-77": (1, "[0.]+[0.403]*36"),
+        "norton-78": (1, "[0.]+[0.417]*36"),
+    },
+    "resnet152": {
+        "norton-43": (1, "[0.]*54"),
+        "norton-50": (1, "[0.]+[0.06]*53"),
+        "norton-64": (1, "[0.]+[0.211]*53"),
+        "norton-77": (1, "[0.]+[0.38]*53"),
+        "norton-78": (1, "[0.]+[0.4]*53"),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +78,7 @@ class Widths:
     Attributes:
         stem: channels after conv1.
         stages: output channels of the four stages.
-        blocks: inner width of each bottleneck, one tuple per stage.
+        blocks: inner width of each block, one tuple per stage.
     """
 
     stem: int
@@ -60,11 +88,11 @@ class Widths:
 
 @dataclass(frozen=True)
 class CompressionSpec:
-    """CP ranks and pruning ratios of a bottleneck ResNet; immutable and validated.
+    """CP ranks and pruning ratios of a ResNet; immutable and validated.
 
     Attributes:
-        ratios: ``1 + 3 + B`` pruning ratios in [0, 1), see the module's legend.
-        rank: CP rank of the 3x3 convolutions (1..9), one per block when a tuple (0 there: dense), ``None`` for dense.
+        ratios: pruning ratios in [0, 1), see the module's legend.
+        rank: CP rank of the 3x3 convolutions (1..9), one for each when a tuple (0 there: dense), ``None`` for dense.
         arch: a name in ``ARCHITECTURES``.
         name: what people call it, for tables and file names.
 
@@ -78,18 +106,17 @@ class CompressionSpec:
     name: str = ""
 
     def __post_init__(self) -> None:
-        _check_arch(self.arch)
+        architecture(self.arch)
         if isinstance(self.ratios, str) or not isinstance(self.ratios, Iterable):
             raise InputError(
                 f"ratios: expected numbers, got {shorten(self.ratios)}; use CompressionSpec.parse for text"
             )
         object.__setattr__(self, "ratios", tuple(_as_float(ratio, "ratios") for ratio in self.ratios))
-        expected = 4 + self.num_blocks
+        expected = len(self.architecture.pruned)
         if len(self.ratios) != expected:
             mend = f"use ratios[:{expected}]" if len(self.ratios) > expected else f"give {expected}"
             raise InputError(
-                f"ratios: expected {expected} (stem, 3 stages, {self.num_blocks} blocks), "
-                f"got {len(self.ratios)}; {mend}"
+                f"ratios: expected {expected} ({self.architecture.ratios_text}), got {len(self.ratios)}; {mend}"
             )
         for index, ratio in enumerate(self.ratios):
             if not 0 <= ratio < 1:
@@ -102,11 +129,10 @@ class CompressionSpec:
         largest = KERNEL[0] * KERNEL[1]
         if isinstance(self.rank, Iterable) and not isinstance(self.rank, str):
             ranks = tuple(_as_int(rank, "rank") for rank in self.rank)
-            if len(ranks) != self.num_blocks:
-                raise InputError(
-                    f"rank: expected one number or {self.num_blocks} (one per block), got {len(ranks)}; "
-                    f"give {self.num_blocks}"
-                )
+            expected = len(self.architecture.factored)
+            if len(ranks) != expected:
+                each = "one per block" if expected == self.num_blocks else "one per 3x3 convolution"
+                raise InputError(f"rank: expected one number or {expected} ({each}), got {len(ranks)}; give {expected}")
             object.__setattr__(self, "rank", (ranks[0] or None) if len(set(ranks)) == 1 else ranks)
             lowest = 0
         else:
@@ -123,11 +149,11 @@ class CompressionSpec:
     def parse(
         cls,
         rank: int | str | Sequence[int] | None = 1,
-        ratios: str | Sequence[float] = "[0.]*20",
+        ratios: str | Sequence[float] | None = None,
         arch: str = "resnet50",
         name: str = "",
     ) -> "CompressionSpec":
-        """A spec from a rank (number, list, or text such as ``[1]*8+[2]*8``) and a ratio list or its text."""
+        """A spec from a rank (number, list, or text such as ``[1]*8+[2]*8``) and ratios or their text (0 without)."""
         if isinstance(rank, str):
             text = rank.strip()
             if text.lower() in ("", "none", "dense"):
@@ -137,41 +163,55 @@ class CompressionSpec:
                 rank = numbers[0] if len(numbers) == 1 and "[" not in text else tuple(numbers)
         elif rank is not None and not isinstance(rank, int | float):
             rank = tuple(rank)
+        if ratios is None:
+            ratios = (0.0,) * len(architecture(arch).pruned)
         numbers_of = parse_list(ratios) if isinstance(ratios, str) else ratios
         return cls(ratios=numbers_of, rank=rank, arch=arch, name=name)  # type: ignore[arg-type]
 
     @classmethod
-    def preset(cls, name: str) -> "CompressionSpec":
-        """A published row of the paper for ResNet-50 by its name, such as ``norton-78``."""
-        if not isinstance(name, str) or name not in PRESETS:
-            raise InputError(f"preset: expected one of {', '.join(PRESETS)}, got {shorten(name)}; choose one of them")
-        rank, ratios = PRESETS[name]
-        return cls.parse(rank=rank, ratios=ratios, name=name)
+    def preset(cls, name: str, arch: str = "resnet50") -> "CompressionSpec":
+        """A level by its name, such as ``norton-78``: for ResNet-50 a published row of the paper, for another ResNet
+        ranks and ratios that save as many MACs (in %, at 224 x 224).
+        """
+        known = presets(arch)
+        if not isinstance(name, str) or name not in known:
+            raise InputError(f"preset: expected one of {', '.join(known)}, got {shorten(name)}; choose one of them")
+        rank, ratios = known[name]
+        return cls.dense(arch) if name == "dense" else cls.parse(rank=rank, ratios=ratios, arch=arch, name=name)
 
     @classmethod
     def dense(cls, arch: str = "resnet50") -> "CompressionSpec":
         """The uncompressed network."""
-        _check_arch(arch)
-        return cls(ratios=(0.0,) * (4 + sum(ARCHITECTURES[arch])), rank=None, arch=arch, name="dense")
+        return cls(ratios=(0.0,) * len(architecture(arch).pruned), rank=None, arch=arch, name="dense")
 
     @property
-    def depths(self) -> tuple[int, int, int, int]:
-        """Bottlenecks per stage."""
+    def architecture(self) -> Architecture:
+        """The dense network that this is of."""
         return ARCHITECTURES[self.arch]
 
     @property
+    def depths(self) -> tuple[int, int, int, int]:
+        """Blocks per stage."""
+        return self.architecture.depths
+
+    @property
     def num_blocks(self) -> int:
-        return sum(self.depths)
+        return self.architecture.num_blocks
 
     @property
     def ranks(self) -> tuple[int | None, ...]:
-        """CP rank of each block's 3x3 convolution; ``None`` where it is dense."""
-        ranks = self.rank if isinstance(self.rank, tuple) else (self.rank,) * self.num_blocks
+        """CP rank of each 3x3 convolution, in the order of ``architecture.factored``; ``None`` where it is dense."""
+        ranks = self.rank if isinstance(self.rank, tuple) else (self.rank,) * len(self.architecture.factored)
         return tuple(rank or None for rank in ranks)
 
+    def rank_of(self, conv: str) -> int | None:
+        """CP rank of a convolution by its name, ``None`` for a dense one and those that are never factored."""
+        factored = self.architecture.factored
+        return self.ranks[factored.index(conv)] if conv in factored else None
+
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """(stage 1..4, block 0..) of every bottleneck, in order."""
-        return ((stage, block) for stage, depth in enumerate(self.depths, 1) for block in range(depth))
+        """(stage 1..4, block 0..) of every block, in order."""
+        return self.architecture.blocks()
 
     @property
     def is_dense(self) -> bool:
@@ -179,13 +219,24 @@ class CompressionSpec:
 
     def widths(self) -> Widths:
         """Channel widths after pruning: ``int(width * (1 - ratio))`` as in the release."""
-        stem = _pruned(STEM_WIDTH, self.ratios, 0)
-        stages = [_pruned(STAGE_WIDTHS[i], self.ratios, 1 + i) for i in range(3)] + [STAGE_WIDTHS[3]]
-        blocks, index = [], 4
-        for width, depth in zip(BLOCK_WIDTHS, self.depths, strict=True):
-            blocks.append(tuple(_pruned(width, self.ratios, index + i) for i in range(depth)))
-            index += depth
-        return Widths(stem, (stages[0], stages[1], stages[2], stages[3]), tuple(blocks))
+        arch = self.architecture
+        left = self.left()
+        stages = tuple(left.get(arch.stream(stage), arch.outputs[stage - 1]) for stage in range(1, 5))
+        blocks = tuple(
+            tuple(left[f"layer{stage}.{block}"] for block in range(depth)) for stage, depth in enumerate(self.depths, 1)
+        )
+        return Widths(left[arch.stream(0)], stages, blocks)  # type: ignore[arg-type]
+
+    def channels(self) -> dict[str, int]:
+        """Width after pruning of every channel set of ``architecture.widths``."""
+        arch, left = self.architecture, self.left()
+        groups = {name: arch.group(name) for name in arch.widths}
+        return {name: arch.widths[name] if group is None else left[group] for name, group in groups.items()}
+
+    def left(self) -> dict[str, int]:
+        """Channels that each ratio leaves, by the names of ``architecture.pruned``."""
+        full = self.architecture.pruned
+        return {name: _pruned(width, self.ratios, index) for index, (name, width) in enumerate(full.items())}
 
     def named(self, name: str) -> "CompressionSpec":
         return replace(self, name=name)
@@ -241,9 +292,15 @@ class CompressionSpec:
         return f"{self.name or self.arch} (rank {rank}, ratios {format_list(self.ratios)})"
 
 
-def _check_arch(arch: object) -> None:
-    if not isinstance(arch, str) or arch not in ARCHITECTURES:
-        raise InputError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {shorten(arch)}; choose one of them")
+def presets(arch: str) -> dict[str, tuple[int | None, str]]:
+    """Rank and ratios of every level that there is for an architecture, by name.
+
+    Raises:
+        InputError: no such architecture.
+    """
+    if architecture(arch).name == "resnet50":
+        return dict(PRESETS)
+    return {"dense": (None, f"[0.]*{len(ARCHITECTURES[arch].pruned)}"), **PRESETS_BY_TARGET.get(arch, {})}
 
 
 def _pruned(width: int, ratios: Sequence[float], index: int) -> int:

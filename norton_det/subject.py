@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .calibration import Calibration
 from .checkpoint import check_state
-from .compress import compress, read_model
+from .compress import compress, has_stride_in_1x1, read_model
 from .cost_model import Network, describe
 from .detector import adapter_of, check_images, compress_detector, stack_name
 from .effect import Ends
@@ -115,9 +115,9 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
     spec = spec_from_state(part)
     if not spec.is_dense:
         raise InputError(f"detector: expected a dense ResNet, got {spec}; search on the detector that it came from")
-    second = dense.get_submodule(f"{prefix}layer2.0.conv1")
-    stride = isinstance(second, nn.Conv2d) and second.stride != (1, 1)
-    laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in find_laterals(rest).items()}
+    stride = has_stride_in_1x1(dense.get_submodule(f"{prefix}layer2.0.conv1"))
+    found = find_laterals(rest, spec.architecture)
+    laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in found.items()}
     around = find_candidates(dense)
     network = describe(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
 

@@ -2,7 +2,7 @@
 
 Known by their content, not by the ending of their name:
 
-- state dicts of torchvision's ResNet-50, -101, -152 (torch or safetensors file; fp16, bf16, fp32), also wrapped
+- state dicts of torchvision's ResNet-18 to -152 (torch or safetensors file; fp16, bf16, fp32), also wrapped
   as ``{"model": ...}`` and of detectors trained by torchvision's or Detectron2's scripts;
 - norton checkpoints;
 - the pickles of Detectron2's and Detectron's model zoos, ImageNet models and detectors;
@@ -29,7 +29,7 @@ from .keys import ResNetPart, find_resnet
 from .preprocessing import MSRA, TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .sources import download, is_download, is_safetensors, read_content
-from .spec import STAGE_WIDTHS, CompressionSpec
+from .spec import CompressionSpec
 from .tensor_file import METADATA_KEY
 
 EPS = 1e-5  # of every batch normalisation here
@@ -71,10 +71,10 @@ class LoadedWeights:
 def load_weights(
     source: str | Path, preprocessing: Preprocessing | None = None, stride_in_1x1: bool | None = None
 ) -> LoadedWeights:
-    """Read starting weights of a ResNet-50, -101 or -152.
+    """Read starting weights of a ResNet-18, -34, -50, -101 or -152.
 
     Args:
-        source: a file, or ``torchvision://resnet50`` (``resnet101``, ``resnet152``), optionally with the name of its
+        source: a file, or ``torchvision://resnet50`` (or another of ``ARCHITECTURES``), optionally with the name of its
             weights as in ``torchvision://resnet50/IMAGENET1K_V2``; V1, the dense network of the paper, without.
         preprocessing, stride_in_1x1: override what the origin implies. A norton checkpoint states both. MSRA's
             convention (``preprocessing.MSRA``, stride in the 1x1) is taken for Caffe2 names, for the author "Caffe2" or
@@ -138,7 +138,7 @@ def _understand(
         if strays and not part.prefix and part.layout != "caffe2":
             raise InputError(
                 f"expected only layers of a ResNet, got {len(strays)} others (first: {strays[0][:60]}); "
-                "use weights of a plain ResNet-50, -101 or -152"
+                "use weights of a plain ResNet"
             )
         rank, ratios = fields.get("rank"), fields.get("compress_rate")
         spec = spec_from_state(
@@ -153,7 +153,7 @@ def _understand(
         info = CheckpointInfo(
             spec,
             preprocessing or stored,
-            _classes(part.state),
+            _classes(part.state, spec),
             standard_stride if stride_in_1x1 is None else stride_in_1x1,
         )
         state = _with_statistics(part.state, part.layout != "torchvision")
@@ -234,13 +234,13 @@ def _with_statistics(state: dict[str, Tensor], frozen: bool) -> dict[str, Tensor
     return complete
 
 
-def _classes(state: dict[str, Tensor]) -> int:
-    weight = state.get("fc.weight")
+def _classes(state: dict[str, Tensor], spec: CompressionSpec) -> int:
+    weight, inputs = state.get("fc.weight"), spec.architecture.outputs[3]
     if weight is None:
         return 0
-    if weight.ndim != 2 or not 1 <= weight.shape[0] <= _MAX_CLASSES or weight.shape[1] != STAGE_WIDTHS[3]:
+    if weight.ndim != 2 or not 1 <= weight.shape[0] <= _MAX_CLASSES or weight.shape[1] != inputs:
         raise InputError(
-            f"fc.weight: expected shape (classes, {STAGE_WIDTHS[3]}), got {tuple(weight.shape)}; remove this classifier"
+            f"fc.weight: expected shape (classes, {inputs}), got {tuple(weight.shape)}; remove this classifier"
         )
     return weight.shape[0]
 

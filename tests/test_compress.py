@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import norton_det as nd
+from norton_det.architecture import ARCHITECTURES
 from norton_det.checkpoint import CheckpointInfo, build_from_info
 from norton_det.compress import CompressionResult, compress, compress_detector_state, cut_laterals
 from norton_det.errors import InputError
@@ -23,6 +24,7 @@ RATIOS = "[0.5]+[0.3]+[0.45]+[0.2]+[0.7]*8+[0.85]*8"
 MIXED = CompressionSpec.parse("[2]*7+[1]*9", RATIOS)
 PRUNED_ONLY = CompressionSpec.parse(None, RATIOS)
 WHOLE = "[0.]*20"
+RESNET50 = ARCHITECTURES["resnet50"]
 PUBLISHED = {  # of paper.md, exact: parameters with a classifier of 1000 classes
     "norton-64": 10_525_342,
     "norton-77": 7_960_930,
@@ -426,15 +428,15 @@ def test_a_neck_that_leaves_stages_out():
     """Which stage a lateral convolution reads is told by its width, not by its number."""
     weights = torch.arange(512.0).expand(256, 512)[:, :, None, None]
     kept = {f"layer{stage}": tuple(range(stage, 100)) for stage in range(1, 5)}
-    out = cut_laterals({"backbone.fpn.inner_blocks.0.0.weight": weights, "rpn.head.bias": weights}, kept)
+    out = cut_laterals({"backbone.fpn.inner_blocks.0.0.weight": weights, "rpn.head.bias": weights}, kept, RESNET50)
     assert out["backbone.fpn.inner_blocks.0.0.weight"][0, :, 0, 0].tolist() == list(range(2, 100))
     assert out["rpn.head.bias"] is weights
     with pytest.raises(InputError, match=r"fpn_lateral2\.weight: expected \(channels, 256 or .*got \(256, 100, 1, 1\)"):
-        cut_laterals({"backbone.fpn_lateral2.weight": torch.zeros(256, 100, 1, 1)}, kept)
+        cut_laterals({"backbone.fpn_lateral2.weight": torch.zeros(256, 100, 1, 1)}, kept, RESNET50)
 
 
 def test_detector_without_a_resnet_is_refused(norton_78):
-    with pytest.raises(InputError, match="expected ResNet-50, -101 or -152 weights, got"):
+    with pytest.raises(InputError, match="expected ResNet-18, -34, -50, -101 or -152 weights, got"):
         compress_detector_state({"backbone.features.0.weight": torch.zeros(1)}, PRUNED_ONLY)
     compressed = {f"backbone.body.{name}": tensor for name, tensor in norton_78.model.state_dict().items()}
     with pytest.raises(InputError, match="expected dense weights, got CP factors"):

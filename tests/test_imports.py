@@ -17,6 +17,7 @@ HEAVY = ("torchvision", "detectron2", "cv2")
 ORDER = [
     *(
         "errors",
+        "architecture",
         "number_list",
         "spec",
         "als",

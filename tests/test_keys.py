@@ -84,7 +84,7 @@ def test_split_reads_both_schemes_under_each_prefix(names, scheme, prefix):
 
 
 def test_split_refuses_what_holds_no_such_resnet(names):
-    with pytest.raises(InputError, match=r"expected ResNet-50, -101 or -152 weights, got no tensors"):
+    with pytest.raises(InputError, match=r"expected ResNet-18, -34, -50, -101 or -152 weights, got no tensors"):
         keys.split_detector_state({})
     state = {name: torch.zeros(1) for name in names}
     with pytest.raises(InputError, match=r"^layer1\.0\.se\.fc1\.weight: expected only layers"):

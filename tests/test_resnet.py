@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from norton_det.layers import CPConv2d
-from norton_det.resnet import FEATURE_STRIDES, Bottleneck, NortonResNet
+from norton_det.resnet import FEATURE_STRIDES, NortonResNet, ResidualBlock
 from norton_det.spec import PRESETS, CompressionSpec
 
 TINY = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16")
@@ -94,7 +94,7 @@ def test_every_preset_has_its_channels_and_strides(name, stride_in_1x1):
 
 def test_the_3x3_are_cp_layers_of_their_rank():
     spec = CompressionSpec.parse("[1]*8+[2]*8", "[0.]*20")
-    blocks = [module for module in meta_network(spec).modules() if isinstance(module, Bottleneck)]
+    blocks = [module for module in meta_network(spec).modules() if isinstance(module, ResidualBlock)]
     assert [block.conv2.rank for block in blocks] == [1] * 8 + [2] * 8
     assert all(isinstance(block.conv2, CPConv2d) for block in blocks)
 

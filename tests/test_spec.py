@@ -111,14 +111,20 @@ def test_presets_are_named_and_valid(name):
     assert spec.ranks == (None if name == "dense" else 1,) * 16
 
 
-@pytest.mark.parametrize(("arch", "blocks"), [("resnet50", 16), ("resnet101", 33), ("resnet152", 50)])
-def test_dense_has_the_published_widths(arch, blocks):
+@pytest.mark.parametrize(
+    ("arch", "blocks", "expansion"),
+    [("resnet18", 8, 1), ("resnet34", 16, 1), ("resnet50", 16, 4), ("resnet101", 33, 4), ("resnet152", 50, 4)],
+)
+def test_dense_has_the_published_widths(arch, blocks, expansion):
     spec = CompressionSpec.dense(arch)
     widths = spec.widths()
-    assert (spec.num_blocks, len(spec.ratios)) == (blocks, blocks + 4)
-    assert (widths.stem, widths.stages) == (64, (256, 512, 1024, 2048))
+    # with basic blocks the stem and stage 1 are one stream, and a block has two 3x3 convolutions
+    basic = expansion == 1
+    assert (spec.num_blocks, len(spec.ratios)) == (blocks, blocks + (3 if basic else 4))
+    assert len(spec.ranks) == blocks * (2 if basic else 1)
+    assert (widths.stem, widths.stages) == (64, tuple(expansion * width for width in (64, 128, 256, 512)))
     assert [set(stage) for stage in widths.blocks] == [{64}, {128}, {256}, {512}]
-    assert tuple(map(len, widths.blocks)) == ARCHITECTURES[arch]
+    assert tuple(map(len, widths.blocks)) == ARCHITECTURES[arch].depths
 
 
 def test_same_network_compares_widths_and_ranks_not_names_or_digits():
@@ -155,7 +161,7 @@ def test_ranks_per_block():
         (lambda: CompressionSpec.parse("1e999", "[0.]*20"), "rank: expected a whole number, got inf"),
         (lambda: CompressionSpec.parse(float("nan"), "[0.]*20"), "rank: expected a whole number, got nan"),
         (lambda: CompressionSpec.parse([1, 2], "[0.]*20"), "rank: expected one number or 16 .*got 2"),
-        (lambda: CompressionSpec.parse(1, "[0.]*20", arch="vgg"), "arch: expected one of resnet50.*got 'vgg'"),
+        (lambda: CompressionSpec.parse(1, "[0.]*20", arch="vgg"), "arch: expected one of resnet18, .*got 'vgg'"),
         (lambda: CompressionSpec.preset("norton-99"), "preset: expected one of dense, norton-43.*got 'norton-99'"),
         (lambda: CompressionSpec.dense("vgg"), "arch: expected one of"),
         (lambda: CompressionSpec("[0.]*20"), "use CompressionSpec.parse for text"),

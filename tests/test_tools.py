@@ -146,7 +146,7 @@ def test_compress_a_whole_detector(call, tmp_path):
         (["--weights", "resnet18.pth", "--preset", "norton-78"], "expected bottleneck blocks .*use a ResNet-50"),
         (
             ["--weights", "vgg.pth", "--preset", "norton-78"],
-            "expected ResNet-50, -101 or -152 weights, got those of VGG",
+            "expected ResNet-18, -34, -50, -101 or -152 weights, got those of VGG",
         ),
         (["--weights", "nan.pth", "--preset", "norton-78"], "bn1.bias: expected finite values"),
         (["--weights", "HALF", "--preset", "norton-87"], "preset: expected one of .*norton-78, got 'norton-87'"),

@@ -61,16 +61,18 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
     """The compressed ResNet alone. Keys: MODEL.NORTON.*, MODEL.WEIGHTS (its own spec comes first),
     MODEL.RESNETS.{DEPTH,NORM,OUT_FEATURES,STRIDE_IN_1X1}, MODEL.BACKBONE.FREEZE_AT.
     """
-    resnets = cfg.MODEL.RESNETS
+    resnets, info = cfg.MODEL.RESNETS, info_from_config(cfg)
     for key, only in (
         ("NUM_GROUPS", 1),
         ("WIDTH_PER_GROUP", 64),
         ("RES5_DILATION", 1),
-        ("STEM_OUT_CHANNELS", 64),
-        ("RES2_OUT_CHANNELS", 256),
+        ("STEM_OUT_CHANNELS", info.spec.architecture.stem),
+        ("RES2_OUT_CHANNELS", info.spec.architecture.outputs[0]),
     ):
         if resnets[key] != only:
-            raise InputError(f"MODEL.RESNETS.{key}: expected {only}, got {resnets[key]}; leave it at its default")
+            raise InputError(
+                f"MODEL.RESNETS.{key}: expected {only} for {info.spec.arch}, got {resnets[key]}; set it to {only}"
+            )
     if any(resnets.DEFORM_ON_PER_STAGE):
         raise InputError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: expected no deformable convolution, got "
@@ -78,9 +80,7 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
         )
     if input_shape.channels != 3:
         raise InputError(f"MODEL.PIXEL_MEAN: expected 3 channels, got {input_shape.channels}; use colour images")
-    return NortonResNetBackbone(
-        info_from_config(cfg), resnets.NORM, tuple(resnets.OUT_FEATURES), cfg.MODEL.BACKBONE.FREEZE_AT
-    )
+    return NortonResNetBackbone(info, resnets.NORM, tuple(resnets.OUT_FEATURES), cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()

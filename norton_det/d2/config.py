@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from ..checkpoint import CheckpointInfo
 from ..errors import InputError
 from ..preprocessing import Preprocessing
-from ..spec import CompressionSpec
+from ..spec import ARCHITECTURES, CompressionSpec
 from .files import read_checkpoint_info
 
 CONFIG_FOLDERS = (
@@ -27,13 +27,14 @@ def add_norton_config(cfg: CfgNode) -> None:
     # False: both are errors.
     cfg.MODEL.PARTIAL_WEIGHTS = False
     cfg.MODEL.NORTON = CfgNode()
-    # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense.
+    # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense. For another
+    # MODEL.RESNETS.DEPTH (18, 34, 101, 152) what saves as many MACs there.
     cfg.MODEL.NORTON.PRESET = "norton-78"
     # CP rank R of the filters of the 3x3 convolutions: one number (0: dense), a list or text like "[1]*8+[2]*8" with
-    # one per block; None: that of PRESET.
+    # one per 3x3 convolution (16 in ResNet-50 and -18); None: that of PRESET.
     cfg.MODEL.NORTON.RANK = None
-    # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), as a list or text like
-    # "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
+    # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), 11 for ResNet-18 (stem and stage 1
+    # together, 2 stages, 8 blocks), as a list or text like "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
     cfg.MODEL.NORTON.RATIOS = None
     # Dense MODEL.WEIGHTS are compressed before training and then fitted to so many pictures of DATASETS.TRAIN (for
     # neck and heads 64 at most), without their annotations; 0: by the weights alone, as in the paper.
@@ -62,13 +63,11 @@ def add_norton_config(cfg: CfgNode) -> None:
 def spec_from_config(cfg: CfgNode) -> CompressionSpec:
     """The compression spec that the config asks for; see ``info_from_config`` for the one that is used."""
     node, arch = cfg.MODEL.NORTON, f"resnet{cfg.MODEL.RESNETS.DEPTH}"
-    spec = CompressionSpec.dense(arch) if node.PRESET == "dense" else CompressionSpec.preset(node.PRESET)
+    if arch not in ARCHITECTURES:
+        known = ", ".join(name.removeprefix("resnet") for name in ARCHITECTURES)
+        raise InputError(f"MODEL.RESNETS.DEPTH: expected one of {known}, got {cfg.MODEL.RESNETS.DEPTH}; 50 is usual")
+    spec = CompressionSpec.preset(node.PRESET, arch)
     if node.RANK is None and node.RATIOS is None:
-        if spec.arch != arch:
-            raise InputError(
-                f"MODEL.NORTON.PRESET: {node.PRESET} is for {spec.arch}, got MODEL.RESNETS.DEPTH "
-                f"{cfg.MODEL.RESNETS.DEPTH}; give MODEL.NORTON.RANK and MODEL.NORTON.RATIOS for {arch}"
-            )
         return spec
     rank: Any = spec.rank if node.RANK is None else node.RANK
     ratios: Any = spec.ratios if node.RATIOS is None else node.RATIOS

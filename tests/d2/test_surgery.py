@@ -137,7 +137,7 @@ def test_a_trained_dense_detector_is_compressed_on_the_way(config, own, tmp_path
 def test_without_fpn(config):
     model = build_model(config("norton_faster_rcnn.yaml"))
     model.backbone.bottom_up = torch.nn.Identity()
-    with pytest.raises(InputError, match="expected ResNet-50, -101 or -152 weights"):
+    with pytest.raises(InputError, match="expected ResNet-18, -34, -50, -101 or -152 weights"):
         compress_detector(model, HALF)
 
 
