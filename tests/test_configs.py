@@ -31,6 +31,12 @@ def parts(leaf: str) -> tuple[str, str]:
     return PRESETS[level], task
 
 
+def architecture(leaf: str) -> str:
+    """The ResNet that a config's name promises."""
+    _, _, depth = Path(leaf).stem.partition("_resnet")
+    return f"resnet{depth or 50}"
+
+
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
     out: dict[str, object] = {}
     for key, value in node.items():
@@ -52,7 +58,7 @@ def test_config_builds_its_model(leaf):
     with torch.device("meta"):  # shapes without values
         model = build_model(cfg)
     assert isinstance(model.backbone, FPN) and list(model.backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
-    spec = CompressionSpec.preset(preset)
+    spec = CompressionSpec.preset(preset, architecture(leaf))
     assert model.backbone.bottom_up.spec == spec
     laterals = [model.backbone.get_submodule(f"fpn_lateral{level}").in_channels for level in (2, 3, 4, 5)]
     assert laterals == list(spec.widths().stages)

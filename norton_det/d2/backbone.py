@@ -61,6 +61,8 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
     """The compressed ResNet alone. Keys: MODEL.NORTON.*, MODEL.WEIGHTS (its own spec comes first),
     MODEL.RESNETS.{DEPTH,NORM,OUT_FEATURES,STRIDE_IN_1X1}, MODEL.BACKBONE.FREEZE_AT.
     """
+    if input_shape.channels != 3:
+        raise InputError(f"MODEL.PIXEL_MEAN: expected 3 channels, got {input_shape.channels}; use colour images")
     resnets, info = cfg.MODEL.RESNETS, info_from_config(cfg)
     for key, only in (
         ("NUM_GROUPS", 1),
@@ -78,8 +80,6 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: expected no deformable convolution, got "
             f"{list(resnets.DEFORM_ON_PER_STAGE)}; leave it at its default"
         )
-    if input_shape.channels != 3:
-        raise InputError(f"MODEL.PIXEL_MEAN: expected 3 channels, got {input_shape.channels}; use colour images")
     return NortonResNetBackbone(info, resnets.NORM, tuple(resnets.OUT_FEATURES), cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
