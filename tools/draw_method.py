@@ -21,8 +21,8 @@ with importing():
     from norton_det.saliency import elimination_order
 
 EXAMPLES = """
-  tools/draw_method.py                                 all pictures, into docs/images
-  tools/draw_method.py --only pruning --output /tmp    one, elsewhere
+  tools/draw_method.py                                        all pictures, into docs/images
+  tools/draw_method.py --only pruning --output output/method  one, elsewhere
 """
 WIDTH = 256  # channels of the layer whose MACs the picture of the block tells
 POINTS = ((0.6, 1.35), (0.95, 1.62), (1.75, 1.55), (2.1, 0.85), (1.85, 0.45), (0.7, 0.5))  # filters in "pruning"

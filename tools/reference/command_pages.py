@@ -51,9 +51,9 @@ def tools_page(found: Iterator[tuple[str, Run]]) -> str:
     overview, sections = ["", "| command | what it does |", "| --- | --- |"], []
     for name, start in found:
         first, second = (parser_of(name, start, *machine) for machine in ((False, 0), (True, 1)))
-        text = plain(first.description or "").strip()
+        text = (first.description or "").strip()
         anchor = name.replace("/", "").replace(".", "").replace(" ", "-")
-        overview.append(f"| [{name}](#{anchor}) | {_sentence(text)} |")
+        overview.append(f"| [{name}](#{anchor}) | {cell(_sentence(text))} |")
         sections.append(section(name, text, first, second))
     return INTRODUCTION + "\n".join(overview) + "\n" + "".join(sections)
 
@@ -97,7 +97,7 @@ def _tools_on_path(name: str) -> Iterator[None]:
 
 def section(name: str, text: str, first: argparse.ArgumentParser, second: argparse.ArgumentParser) -> str:
     """One command: what it does, a table of options for each of its groups, its worked examples."""
-    lines = ["", f"## {name}", "", text]
+    lines = ["", f"## {name}", "", "\n\n".join(map(_paragraph, text.split("\n\n")))]
     for own, other in zip(first._action_groups, second._action_groups, strict=True):
         pairs = [
             pair
@@ -114,7 +114,8 @@ def section(name: str, text: str, first: argparse.ArgumentParser, second: argpar
         names = ", ".join(f"`{action.option_strings[0]}`" for action in group._group_actions)
         lines += ["", f"{'One' if group.required else 'At most one'} of {names}."]
     examples = (first.epilog or "").removeprefix("examples:").strip("\n")
-    return "\n".join([*lines, "", "```text", *(line[2:] for line in examples.splitlines()), "```", ""])
+    examples = "\n".join(line.removeprefix("  ") for line in examples.splitlines())
+    return "\n".join([*lines, "", "```text", examples, "```", ""])
 
 
 def _names(action: argparse.Action) -> str:
@@ -165,6 +166,12 @@ def _help(action: argparse.Action) -> str:
     if action.choices and len(list(action.choices)) > MANY:
         text += f": {', '.join(f'`{choice}`' for choice in action.choices)}"
     return text
+
+
+def _paragraph(text: str) -> str:
+    """Aligned columns stay as they are, all else is running text."""
+    aligned = all(re.match(r"\S+ {2,}\S", line) for line in text.splitlines())
+    return f"```text\n{text}\n```" if aligned else plain(text)
 
 
 def _sentence(text: str) -> str:
