@@ -57,3 +57,29 @@ def test_a_key_without_a_comment_is_refused(config_page):
     source = "def add_norton_config(cfg):\n    # What A does.\n    cfg.A = 1\n    cfg.B = 2\n"
     with pytest.raises(InputError, match=r"B: expected a comment above it"):
         config_page.read_keys(source)
+
+
+def test_pictures_of_the_method(call, repository, tmp_path):
+    names = ("decomposition", "block", "pruning", "coupled", "calibration")
+    files = [tmp_path / f"method_{name}.png" for name in names]
+    status, out, _ = call("tools/draw_method.py", "--output", tmp_path)
+    assert status == 0 and out.split() == list(map(str, files))
+    page = (repository / "docs/method.md").read_text()
+    for file in files:
+        there = repository / "docs/images" / file.name
+        assert f"images/{file.name}" in page and there.stat().st_size < 300_000
+        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 20_000
+    first = files[1].read_bytes()
+    assert call("tools/draw_method.py", "--output", tmp_path, "--only", "block")[0] == 0
+    assert files[1].read_bytes() == first  # the same bytes each time
+
+
+def test_the_macs_in_the_picture(monkeypatch, repository):
+    monkeypatch.syspath_prepend(str(repository / "tools"))
+    import draw_method
+
+    dense, trained, deployed = ([int(cell.replace(",", "")) for cell in row[1:]] for row in draw_method.macs())
+    size = draw_method.WIDTH
+    assert dense == [size * size * 9] * 3
+    assert trained == [size * rank * (size + 3 + 3) for rank in (1, 2, 3)]
+    assert deployed == [size * rank * (size + 9) for rank in (1, 2, 3)]
