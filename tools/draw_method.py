@@ -63,7 +63,7 @@ def decomposition(axes: Any) -> None:
     drawing.matrix(axes, 6.0, 0.75, 0.5, 1.2, 2, 5, drawing.GREY)
     drawing.label(axes, 6.25, 0.5, "$D$")
     drawing.label(axes, 6.65, 1.35, "a row for\neach filter", align="left")
-    drawing.label(axes, 6.2, -0.25, "one set for all O filters,\nmixed by $D$ (O x R)")
+    drawing.label(axes, 6.2, -0.25, "one set for all O filters,\nmixed by $D$ ($O$ x $R'$)")
 
 
 def block(axes: Any) -> None:

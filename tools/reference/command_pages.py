@@ -11,7 +11,6 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -73,7 +72,6 @@ def parser_of(name: str, start: Run, gpu: bool, user: int) -> argparse.ArgumentP
         mock.patch.object(sys, "argv", [name, "--help"]),
         mock.patch("torch.cuda.is_available", lambda: gpu),
         mock.patch("os.getuid", lambda: user, create=True),
-        _tools_on_path(name),
     ):
         try:
             start()
@@ -82,17 +80,6 @@ def parser_of(name: str, start: Run, gpu: bool, user: int) -> argparse.ArgumentP
         except SystemExit as ended:
             raise InputError(f"{name}: expected help, got exit status {ended.code}; mend its --help") from None
     raise InputError(f"{name}: expected a parser that prints help, got none; leave it out of commands()")
-
-
-@contextmanager
-def _tools_on_path(name: str) -> Iterator[None]:
-    """As Python does for a script: its own folder first."""
-    before = list(sys.path)
-    sys.path.insert(0, str(Path(name).resolve().parent))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def section(name: str, text: str, first: argparse.ArgumentParser, second: argparse.ArgumentParser) -> str:
