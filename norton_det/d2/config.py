@@ -23,40 +23,46 @@ def add_norton_config(cfg: CfgNode) -> None:
     ``MODEL.NORTON`` describes the ResNet of ``build_norton_resnet_backbone`` and ``build_norton_resnet_fpn_backbone``.
     It is not used when ``MODEL.WEIGHTS`` is a norton checkpoint: it carries its own spec.
     """
-    # True: what weights of a detector lack outside the ResNet starts anew, and what they have besides is left aside;
-    # False: both are errors.
+    # False: weights of a detector that lack a tensor outside the ResNet, or have others besides, are an error. True:
+    # what they lack starts anew, what they have besides is left aside. The --partial of tools/train_net.py.
     cfg.MODEL.PARTIAL_WEIGHTS = False
+    # The ResNet that is built, to which dense MODEL.WEIGHTS are compressed before training starts. Not used where
+    # MODEL.WEIGHTS is a checkpoint of norton_det's: this carries its own ranks and ratios.
     cfg.MODEL.NORTON = CfgNode()
-    # A published row of the paper: norton-43, -50, -64, -77, -78 (MACs saved in %), or dense. For another
-    # MODEL.RESNETS.DEPTH (18, 34, 101, 152) what saves as many MACs there.
+    # A published row of the paper for ResNet-50: norton-43, -50, -64, -77 or -78 (MACs saved in %), or dense. For
+    # another MODEL.RESNETS.DEPTH (18, 34, 101, 152): what saves as many MACs there.
     cfg.MODEL.NORTON.PRESET = "norton-78"
-    # CP rank R of the filters of the 3x3 convolutions: one number (0: dense), a list or text like "[1]*8+[2]*8" with
-    # one per 3x3 convolution (16 in ResNet-50 and -18); None: that of PRESET.
+    # CP rank of the filters of the 3x3 convolutions: one number (0: dense), or a list or text such as "[1]*8+[2]*8"
+    # with one for each (0: that one dense); ResNet-50 and -18 have 16. None: that of PRESET.
     cfg.MODEL.NORTON.RANK = None
-    # Pruning ratios: 20 numbers for ResNet-50 (stem, 3 stages, 16 blocks), 11 for ResNet-18 (stem and stage 1
-    # together, 2 stages, 8 blocks), as a list or text like "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; None: those of PRESET.
+    # Pruning ratios, shares of channels to remove: 20 numbers for ResNet-50 (stem; outputs of stages 1 to 3; inner
+    # width of 16 blocks), 11 for ResNet-18 (stem and stage 1 together; stages 2 and 3; 8 blocks), as a list or text
+    # such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12". None: those of PRESET.
     cfg.MODEL.NORTON.RATIOS = None
-    # Dense MODEL.WEIGHTS are compressed before training and then fitted to so many pictures of DATASETS.TRAIN (for
-    # neck and heads 64 at most), without their annotations; 0: by the weights alone, as in the paper.
+    # Compressed weights are fitted to the dense network's outputs on so many pictures of DATASETS.TRAIN (for neck and
+    # heads 64 at most), without their annotations. 0: compressed by the weights alone, as in the paper.
     cfg.MODEL.NORTON.CALIBRATION_IMAGES = 0
-    # The layers around the ResNet; None leaves them dense, as in the paper.
-    # CP rank of the FPN's output convolutions and of the RPN's.
+    # CP rank of the output convolutions of the FPN and of the RPN's convolution. None leaves them dense, as in the
+    # paper.
     cfg.MODEL.NORTON.NECK_RANK = None
-    # CP rank of the convolutions of mask and keypoint heads.
+    # CP rank of the convolutions of mask and keypoint heads. None leaves them dense, as in the paper.
     cfg.MODEL.NORTON.HEAD_RANK = None
-    # Rank of the box head's linear layers, such as 128.
+    # Rank of the box head's linear layers, such as 128. None leaves them dense, as in the paper.
     cfg.MODEL.NORTON.BOX_HEAD_RANK = None
 
-    # BASE_LR is for batches of so many images, and scaled linearly to IMS_PER_BATCH (Goyal et al., 2017); 0: as it is.
+    # BASE_LR is for batches of so many images, and scaled linearly to IMS_PER_BATCH (Goyal et al., 2017). 0: as it is.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
-    # Decay of an exponential moving average of the weights, such as 0.999, which is evaluated and kept; 0: none.
+    # Decay of an exponential moving average of the weights, such as 0.999, which is evaluated and kept. 0: none.
     cfg.SOLVER.EMA_DECAY = 0.0
-    # The trained dense detector to learn from, see d2/distill.py; empty: labels alone.
+    # Learning from a dense detector beside the labels: three losses are added, see norton_det/d2/distill.py.
     cfg.SOLVER.DISTILL = CfgNode()
+    # The trained dense detector to learn from. Empty: labels alone.
     cfg.SOLVER.DISTILL.WEIGHTS = ""
-    # Factors of its three losses: the FPN's maps, the RPN's objectness, the classes of the box head; 0 leaves one out.
+    # Factor of the loss on the FPN's maps. 0 leaves it out.
     cfg.SOLVER.DISTILL.FEATURES = 1.0
+    # Factor of the loss on the RPN's objectness. 0 leaves it out.
     cfg.SOLVER.DISTILL.RPN = 1.0
+    # Factor of the loss on the classes of the box head. 0 leaves it out.
     cfg.SOLVER.DISTILL.BOX = 1.0
 
 
