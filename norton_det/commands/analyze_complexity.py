@@ -15,6 +15,7 @@ from ..complexity import count_complexity
 from ..errors import InputError
 from ..resnet import NortonResNet
 from ..spec import CompressionSpec
+from ..zoo_table import DETECTIONS, ENTRIES, NETWORKS
 
 BUILDERS = dict(
     zip(
@@ -23,18 +24,18 @@ BUILDERS = dict(
         strict=True,
     )
 )
-# preset -> (G MACs, M params); Pham, Zniyed, Nguyen, IEEE TNNLS 36(3), 2025, doi 10.1109/TNNLS.2024.3370294
-# fmt: off
-PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
-    "classifier": {"dense": (4.09, 25.50), "norton-43": (2.32, 14.51), "norton-50": (2.08, 13.51),
-                   "norton-64": (1.49, 10.52), "norton-77": (0.96, 7.96), "norton-78": (0.92, 5.88)},
-    "faster": {"dense": (134.85, 41.81), "norton-43": (111.47, 30.72), "norton-78": (93.39, 22.01)},
-    "mask": {"dense": (134.85, 44.46), "norton-43": (111.47, 33.36), "norton-78": (93.39, 24.65)},
-    "keypoint": {"dense": (137.42, 59.19), "norton-43": (114.04, 48.10), "norton-78": (95.97, 39.39)},
+KINDS = dict(zip(("classifier", *DETECTORS), NETWORKS, strict=True))  # -> network of the zoo
+# kind -> preset -> (G MACs, M params) of the paper
+PUBLISHED = {
+    kind: {
+        entry.level: (entry.published_macs, entry.published_params)
+        for entry in ENTRIES
+        if entry.network == network and entry.published_macs is not None and entry.published_params is not None
+    }
+    for kind, network in KINDS.items()
 }
-# fmt: on
 # The published figures hold no mask head, and of the keypoint head as much as one detection costs.
-PUBLISHED_DETECTIONS = {"classifier": 0, "faster": 0, "mask": 0, "keypoint": 1}
+PUBLISHED_DETECTIONS = {kind: DETECTIONS[network] for kind, network in KINDS.items()}
 NOTES = """MACs: multiply-adds of convolutions and linear layers, at 224 x 224, detectors 800 x 800 with 1000 proposals.
 Mask and keypoint heads are compared with 0 and 1 detections, as published; "head" and "all" are with {detections}.
 Some published rows count more: with normalisation (2 per element), activations, pooling and biases norton-78 has

@@ -18,6 +18,7 @@ from ..files import atomic_path, require_writable
 from ..preprocessing import Preprocessing
 from ..report import CompressionReport
 from ..search import TARGETS, SearchResult, measure_whole, parse_target, search
+from ..sources import local
 from ..spec import CompressionSpec
 from ..weights import load_detector_state, load_weights
 from .options.compress import IMAGES, PICTURES
@@ -168,6 +169,7 @@ def main(args: argparse.Namespace) -> None:
     if not args.output.endswith(".safetensors"):
         raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
     check_device(args.device)
+    args.weights = str(local(args.weights))
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
     if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):

@@ -52,6 +52,8 @@ COMMANDS = {
         "visualize_results", "pictures of predictions beside annotations; plots of AP", "tools/visualize_results.py"
     ),
     "grad-cam": Command("grad_cam", "where the dense and the compressed classifier look", "tools/grad_cam.py"),
+    "zoo": Command("zoo", "networks, what is published of them, and their weights", None),
+    "info": Command("info", "versions, devices, engines and extras here", None),
     "prepare coco": Command("prepare_coco", "check COCO 2017, or download it", "datasets/prepare_coco.py"),
     "prepare bccd": Command("prepare_bccd", "convert BCCD, blood cells", "datasets/prepare_bccd.py"),
     "prepare voc": Command("prepare_voc", "convert a folder in Pascal VOC's layout", "datasets/prepare_voc.py"),

@@ -27,7 +27,7 @@ EXAMPLES = """
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    own.add_argument("--weights", required=True, metavar="FILE", help="a file, or torchvision://resnet50 (101, 152)")
+    own.add_argument("--weights", required=True, metavar="FILE", help="a file, zoo://NAME, or torchvision://resnet50")
     own.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
     own.add_argument("--preset", metavar="NAME", help=f"a published row: {', '.join(PRESETS)}")
     own.add_argument(
