@@ -1,5 +1,6 @@
 """The one command line: every command by its name, as a script of a clone, and what it says of a wrong word."""
 
+import json
 import os
 import re
 import subprocess
@@ -117,6 +118,11 @@ def test_help_and_wrong_options_need_no_torch(tmp_path):
     [
         ("detectron2", ["train", "--config", "x.yaml"], "expected detectron2 to be installed, found none; PyPI has no"),
         ("detectron2", ["compare", "--config", "x.yaml"], "expected detectron2 to be installed"),
+        (
+            "pytorch_grad_cam",
+            ["grad-cam", str(REPOSITORY / "docs/images/page.jpg"), "--weights", "none.pth"],
+            r"expected pytorch-grad-cam, found none .*pip install norton_det\[cam\]",
+        ),
         ("scipy", ["benchmark-compression"], r"expected scipy to be installed, .*pip install norton_det\[dev\]"),
     ],
 )
@@ -125,6 +131,15 @@ def test_a_missing_package_is_one_line(tmp_path, module, words, pattern):
     done = process("-m", "norton_det", *words, path=str(tmp_path))
     assert done.returncode == 2 and re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
     assert re.search(pattern, done.stderr)
+
+
+def test_plots_of_results_need_no_detectron2(tmp_path):
+    (tmp_path / "detectron2.py").write_text("raise ModuleNotFoundError('no', name='detectron2')")
+    results = {"bbox": {"AP": 1.0}, "detector": {"name": "a", "engine": "b", "precision": "f32", "macs": 1, "ms": 1}}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    words = ["-m", "norton_det", "visualize", "--plot", tmp_path, "--output", tmp_path / "plots"]
+    done = process(*words, path=str(tmp_path))
+    assert done.returncode == 0 and (tmp_path / "plots" / "bbox_macs.png").exists(), done.stderr
 
 
 def test_a_fault_of_the_set_up_keeps_its_traceback(monkeypatch):

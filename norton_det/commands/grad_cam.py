@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..calibration import Calibration
-from ..cam import agreement, draw_grid, grad_cam, to_pixels
+from ..cam import agreement, draw_grid, grad_cam, require_library, to_pixels
 from ..compress import compress
 from ..data.images import choose_size, load_images, make_transform, read_image
 from ..errors import InputError
@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--output: expected a name ending in .png, got {args.output}; add the ending")
     require_writable(args.output)
     paths = [require_file(path, "an image") for path in args.images]
+    require_library()
     loaded = load_weights(args.weights)
     if not loaded.spec.is_dense or not loaded.num_classes:
         raise InputError(f"{args.weights}: expected a dense classifier with fc; give the weights before compression")

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..d2.predictions import annotations_of, read_predictions
 from ..data.images import beside, read_image
 from ..data.register import check_datasets, register_entries
 from ..deploy import Detections
@@ -45,6 +43,10 @@ def main(args: argparse.Namespace) -> None:
 
 def draw(args: argparse.Namespace, output: Path) -> None:
     """Pictures of the data set: ground truth on the left, predictions on the right."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog  # not above: plots need no Detectron2
+
+    from ..d2.predictions import annotations_of, read_predictions
+
     found = read_predictions(args.predictions, args.dataset)
     overlay = Overlay(MetadataCatalog.get(args.dataset).thing_classes)
     records = list(DatasetCatalog.get(args.dataset))

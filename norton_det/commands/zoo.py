@@ -60,7 +60,7 @@ def fields(entry: Entry) -> dict[str, Any]:
 
 def table() -> str:
     """All entries, a line each."""
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for entry in zoo.entries():
         metric = next((f"{name} {value:g}" for name, value in entry.published if name in ("Top-1", "AP")), "-")
         costs = (entry.macs / 1e9, entry.published_macs, entry.params / 1e6, entry.published_params)
