@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import logging
 import re
@@ -217,6 +218,20 @@ def test_zoo_names_stand_for_weights(served, tmp_path):
     assert local("own.pth") == "own.pth" and local("torchvision://resnet50") == "torchvision://resnet50"
     with pytest.raises(InputError, match="did you mean test/resnet50"):
         load_weights("zoo://test/resnet5")
+
+
+def test_a_detector_of_the_zoo(served):
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    from norton_det.deploy.source import load_detector
+
+    content = io.BytesIO()
+    dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    torch.save(dense.state_dict(), content)
+    served("full", content.getvalue())
+    found = load_detector("zoo://test/resnet50")[0]
+    name = "roi_heads.box_predictor.cls_score.weight"
+    assert torch.equal(found.state_dict()[name], dense.state_dict()[name])
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------

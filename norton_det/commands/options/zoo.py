@@ -1,7 +1,8 @@
 """The published levels and the dense baselines: configs, MACs, parameters, published accuracy, and weights to download.
 
-A name is LEVEL/NETWORK. Weights are kept in the folder that NORTON_DET_ZOO names, else in torch's cache; zoo://NAME
-stands for them wherever a weights file is asked for."""
+A name is LEVEL/NETWORK. Weights are kept in the folder that NORTON_DET_ZOO names, else in torch's cache. zoo://NAME
+stands for them as --weights of compress, evaluate, finetune, export, benchmark, demo and serve, and as MODEL.WEIGHTS
+that a training starts from."""
 
 import argparse
 
