@@ -4,6 +4,7 @@ The maps come from pytorch-grad-cam, which is imported by the functions. ``agree
 preserved".
 """
 
+import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .extras import mend
 from .preprocessing import Preprocessing
 
 _LABEL = 22  # pixels of the line above a column
+
+
+def require_library() -> None:
+    """Refuse early where pytorch-grad-cam, or what it needs, is not installed.
+
+    Raises:
+        InputError: one line with what installs it.
+    """
+    try:
+        importlib.import_module("pytorch_grad_cam")
+    except ImportError as error:
+        raise InputError(f"expected pytorch-grad-cam, found none ({error}); {mend('pytorch_grad_cam')}") from None
 
 
 def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int] | None = None, batch_size: int = 16) -> Tensor:
@@ -31,14 +45,10 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int] | None = N
     Raises:
         InputError: pytorch-grad-cam is not installed.
     """
-    try:
-        from pytorch_grad_cam import GradCAM
-        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    except ImportError as error:
-        raise InputError(
-            f"Grad-CAM needs pytorch-grad-cam ({error}); run: pip install ttach scikit-learn matplotlib && "
-            "pip install --no-deps grad-cam"
-        ) from None
+    require_library()
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
     found = []
     with GradCAM(model, [model.get_submodule("layer4")[-1]]) as cam:  # type: ignore[index]
         for start in range(0, len(images), batch_size):

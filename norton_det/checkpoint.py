@@ -185,7 +185,7 @@ def load_checkpoint(path: str | Path) -> NortonResNet:
     """
     info, state = read_checkpoint(path)
     if info is None:
-        raise InputError(f"{path}: expected a norton checkpoint, got other weights; run tools/compress.py on them")
+        raise InputError(f"{path}: expected a norton checkpoint, got other weights; run norton-det compress on them")
     with torch.device("meta"):
         model = build_from_info(info)
     check_state(state, model.state_dict(), str(path))

@@ -1,7 +1,7 @@
-"""What the commands in tools/ share: one-line errors with exit status 2, help with worked examples.
+"""What the commands share: one-line errors with exit status 2, help with worked examples.
 
 A command imports this module before all others: it hides what libraries say of their own future, which a user
-of the command can do nothing about. It imports nothing that takes time, so tools/early.py can have it alone.
+of the command can do nothing about. It imports nothing that takes time.
 """
 
 import argparse
@@ -14,12 +14,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from .errors import InputError
+
 warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
 warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
-def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that can spell commands in its help as the user has called them."""
+
+    spelling: Callable[[str], str] = staticmethod(str)  # of the whole text
+
+    def format_help(self) -> str:
+        return self.spelling(super().format_help())
+
+
+def parser(description: str | None, examples: str) -> Parser:
     """A parser whose ``--help`` ends with worked examples and names each default.
 
     Args:
@@ -33,9 +44,7 @@ def parser(description: str | None, examples: str) -> argparse.ArgumentParser:
                 return action.help  # "(default: None)" tells nobody anything
             return super()._get_help_string(action)
 
-    return argparse.ArgumentParser(
-        description=description, epilog=f"examples:\n{examples.strip(chr(10))}", formatter_class=Formatter
-    )
+    return Parser(description=description, epilog=f"examples:\n{examples.strip(chr(10))}", formatter_class=Formatter)
 
 
 def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -88,15 +97,11 @@ def refuse(message: str) -> NoReturn:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a tool's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
+    """Run a command's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
     try:
         status = main()
         sys.stdout.flush()  # here, where a reader that has gone is met below
-    except ValueError as error:
-        from norton_det.errors import InputError  # not above: with it comes the whole package
-
-        if not isinstance(error, InputError):
-            raise
+    except InputError as error:
         refuse(str(error))
     except KeyboardInterrupt as error:
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)

@@ -5,6 +5,11 @@ import torch
 from .errors import InputError, first_line
 
 
+def default_device() -> str:
+    """cuda where there is one, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_device(name: str) -> str:
     """The name of a device on which tensors can be made.
 

@@ -23,13 +23,27 @@ def is_download(source: str | Path) -> bool:
     return re.match(r"torchvision:/{1,2}[^/]", str(source)) is not None
 
 
+def local(source: str | Path) -> str | Path:
+    """``zoo://NAME`` as the file of ``norton_det.zoo``, downloaded where it is not there yet; others as they are.
+
+    Raises:
+        InputError: the zoo has no such weights, or they cannot be downloaded.
+    """
+    match = re.match(r"zoo:/{1,2}(?=[^/])(.+)", str(source))  # a ``Path`` has folded the slashes
+    if match is None:
+        return source
+    from .zoo import weights_path  # not above: with it comes what downloads
+
+    return weights_path(match[1])
+
+
 def is_safetensors(path: str | Path) -> bool:
     """Whether a file starts as safetensors do: the length of a header, then JSON.
 
     Raises:
         InputError: missing, a folder, or empty.
     """
-    return _head(require_file(path, _WHAT))[8:9] == b"{"
+    return _head(require_file(local(path), _WHAT))[8:9] == b"{"
 
 
 def read_content(path: str | Path) -> dict[Any, Any]:
@@ -38,7 +52,7 @@ def read_content(path: str | Path) -> dict[Any, Any]:
     Raises:
         InputError: missing, empty, truncated, of another format, or it needs something to be run.
     """
-    file = require_file(path, _WHAT)
+    file = require_file(local(path), _WHAT)
     head = _head(file)
     if head.startswith((ZIP, LEGACY)):
         return read_torch(file, head.startswith(ZIP))

@@ -7,7 +7,7 @@ Known by their content, not by the ending of their name:
 - norton checkpoints;
 - the pickles of Detectron2's and Detectron's model zoos, ImageNet models and detectors;
 - the checkpoints of the NORTON release;
-- ``torchvision://resnet50``, downloaded by torchvision.
+- ``torchvision://resnet50``, downloaded by torchvision, or ``zoo://dense/mask_rcnn``, by ``norton_det.zoo``.
 
 What a network expects at its input and where its stride sits cannot be seen in a tensor. They follow from the origin:
 torchvision's convention is RGB, ImageNet mean and std, stride in the 3x3; that of MSRA's Caffe models BGR, std 1,

@@ -148,7 +148,7 @@ def test_weights_of_others_have_no_info(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.ones(2)}, str(path), metadata={"format": "pt"})
     assert read_info(path) is None
-    with pytest.raises(InputError, match=r"expected a norton checkpoint, got other weights; run tools/compress.py"):
+    with pytest.raises(InputError, match=r"expected a norton checkpoint, got other weights; run norton-det compress"):
         load_checkpoint(path)
 
 

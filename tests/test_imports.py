@@ -1,4 +1,4 @@
-"""Imports run one way: the core needs torch alone, the adapters do not know each other, nothing imports tools."""
+"""Imports run one way: the core needs torch alone, the adapters are apart, nothing imports commands or tools."""
 
 import ast
 import pkgutil
@@ -40,7 +40,7 @@ ORDER = [
 ]
 
 
-def loaded_by(*modules: str, path: str | None = None) -> set[str]:
+def loaded_by(*modules: str, path: str | None = None, among: tuple[str, ...] = HEAVY) -> set[str]:
     """Which of the heavy packages a fresh interpreter has loaded after importing the modules."""
     code = (
         "import importlib, sys\n"
@@ -50,7 +50,7 @@ def loaded_by(*modules: str, path: str | None = None) -> set[str]:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.split()) & set(HEAVY)
+    return set(done.stdout.split()) & set(among)
 
 
 def imported_by(file: Path) -> set[str]:
@@ -77,6 +77,28 @@ def test_the_package_and_its_core_load_no_detection_stack():
     assert loaded_by(*(f"norton_det.{name}" for name in CORE)) == set()
 
 
+def test_the_package_and_the_parsers_load_no_torch():
+    options = (f"norton_det.commands.options.{file.stem}" for file in (PACKAGE / "commands/options").glob("[a-z]*.py"))
+    modules = ["norton_det", "norton_det.cli", "norton_det.commands.main", *options]
+    assert len(modules) > 15 and loaded_by(*modules, among=("torch", *HEAVY)) == set()
+    assert loaded_by("norton_det.cp", among=("torch",)) == {"torch"}
+
+
+def test_names_of_the_package():
+    """Each public name is what its module defines, in whatever order modules are imported."""
+    code = (
+        "import sys, typing, norton_det.compress, norton_det.search, norton_det as nd\n"
+        "from norton_det import fuse, tune\nimport norton_det.tune\n"
+        "assert set(nd.__all__) == set(nd._HOMES) and set(nd.__all__) <= set(dir(nd))\n"
+        "for name, home in nd._HOMES.items():\n"
+        "    assert getattr(nd, name) is getattr(sys.modules[f'norton_det.{home}'], name), name\n"
+        "assert nd.fuse is fuse and nd.tune is tune and not hasattr(nd, 'no_such_name')\n"
+        "nd.compress = 3\nassert nd.compress == 3\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_that_check_can_fail(tmp_path):
     (tmp_path / "guilty.py").write_text("import norton_det.cp\nimport torchvision.ops\n")
     assert loaded_by("guilty", path=str(tmp_path)) == {"torchvision"}
@@ -92,6 +114,8 @@ def test_imported_by_resolves_relative_names():
 def test_imports_run_one_way(file):
     names, place = imported_by(file), file.relative_to(PACKAGE).parts[0]
     assert not any(is_within(name, "tools") or is_within(name, "tests") for name in names)
+    if place not in ("commands", "__main__.py"):
+        assert not any(is_within(name, "norton_det.commands") for name in names)
     if place == "d2":
         assert not any(is_within(name, "norton_det.tv") for name in names)
     if place == "tv":

@@ -251,7 +251,7 @@ def test_missing_files_are_refused(tmp_path):
     file.write_text("{'not': json}")
     with one_line(r"all\.json: expected COCO annotations \(JSON\), got text that does not parse"):
         register_coco_folder("parts_bad", file, images)
-    with one_line(r"expected a complete generated data set, found none; run: python datasets/prepare_generated\.py"):
+    with one_line(r"expected a complete generated data set, found none; run: norton-det prepare generated"):
         register_generated(tmp_path)
     with one_line(r"train\.json: expected COCO annotations"):
         register_bccd(tmp_path)

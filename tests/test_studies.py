@@ -14,6 +14,8 @@ pytest.importorskip("tensorly")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from studies import ablations, bench, calibrated, release
 
+from norton_det.kept_table import Table, markdown
+
 
 def test_ratio_for_meets_the_macs():
     for rank in (None, 1, 3):
@@ -24,16 +26,16 @@ def test_ratio_for_meets_the_macs():
 
 def test_table_goes_on_where_it_stopped(tmp_path):
     wanted = [{"rank": rank, "name": name} for rank in (1, 2) for name in ("a", "b")]
-    table = bench.Table(tmp_path / "x.csv", ("rank", "name"))
+    table = Table(tmp_path / "x.csv", ("rank", "name"))
     for row in list(table.missing(wanted))[:3]:
         table.add(row | {"top1": 50.0 + row["rank"], "note": ""})
-    again = bench.Table(tmp_path / "x.csv", ("rank", "name"))
+    again = Table(tmp_path / "x.csv", ("rank", "name"))
     assert again.rows[0] == {"rank": 1, "name": "a", "top1": 51.0, "note": ""}
     assert list(again.missing(wanted)) == [{"rank": 2, "name": "b"}]
 
 
 def test_markdown():
-    text = bench.markdown([{"a": 1, "b": 2.345}, {"a": "x", "c": None}])
+    text = markdown([{"a": 1, "b": 2.345}, {"a": "x", "c": None}])
     assert text.splitlines() == ["| a | b | c |", "| --- | ---: | ---: |", "| 1 | 2.35 | - |", "| x | - | - |"]
 
 

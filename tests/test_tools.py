@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ COMMANDS = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for folder in ("tools", "datasets")
     for path in (REPOSITORY / folder).glob("*.py")
-    if "argparse" in path.read_text() or "cli import" in path.read_text()  # set-up takes no arguments
+    if "norton_det.cli import" in path.read_text() or "norton_det.commands" in path.read_text()  # set-up has its own
 )
 LIGHT = "[0.]+[0.3]*19"
 
@@ -527,18 +526,20 @@ def test_train_net_refuses(tmp_path, monkeypatch, words, pattern):
 )
 def test_train_net_checks_first(words, pattern):
     pytest.importorskip("detectron2")
+    from norton_det.commands.options.train_net import make_parser
+    from norton_det.commands.train_net import configure
     from norton_det.errors import InputError
 
-    tool = runpy.run_path(str(REPOSITORY / "tools" / "train_net.py"), run_name="train_net")
     with pytest.raises(InputError, match=pattern) as caught:
-        tool["configure"](tool["make_parser"]().parse_args(words))
+        configure(make_parser().parse_args(words))
     assert "\n" not in str(caught.value)
 
 
 def test_results_as_json(tmp_path, capsys):
     pytest.importorskip("detectron2")
-    tool = runpy.run_path(str(REPOSITORY / "tools" / "train_net.py"), run_name="train_net")
-    tool["report"]({"few": {"bbox": {"AP": float("nan"), "AR1": 3.0}}}, tmp_path / "results.json")
+    from norton_det.commands.train_net import report
+
+    report({"few": {"bbox": {"AP": float("nan"), "AR1": 3.0}}}, tmp_path / "results.json")
     assert json.loads((tmp_path / "results.json").read_text()) == {"few": {"bbox": {"AP": None, "AR1": 3.0}}}
     assert "nan" in capsys.readouterr().out
 

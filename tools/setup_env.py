@@ -2,6 +2,7 @@
 """Set up what `make test` and `make demo` need; needs itself only Python's standard library and pip.
 
 Usage: python3 tools/setup_env.py        (make setup)
+       python3 tools/setup_env.py --detectron2-wheel DIR
 
 1. makes `.venv`, unless it is there;
 2. makes a pure wheel of Detectron2, unless one that imports (0.6 or newer) is already installed. PyPI has
@@ -12,6 +13,10 @@ Usage: python3 tools/setup_env.py        (make setup)
 3. installs norton_det (editable), its requirements, OpenCV and Detectron2, at constraints.txt's versions;
 4. imports the lot once, and leaves a stamp, so that running again returns at once.
 
+With --detectron2-wheel only the wheel of step 2 is made, in DIR, with the pip of the Python that runs this:
+for an environment of your own, with norton_det from its wheel (pip install norton_det.whl DIR/detectron2-*.whl).
+Nothing else is installed or changed.
+
 Environment: NORTON_DET_PYTHON, the interpreter of an environment to use instead of `.venv` (of an active one:
 NORTON_DET_PYTHON=python). That environment keeps its own Detectron2 and OpenCV, and, as constraints.txt is
 not applied there, every version that setup.cfg allows.
@@ -19,6 +24,7 @@ not applied there, every version that setup.cfg allows.
 Exit status: 0 ready, 2 not possible here (one line says what was expected, what came, and the mend).
 """
 
+import argparse
 import base64
 import ctypes
 import hashlib
@@ -366,11 +372,34 @@ def install(python: Path, found: dict, pinned: bool) -> str:
     return last_line(ran.stdout)
 
 
+def make_detectron2_wheel(folder: Path) -> Path:
+    """The pure wheel of Detectron2 in `folder`, and nothing else; pip's words stay there only if it fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / LOG
+    log.write_text("")
+    env = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = fetch_detectron2(Path(sys.executable), log, Path(temporary).resolve(), env)
+        wheel = folder / made.name
+        shutil.move(str(made), str(wheel))
+    log.unlink()
+    return wheel
+
+
+def parse(arguments: list) -> argparse.Namespace:
+    own = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    own.add_argument("--detectron2-wheel", metavar="DIR", help="only make the pure wheel of Detectron2 there")
+    return own.parse_args(arguments)
+
+
 def main() -> int:
-    started = time.monotonic()
+    started, args = time.monotonic(), parse(sys.argv[1:])
     chosen = os.environ.get("NORTON_DET_PYTHON")
     try:
         check_python()
+        if args.detectron2_wheel:
+            say(f"made {make_detectron2_wheel(Path(args.detectron2_wheel).resolve())}")
+            return 0
         if not chosen and (VENV / "bin" / "python").exists() and is_done(VENV):
             return 0
         if chosen and not shutil.which(chosen):

@@ -18,10 +18,11 @@ from norton_det.cli import add_image_options, add_train_size, parser, run
 
 # isort: split
 from studies import ablations, calibrated
-from studies.bench import BATCH, Bench, Settings, Table
+from studies.bench import BATCH, Bench, Settings
 
 from norton_det.errors import InputError
 from norton_det.files import atomic_path, require_writable
+from norton_det.kept_table import Table
 
 EXAMPLES = """
   tools/study.py calibration --weights resnet50.pth --data imagenet --output docs/results

@@ -1,20 +1,15 @@
 """Configuration of the Detectron2 adapter: the keys under ``MODEL.NORTON`` and what they mean together."""
 
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 
 from ..checkpoint import CheckpointInfo
+from ..config_files import find_config as find_config
 from ..errors import InputError
 from ..preprocessing import Preprocessing
 from ..spec import ARCHITECTURES, CompressionSpec
 from .files import read_checkpoint_info
-
-CONFIG_FOLDERS = (
-    Path(__file__).resolve().parent.parent / "configs",  # of an installed wheel
-    Path(__file__).resolve().parent.parent.parent / "configs",  # of a checkout
-)
 
 
 def add_norton_config(cfg: CfgNode) -> None:
@@ -131,24 +126,3 @@ def check_agreement(cfg: CfgNode, has: Preprocessing, stride_in_1x1: bool) -> No
             f"{cfg.MODEL.WEIGHTS}: wants MODEL.RESNETS.STRIDE_IN_1X1 {stride_in_1x1}, the config has {stride}; "
             f"set it to {stride_in_1x1}"
         )
-
-
-def find_config(name: str) -> Path:
-    """A config file: the path itself, or that name anywhere below the project's ``configs`` folder.
-
-    Raises:
-        InputError: there is none; the message lists what there is.
-    """
-    if Path(name).is_file():
-        return Path(name)
-    found: dict[str, Path] = {}
-    for folder in CONFIG_FOLDERS:
-        for path in sorted(folder.rglob("*.yaml")):
-            found.setdefault(path.relative_to(folder).as_posix(), path)
-    matches = [path for key, path in found.items() if key == name or Path(key).name == name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise InputError(f"{name}: expected one config of that name, found {', '.join(map(str, matches))}; give a path")
-    names = ", ".join(sorted(key for key in found if not Path(key).name.startswith("Base")))
-    raise InputError(f"{name}: expected a config file, found no such file; the project's own are {names}")

@@ -1,6 +1,7 @@
 """Archives from the network: resumed where they stopped, checked, unpacked within their folder."""
 
 import hashlib
+import http.client
 import shutil
 import urllib.error
 import urllib.request
@@ -44,7 +45,7 @@ def download(archive: Archive, folder: str | Path, progress: bool = True, timeou
     target = Path(folder) / archive.name
     part = target.with_name(f"{target.name}.part")
     if not target.exists():
-        _fetch(archive, part, progress, timeout)
+        fetch(archive.url, part, archive.size, progress, timeout)
         _check(archive, part, progress)
         part.replace(target)
     else:
@@ -52,31 +53,44 @@ def download(archive: Archive, folder: str | Path, progress: bool = True, timeou
     return target
 
 
-def _fetch(archive: Archive, part: Path, progress: bool, timeout: float) -> None:
-    done = part.stat().st_size if part.exists() else 0
-    if done >= archive.size:
+def fetch(url: str, part: Path, size: int | None = None, progress: bool = True, timeout: float = 30.0) -> None:
+    """Load a file, or the rest of one.
+
+    Args:
+        url: of it.
+        part: where to; what is there already, where ``size`` is known, is not loaded again.
+        size: bytes; ``None``: as many as the server says.
+
+    Raises:
+        InputError: no network, no room, or fewer bytes.
+    """
+    done = part.stat().st_size if part.exists() and size is not None else 0
+    if size is not None and done >= size:
         return
-    request = urllib.request.Request(archive.url, headers={"Range": f"bytes={done}-"} if done else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    name = url.rpartition("/")[2]
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.build_opener().open(request, timeout=timeout) as answer:  # with the proxies of now
             if answer.status != 206:  # the server does not resume
                 done = 0
-            options = {"desc": archive.name, "unit": "B", "unit_scale": True, "disable": not progress}
-            with part.open("ab" if done else "wb") as file, tqdm(total=archive.size, initial=done, **options) as bar:
+            told = answer.headers.get("Content-Length", "")
+            total = size if size is not None or not told.isdigit() else done + int(told)
+            options = {"desc": name, "unit": "B", "unit_scale": True, "disable": not progress}
+            with part.open("ab" if done else "wb") as file, tqdm(total=total, initial=done, **options) as bar:
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
+        how, more = ("it", "") if size is None else (f"{size / 1e9:.1f} GB", " to go on")
         raise InputError(
-            f"{archive.url}: expected to load {archive.size / 1e9:.1f} GB, got {reason}; run it again to go on, or put "
-            f"{archive.name} into {part.parent}"
+            f"{url}: expected to load {how}, got {reason}; run it again{more}, or put {name} into {part.parent}"
         ) from None
     except OSError as error:
         raise InputError(f"{part}: could not be written ({error.strerror or error}); free some space") from None
-    if part.stat().st_size < archive.size:
-        raise InputError(f"{part}: expected {archive.size} bytes, got {part.stat().st_size}; run it again to go on")
+    if total is not None and part.stat().st_size < total:
+        raise InputError(f"{part}: expected {total} bytes, got {part.stat().st_size}; run it again to go on")
 
 
 def _check(archive: Archive, path: Path, progress: bool) -> None:

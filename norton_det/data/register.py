@@ -133,8 +133,7 @@ def register_generated(root: str | Path) -> list[str]:
     """
     if not is_complete(root):
         raise InputError(
-            f"{root}: expected a complete generated data set, found none; "
-            f"run: python datasets/prepare_generated.py {root}"
+            f"{root}: expected a complete generated data set, found none; run: norton-det prepare generated {root}"
         )
     for name, (kind, split) in GENERATED_DATASETS.items():
         register_coco_folder(name, annotation_file(root, kind, split), Path(root) / split)
@@ -242,10 +241,10 @@ def _find_dataset(name: str) -> None:
 
 def _mend(name: str) -> str:
     if name in GENERATED_DATASETS:
-        return "run: python datasets/prepare_generated.py"
+        return "run: norton-det prepare generated"
     if "coco_" in name:
         return (
             f"put COCO at {resolve_coco_root()}, set DETECTRON2_DATASETS to the folder that holds coco, "
-            "or run: python datasets/prepare_coco.py"
+            "or run: norton-det prepare coco"
         )
     return "check the path, or set DETECTRON2_DATASETS (datasets/README.md says how)"

@@ -27,21 +27,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..choices import FILE_FORMS, FORMS, TORCH_FORMS
 from ..detector import adapter_of, stack_name
 from ..errors import InputError
 from ..fuse import fuse
 from .clock import with_rest
 from .export import export
 from .predictor import Predictor
-
-TORCH_FORMS = ("eager", "fused", "deploy", "deploy-bf16", "deploy-fp16")
-FILE_FORMS = {  # form -> ending, precision, module
-    "onnxruntime": (".onnx", "f32", "onnxruntime"),
-    "openvino": (".xml", "f32", "openvino"),
-    "openvino-bf16": (".xml", "bf16", "openvino"),
-    "openvino-int8": (".xml", "int8", "nncf"),
-}
-FORMS = (*TORCH_FORMS, *FILE_FORMS)
 
 
 @dataclass(frozen=True)

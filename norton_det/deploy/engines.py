@@ -82,7 +82,9 @@ class OnnxEngine:
             raise InputError(f"{path}: expected an intact ONNX file ({reason}); export it again") from None
         text = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
-            raise InputError(f"{path}: expected a file of tools/export.py, got another ONNX file; export the detector")
+            raise InputError(
+                f"{path}: expected a file of norton-det export, got another ONNX file; export the detector"
+            )
         self.info = DeployInfo.from_json(text, str(path))
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
@@ -109,7 +111,7 @@ class OpenVINOEngine:
             reason = str(error).strip().splitlines()[-1][:120]  # the first ones name OpenVINO's source
             raise InputError(f"{path}: expected an intact OpenVINO file ({reason}); export it again") from None
         if not self.model.has_rt_info([METADATA_KEY]):
-            raise InputError(f"{path}: expected a file of tools/export.py, got another model; export the detector")
+            raise InputError(f"{path}: expected a file of norton-det export, got another model; export the detector")
         if self.model.has_rt_info([WEIGHTS_KEY]):
             expected = self.model.get_rt_info([WEIGHTS_KEY]).astype(str)
             if file_digest(weights) != expected:
@@ -159,7 +161,7 @@ def load_engine(path: str | Path, precision: str | None, threads: int | None) ->
         raise InputError(f"threads: expected 1 or more, got {threads!r}; leave it out for all cores")
     file = require_file(path, "an exported detector (.onnx or .xml)")
     if file.suffix not in MODULES:
-        raise InputError(f"{file}: expected an ending .onnx or .xml, got {file.suffix!r}; see tools/export.py")
+        raise InputError(f"{file}: expected an ending .onnx or .xml, got {file.suffix!r}; see norton-det export")
     return (OnnxEngine if file.suffix == ".onnx" else OpenVINOEngine)(file, precision, threads)
 
 

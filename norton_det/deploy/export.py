@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..choices import FILE_PRECISIONS
 from ..digest import file_digest
 from ..errors import InputError, first_line
 from ..files import atomic_path, require_writable
@@ -32,7 +33,6 @@ from .predictor import prepare
 
 OPSET = 17
 EXAMPLE = (192, 256)  # pixels: the image that is traced
-PRECISIONS = ("f32", "bf16", "int8")
 NETWORK = ("backbone", "rpn_head", "box", "mask", "keypoint")  # first part of the names of nodes that int8 is for
 
 
@@ -68,8 +68,8 @@ def export(
     target = Path(path)
     if target.suffix not in (".onnx", ".xml"):
         raise InputError(f"{path}: expected a name ending in .onnx or .xml, got {target.suffix!r}; choose one of them")
-    if precision not in PRECISIONS or (precision != "f32" and target.suffix == ".onnx"):
-        expected = "f32" if target.suffix == ".onnx" else ", ".join(PRECISIONS)
+    if precision not in FILE_PRECISIONS or (precision != "f32" and target.suffix == ".onnx"):
+        expected = "f32" if target.suffix == ".onnx" else ", ".join(FILE_PRECISIONS)
         raise InputError(f"precision: expected {expected} for {target.suffix}, got {precision!r}; choose one of them")
     if (precision == "int8") != (calibration is not None and len(calibration) > 0):
         raise InputError("calibration: expected pictures with precision int8 and none else; give both or neither")

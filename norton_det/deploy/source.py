@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError
+from ..sources import local
 from .native import NativePredictor
 from .predictor import Predictor
 
@@ -18,7 +19,7 @@ def load_detector(
     """A detector in eval mode, and what it does not know of itself.
 
     Args:
-        weights: its file; empty for a fresh detector of ``config``.
+        weights: its file, or ``zoo://NAME``; empty for a fresh detector of ``config``.
         config: of a Detectron2 detector (a path, or a name in configs/); torchvision's need none.
         opts: ``KEY VALUE`` pairs for the config.
 
@@ -28,6 +29,7 @@ def load_detector(
     Raises:
         InputError: neither, no such file, or one that does not fit.
     """
+    weights = str(local(weights)) if weights else weights
     if config is None:
         if opts:
             raise InputError(f"options: expected none without --config, got {opts[0]}; name the config")

@@ -38,7 +38,7 @@ class Choice:
 
     @property
     def exported(self) -> bool:
-        """Whether it is a file of tools/export.py."""
+        """Whether it is a file of norton-det export."""
         return self.weights.endswith(EXPORTED)
 
 

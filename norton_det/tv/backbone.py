@@ -39,7 +39,7 @@ def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[Checkp
     else:
         raise InputError(
             f"weights_backbone: expected the path of a norton checkpoint or a NortonResNet, got "
-            f"{type(source).__name__}; compress other weights first (tools/compress.py)"
+            f"{type(source).__name__}; compress other weights first (norton-det compress)"
         )
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("fc.")}
     preprocessing = model.preprocessing

@@ -418,8 +418,11 @@ def test_distillation_losses_by_hand(quick):
 def train_net(
     root: Path, output: Path, *flags: object, start: tuple[str, ...] = (), workers: int = 0, weights: Path | str = ""
 ) -> subprocess.CompletedProcess:
-    """tools/train_net.py in processes of its own, two iterations in batches of two, with all regions in the losses."""
-    tool = find_config("Base-RCNN-FPN.yaml").parent.parent / "tools" / "train_net.py"
+    """A training in processes of its own, two iterations in batches of two, with all regions in the losses.
+
+    ``start``: what Python is called with instead of ``tools/train_net.py``.
+    """
+    tool = (str(find_config("Base-RCNN-FPN.yaml").parent.parent / "tools" / "train_net.py"),)
     keys = QUICK | {
         "SOLVER.MAX_ITER": 2,
         "OUTPUT_DIR": output,
@@ -432,7 +435,7 @@ def train_net(
     environment = os.environ | {"DETECTRON2_DATASETS": str(root.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [
-            *(sys.executable, *start, str(tool), "--config", "quick_schedules/norton_faster_rcnn_instant_test.yaml"),
+            *(sys.executable, *(start or tool), "--config", "quick_schedules/norton_faster_rcnn_instant_test.yaml"),
             *map(str, flags),
             *(str(word) for pair in keys.items() for word in pair),
         ],
@@ -449,15 +452,20 @@ def losses_of(folder: Path) -> dict[str, float]:
     return {name: value for name, value in row.items() if "loss" in name}
 
 
-@pytest.mark.parametrize("way", ["launch", "torchrun"])
+@pytest.mark.parametrize("way", ["script of a clone", "console script", "torchrun"])
 def test_two_processes_are_one(root, tmp_path, way):
     """The RPN's losses are equal; those of regions, means in each process of about as many, within 3 %."""
     alone = train_net(root, tmp_path / "one")
     assert alone.returncode == 0, alone.stderr[-2000:]
-    if way == "launch":
+    if way == "script of a clone":
         done = train_net(root, tmp_path / "two", "--num-gpus", 2)
+    elif way == "console script":  # as pip writes it
+        script = tmp_path / "norton-det"
+        script.write_text("from norton_det.commands.main import entry\nif __name__ == '__main__':\n    entry()\n")
+        done = train_net(root, tmp_path / "two", "--num-gpus", 2, start=(str(script), "train"), workers=1)
     else:
-        done = train_net(root, tmp_path / "two", start=("-m", "torch.distributed.run", "--nproc_per_node=2"))
+        torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "norton_det", "train")
+        done = train_net(root, tmp_path / "two", start=torchrun)
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) >= 5

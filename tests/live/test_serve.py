@@ -420,7 +420,7 @@ def test_the_page_with_a_camera(exported, browser, tmp_path):
 
         assert serving.stop(signal.SIGKILL)[0] == -signal.SIGKILL
         wait(browser, "document.getElementById('state').dataset.state === 'gone'")
-        assert "Start it again with tools/serve.py" in browser.find_element("id", "error").text
+        assert "Start it again with norton-det serve" in browser.find_element("id", "error").text
         before = browser.execute_script("return document.getElementById('state').textContent")
         assert "trying again" in before
         serving.start()

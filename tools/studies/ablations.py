@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from norton_det.cp import cp_decompose, nmse, reconstruct
+from norton_det.kept_table import Table, markdown, mean_and_spread
 from norton_det.plots import plot_groups, plot_lines
 from norton_det.precise_bn import reestimate_batch_norm
 from norton_det.saliency import criteria as criterion_names
 from norton_det.spec import CompressionSpec
 
-from .bench import BATCH, Bench, Table, macs_of, markdown, mean_and_spread, ratio_for
+from .bench import BATCH, Bench, macs_of, ratio_for
 from .calibrated import OFF
 
 DENSE_MACS = macs_of(CompressionSpec.dense())

@@ -1,10 +1,8 @@
-"""What the studies share: weights and images, accuracy before and after a short fine-tuning, tables that resume."""
+"""What the studies share: weights and images, accuracy before and after a short fine-tuning."""
 
-import csv
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from norton_det.compress import compress
 from norton_det.data.classes import ClassFolder
 from norton_det.data.images import load_images
 from norton_det.errors import InputError
-from norton_det.files import atomic_path
 from norton_det.finetune import fine_tune
 from norton_det.recipe import Recipe
 from norton_det.report import CompressionReport
@@ -133,57 +130,6 @@ class _Pairs(Dataset):
         return self.images[index], self.labels[index]
 
 
-class Table:
-    """Rows of one study: kept in a CSV after each, so that a study that was cut off goes on where it stopped."""
-
-    def __init__(self, path: Path, keys: Sequence[str]) -> None:
-        self.path, self.keys = path, keys
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
-
-    def missing(self, wanted: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Those of the wanted keys that have no row yet, with a bar."""
-        done = {tuple(str(row[key]) for key in self.keys) for row in self.rows}
-        left = [dict(keys) for keys in wanted if tuple(str(keys[key]) for key in self.keys) not in done]
-        return iter(tqdm(left, self.path.stem, unit="row"))
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self.rows.append(dict(row))
-        fields = list(dict.fromkeys(field for row in self.rows for field in row))
-        with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fields, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(
-                {key: round(value, 6) if isinstance(value, float) else value for key, value in row.items()}
-                for row in self.rows
-            )
-
-
-def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 2) -> str:
-    """A Markdown table; numbers rounded."""
-    fields = list(dict.fromkeys(field for row in rows for field in row))
-
-    def cell(value: Any) -> str:
-        if value is None or value == "":
-            return "-"
-        return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
-
-    lines = [
-        f"| {' | '.join(fields)} |",
-        "|" + "|".join(" --- " if i == 0 else " ---: " for i in range(len(fields))) + "|",
-    ]
-    lines += [f"| {' | '.join(cell(row.get(field)) for field in fields)} |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """mean +- standard deviation."""
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
-
-
 def macs_of(spec: CompressionSpec) -> int:
     """At 224 x 224, with 1000 classes."""
     with torch.device("meta"):
@@ -199,16 +145,6 @@ def ratio_for(target: float, rank: int | None) -> CompressionSpec:
         low, high = (middle, high) if macs_of(spec) > target else (low, middle)
     spec = CompressionSpec.parse(rank, f"[0.]+[{high:.4f}]*19")
     return replace(spec, name=f"rank {rank}, ratio {high:.3f}")
-
-
-def _number(text: str) -> Any:
-    """A cell of a CSV as the number it is."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def timed(function: Any, *arguments: Any, **options: Any) -> tuple[Any, float]:

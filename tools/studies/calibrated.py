@@ -4,11 +4,12 @@ from collections import defaultdict
 from typing import Any
 
 from norton_det.cp import cp_decompose_layers
+from norton_det.kept_table import Table, markdown, mean_and_spread
 from norton_det.plots import plot_groups
 from norton_det.resnet import NortonResNet
 from norton_det.spec import CompressionSpec
 
-from .bench import Bench, Table, markdown, mean_and_spread, timed
+from .bench import Bench, timed
 from .release import release_state
 
 LEVELS = ("norton-43", "norton-50", "norton-64", "norton-77", "norton-78")

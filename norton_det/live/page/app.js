@@ -50,7 +50,7 @@ function connect() {
     const why = event.code === 1009 ? "The frame was too large" : event.reason;
     setState("gone", `not connected, trying again in ${seconds} s`);
     showError(why ? `${why}.` : "The server has stopped, or cannot be reached. "
-      + "Start it again with tools/serve.py; this page goes on by itself.");
+      + "Start it again with norton-det serve; this page goes on by itself.");
     setTimeout(connect, 1000 * seconds);
   };
 }

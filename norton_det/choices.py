@@ -1,0 +1,13 @@
+"""Names that a command line can choose among, apart from the code that they stand for, whose import takes seconds."""
+
+TORCH_FORMS = ("eager", "fused", "deploy", "deploy-bf16", "deploy-fp16")
+FILE_FORMS = {  # form that a detector is timed in -> ending, precision, module
+    "onnxruntime": (".onnx", "f32", "onnxruntime"),
+    "openvino": (".xml", "f32", "openvino"),
+    "openvino-bf16": (".xml", "bf16", "openvino"),
+    "openvino-int8": (".xml", "int8", "nncf"),
+}
+FORMS = (*TORCH_FORMS, *FILE_FORMS)
+FILE_PRECISIONS = ("f32", "bf16", "int8")  # of exported files
+DETECTORS = ("faster", "mask", "keypoint")
+CRITERIA = ("css", "norm", "pabs", "pabs_sum", "random")  # of pruning; register_criterion adds to them

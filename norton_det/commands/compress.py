@@ -1,0 +1,219 @@
+"""The work of ``norton-det compress``; ``options/compress.py`` says what it is."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..calibration import Calibration
+from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from ..compress import compress, compress_detector_state
+from ..data.images import load_images, load_pictures
+from ..detector import compress_detector
+from ..detector_report import DetectorReport
+from ..device import check_device
+from ..errors import InputError
+from ..files import atomic_path, require_writable
+from ..preprocessing import Preprocessing
+from ..report import CompressionReport
+from ..search import TARGETS, SearchResult, measure_whole, parse_target, search
+from ..sources import local
+from ..spec import CompressionSpec
+from ..weights import load_detector_state, load_weights
+from .options.compress import IMAGES, PICTURES
+
+AROUND = ("neck_rank", "head_rank", "box_head_rank")
+
+
+def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
+    """The spec that the flags ask for; ``None`` without any."""
+    ranks = [name for name in ("preset", "rank", "ratios", *AROUND) if getattr(args, name) is not None]
+    targets = [name for name in TARGETS if getattr(args, name) is not None]
+    if targets and (ranks or len(targets) > 1):
+        flags = [f"--{name.replace('_', '-')}" for name in targets + ranks]
+        raise InputError(f"expected one target and no ranks or ratios, got {', '.join(flags)}; drop all but one")
+    if args.preset and (args.rank or args.ratios):
+        raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
+    if args.preset and args.arch != "resnet50":
+        raise InputError(f"--arch: presets are for resnet50, got {args.arch}; give --rank and --ratios")
+    if args.preset:
+        return CompressionSpec.preset(args.preset)
+    if args.rank or args.ratios:
+        dense = CompressionSpec.dense(args.arch)
+        return CompressionSpec.parse(args.rank or 1, args.ratios or dense.ratios, args.arch)
+    return None
+
+
+def target_from(args: argparse.Namespace) -> dict[str, str]:
+    """The target that the flags ask for, as ``search`` takes it."""
+    found = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
+    for name, value in found.items():
+        parse_target(value, name.removeprefix("target_"))
+    return found
+
+
+def size_from(args: argparse.Namespace, side: int) -> tuple[int, int, int]:
+    """(3, H, W) that costs are of."""
+    height, width = args.input_size or (side, side)
+    if min(height, width) < 32:
+        raise InputError(f"--input-size: expected 32 pixels or more, got {height} {width}; enlarge it")
+    return 3, height, width
+
+
+def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> Calibration | None:
+    """The images and switches that the flags ask for; what cannot be read is named."""
+    if args.calibrate is None:
+        return None
+    images, broken, shape = load_images(
+        args.calibrate,
+        preprocessing,
+        count=IMAGES if args.images is None else args.images,
+        size=args.image_size,
+        resize=args.resize,
+        seed=args.seed,
+        progress=not args.quiet,
+    )
+    for path in broken:
+        print(f"skipped, cannot be read: {path}")
+    print(f"{args.calibrate}: {len(images)} images, {shape}")
+    return Calibration(
+        images,
+        batch_norm=not args.no_batch_norm,
+        compensate=not (args.no_compensate or args.no_batch_norm),
+        decomposition="weight" if args.no_batch_norm else args.decomposition or "output",
+        seed=args.seed,
+        device=args.device,
+    )
+
+
+def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> list[Any] | None:
+    """The images that the flags ask for, as a detector takes them; what cannot be read is named."""
+    if args.calibrate is None:
+        return None
+    count = PICTURES if args.images is None else args.images
+    found, broken = load_pictures(args.calibrate, convert, count=count, seed=args.seed, progress=not args.quiet)
+    for path in broken:
+        print(f"skipped, cannot be read: {path}")
+    print(f"{args.calibrate}: {len(found)} images, resized as the detector is tested")
+    return found
+
+
+def compress_around(args: argparse.Namespace, spec: CompressionSpec | None, target: dict[str, str]) -> None:
+    """Compress a whole detector."""
+    for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
+        if getattr(args, name):
+            flag = name.replace("_", "-")
+            raise InputError(f"--{flag}: expected a ResNet alone, got a whole detector; drop --{flag}")
+    if "://" in args.weights:
+        raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
+    if args.config_file:
+        from ..d2.engine import load_as_it_is, load_config, save_detector, to_input
+
+        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
+        convert: Callable[[Any], Any] = to_input(cfg)
+        detector = load_as_it_is(cfg)
+    else:
+        from ..tv import save_detector
+        from ..tv.surgery import load_torchvision_detector, to_input
+
+        convert, detector = to_input, load_torchvision_detector(args.weights)
+    size, found = size_from(args, 800), None
+    pictures = read_pictures(args, convert)
+    options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}
+    if target:
+        found = run_search(args, detector, target, pictures, size)
+        spec, options["layout"] = found.spec, found.layout
+    if pictures is not None and not args.config_file:
+        pictures = [picture.to(args.device) for picture in pictures]
+    options |= {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet, "input_size": size}
+    result = compress_detector(detector.to(args.device), spec, calibration=pictures, **options)
+    save_detector(args.output, result.model.to("cpu"))
+    print(result.report.summary() if args.quiet else result.report.table())
+    finish(args, result.report, found, (detector.to("cpu"), result.model))
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
+
+
+def run_search(
+    args: argparse.Namespace, model: Any, target: dict[str, str], images: Any, size: tuple[int, int, int]
+) -> SearchResult:
+    """Find ranks and ratios, and say so."""
+    found = search(model, **target, calibration=images, input_size=size, progress=not args.quiet)
+    print(found.summary() if args.quiet else found.table())
+    return found
+
+
+def finish(
+    args: argparse.Namespace,
+    report: CompressionReport | DetectorReport,
+    found: SearchResult | None,
+    models: tuple[Any, Any] | None = None,
+) -> None:
+    """Measure what a latency was asked for, and write the report."""
+    fields = report.to_dict()
+    if found is not None:
+        fields["search"] = found.to_dict()
+    if found is not None and models is not None and found.kind == "latency_ms":
+        fields["latency_ms"] = measure_whole(*models, found.input_size, progress=not args.quiet)
+        print(
+            "whole call, fused, in turns: dense {dense:.1f} ms, compressed {small:.1f} ms".format(
+                **fields["latency_ms"]
+            )
+        )
+    if args.json:
+        with atomic_path(Path(args.json)) as temporary:
+            temporary.write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def main(args: argparse.Namespace) -> None:
+    if not args.output.endswith(".safetensors"):
+        raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
+    check_device(args.device)
+    args.weights = str(local(args.weights))
+    for path in filter(None, (args.output, args.json)):
+        require_writable(path)
+    if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):
+        raise InputError(f"--output: expected another file than --weights, got {args.output}; choose another name")
+    spec, target = spec_from(args), target_from(args)
+    around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
+    if around or (target and "://" not in args.weights and load_detector_state(args.weights) is not None):
+        compress_around(args, spec, target)
+        return
+    loaded = load_weights(args.weights)
+    print(f"{args.weights}: {loaded.source}")
+    asked = spec is not None or bool(target)
+    if not loaded.spec.is_dense or not asked:
+        if asked:
+            raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop the ranks or the target")
+        if loaded.spec.is_dense:
+            raise InputError("expected what to compress to; give --preset norton-78, --rank and --ratios, or a target")
+        save_checkpoint(args.output, loaded.build())
+        print(f"{args.output}: converted, {loaded.spec}")
+        return
+    size, found, models = size_from(args, 224), None, None
+    options: dict[str, Any] = {
+        "criterion": args.criterion,
+        "calibration": read_calibration(args, loaded.preprocessing),
+        "seed": args.seed,
+        "preprocessing": loaded.preprocessing,
+        "stride_in_1x1": loaded.stride_in_1x1,
+        "input_size": size,
+        "progress": not args.quiet,
+    }
+    if target:
+        dense = loaded.build()
+        found = run_search(args, dense, target, options["calibration"], size)
+        spec = found.spec
+    assert spec is not None
+    detector = load_detector_state(args.weights)
+    if detector is None:
+        result = compress(loaded.state, spec, **options)
+        report = result.report
+        save_checkpoint(args.output, result.model)
+        models = (dense, result.model) if target else None
+    else:
+        state, report = compress_detector_state(detector, spec, **options)
+        save_tensors(args.output, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+    print(report.summary() if args.quiet else report.table())
+    finish(args, report, found, models)
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")

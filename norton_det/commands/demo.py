@@ -1,0 +1,98 @@
+"""The work of ``norton-det demo``; ``options/demo.py`` says what it is."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import InputError
+from ..files import atomic_path, require_writable
+from ..live import Overlay, Source, check_output, open_sink, open_source
+from ..live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices
+from ..live.show import Interrupt, Side, show
+from .options.demo import STARTED
+
+LOST = 3  # exit status when a camera or stream has gone
+
+
+def load(args: argparse.Namespace) -> list[Side]:
+    """The detectors, the one to compare with first."""
+    logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
+    choices = choose(args)
+    options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
+    predictors = load_choices(choices, opts=args.opts, color="BGR", **options)
+    return [
+        Side(choice.title, predictor, Overlay(predictor.info.classes))
+        for choice, predictor in zip(choices, predictors, strict=True)
+    ]
+
+
+def choose(args: argparse.Namespace) -> list[Choice]:
+    """What is named, or the detectors of `make demo`."""
+    if args.weights or args.config_file:
+        shown = Choice(args.weights or "", args.config_file, eager=args.eager)
+        if not args.compare:
+            return [shown]
+        return [Choice(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
+    dense, small = (replace(each, eager=args.eager) for each in demo_choices())
+    compared = Choice(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
+    return [replace(compared, eager=args.compare_eager), small]
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Refuse what can be seen to be wrong before anything is loaded."""
+    if args.json:
+        require_writable(args.json)
+    if args.output != "-":
+        check_output(args.output, args.window)
+    choose(args)
+
+
+def main(args: argparse.Namespace) -> int:
+    check_files(args)
+    named = (args.webcam, args.video_input, args.input)
+    source = open_source(next(each for each in named if each is not None))  # it says at once what is missing
+    try:
+        sink = None if args.output == "-" else open_sink(args.output, source, args.window, args.max_frames)
+        sides = load(args)
+        options = {"threshold": args.confidence_threshold, "most": args.max_frames, "quiet": args.quiet}
+        with Interrupt(source) as interrupt:
+            try:
+                shown = show(sides, source, sink, **options)
+            finally:
+                interrupt.closing = True
+                if sink is not None:
+                    sink.close()
+    finally:
+        source.close()
+    for line in [*source.skipped, *(sink.told if sink is not None else [])]:
+        print(line, file=sys.stderr)
+    if shown.first is not None:
+        report(args, sides, source, shown.frames, shown.first - STARTED)
+    if interrupt.asked:
+        raise KeyboardInterrupt
+    if shown.lost:
+        print(f"error: {shown.lost}", file=sys.stderr)
+        return LOST
+    if not shown.frames:
+        raise InputError(f"{source.name}: expected a frame, got none that can be read; give another")
+    return 0
+
+
+def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, shown: int, first: float) -> None:
+    """What came of it: a table of times, and --json."""
+    results = [side.summary() for side in sides]
+    where = f" in {args.output}" if args.output and args.output != "-" else ""
+    print(f"{shown} frame{'s' * (shown > 1)} of {source.name}{where}; the first after {first:.1f} s")
+    width = max(len(each["name"]) for each in results)
+    for each in results:
+        model = f"{each['model_ms']:.1f} ms a frame ({each['model_fps']:.1f} FPS)"
+        whole = f"{each['end_to_end_ms']:.1f} ms ({each['end_to_end_fps']:.1f} FPS)"
+        cold = " (first frame)" if shown == 1 else ""
+        print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}{cold}")
+    if args.json:
+        content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")

@@ -1,0 +1,90 @@
+"""The work of ``norton-det export``; ``options/export.py`` says what it is."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ..data.images import load_pictures, read_image
+from ..deploy import Detections, Predictor, export
+from ..deploy.source import load_detector
+from ..errors import InputError
+from ..files import atomic_path, require_writable
+
+
+def read(path: str | Path) -> np.ndarray:
+    """A picture (H, W, 3), RGB."""
+    return np.asarray(read_image(Path(path)))
+
+
+def compare(expected: Detections, found: Detections) -> dict[str, float]:
+    """How far detections are from those of PyTorch: numbers, and of pairs of one label with IoU over 0.9 the most
+    that boxes (pixels) and scores differ."""
+    pairs = []
+    for index in range(len(expected)):
+        same = np.flatnonzero(found.labels == expected.labels[index])
+        if not len(same):
+            continue
+        top = np.maximum(found.boxes[same, :2], expected.boxes[index, :2])
+        low = np.minimum(found.boxes[same, 2:], expected.boxes[index, 2:])
+        inter = np.clip(low - top, 0, None).prod(1)
+        areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (found.boxes[same], expected.boxes[index])]
+        iou = inter / (areas[0] + areas[1] - inter)
+        if iou.max() > 0.9:
+            best = same[int(iou.argmax())]
+            pairs.append(
+                (
+                    float(np.abs(found.boxes[best] - expected.boxes[index]).max()),
+                    float(abs(found.scores[best] - expected.scores[index])),
+                )
+            )
+    boxes, scores = zip(*pairs, strict=True) if pairs else ((0.0,), (0.0,))
+    return {
+        "expected": len(expected),
+        "found": len(found),
+        "matched": len(pairs),
+        "box_pixels": max(boxes),
+        "score": max(scores),
+    }
+
+
+def main(args: argparse.Namespace) -> None:
+    if (args.precision == "int8") != bool(args.calibrate):
+        raise InputError("--calibrate: expected pictures with --precision int8 and none else; give both or neither")
+    if args.json and not args.check:
+        raise InputError("--json: expected pictures to compare on, got none; give --check IMAGE")
+    for path in args.check:
+        read(path)
+    for path in filter(None, (args.output, args.json)):
+        require_writable(path)
+    detector, known = load_detector(args.weights, args.config_file, args.opts)
+    options = known | {name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None}
+    options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
+    pictures = None
+    if args.calibrate:
+        pictures, broken = load_pictures(args.calibrate, np.asarray, count=args.images, progress=not args.quiet)
+        for path in broken:
+            print(f"skipped, cannot be read: {path}")
+    started = time.perf_counter()
+    info = export(
+        detector, args.output, precision=args.precision, calibration=pictures, progress=not args.quiet, **options
+    )
+    files = [Path(args.output), *([Path(args.output).with_suffix(".bin")] if args.output.endswith(".xml") else [])]
+    size = sum(file.stat().st_size for file in files)
+    print(f"{args.output}: {info.precision}, {size / 1e6:.1f} MB, {time.perf_counter() - started:.1f} s")
+    if not args.check:
+        return
+    plain, exported = Predictor(detector, **options), Predictor(args.output)
+    rows = {}
+    print(f"{'picture':30} {'PyTorch':>8} {exported.name:>13} {'matched':>8} {'box px':>8} {'score':>9}")
+    for path in args.check:
+        row = rows[path] = compare(plain(read(path)), exported(read(path)))
+        print(
+            f"{Path(path).name[-30:]:30} {row['expected']:8d} {row['found']:13d} {row['matched']:8d} "
+            f"{row['box_pixels']:8.4f} {row['score']:9.2e}"
+        )
+    if args.json:
+        with atomic_path(args.json) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")

@@ -1,0 +1,93 @@
+"""The work of ``norton-det grad-cam``; ``options/grad_cam.py`` says what it is."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from ..calibration import Calibration
+from ..cam import agreement, draw_grid, grad_cam, require_library, to_pixels
+from ..compress import compress
+from ..data.images import choose_size, load_images, make_transform, read_image
+from ..errors import InputError
+from ..files import atomic_path, require_file, require_writable
+from ..resnet import NortonResNet
+from ..spec import CompressionSpec
+from ..weights import LoadedWeights, load_weights
+
+
+def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonResNet) -> dict[str, NortonResNet]:
+    """Compressed networks by the text above their column."""
+    found = {}
+    if args.compressed:
+        for path in args.compressed:
+            small = load_weights(path)
+            if small.num_classes != loaded.num_classes or small.preprocessing != loaded.preprocessing:
+                raise InputError(
+                    f"{path}: expected a compressed form of {args.weights}, got another network's; leave it out"
+                )
+            found[small.spec.name or Path(path).stem] = small.build()
+        return found
+    specs = [CompressionSpec.preset(name) for name in args.presets]
+    calibration = None
+    if args.calibrate:
+        shape = {"size": args.image_size, "resize": args.resize}
+        images, broken, _ = load_images(args.calibrate, loaded.preprocessing, progress=True, **shape)
+        for path in broken:
+            print(f"skipped, cannot be read: {path}")
+        calibration = Calibration(images)
+    for spec in specs:
+        found[spec.name] = compress(dense, spec, calibration=calibration, progress=True).model
+    return found
+
+
+def main(args: argparse.Namespace) -> None:
+    if not args.output.endswith(".png"):
+        raise InputError(f"--output: expected a name ending in .png, got {args.output}; add the ending")
+    require_writable(args.output)
+    paths = [require_file(path, "an image") for path in args.images]
+    require_library()
+    loaded = load_weights(args.weights)
+    if not loaded.spec.is_dense or not loaded.num_classes:
+        raise InputError(f"{args.weights}: expected a dense classifier with fc; give the weights before compression")
+    sample = None
+    if args.folder:
+        size = {"size": args.image_size, "resize": args.resize}
+        sample, _, _ = load_images(args.folder, loaded.preprocessing, count=args.count, **size)
+    shape = choose_size(paths, args.image_size, args.resize)
+    transform = make_transform(loaded.preprocessing, shape)
+    images = torch.stack([transform(read_image(path)) for path in paths])
+    dense = loaded.build()
+    models = {"CR 0 %": dense} | {_column(name): model for name, model in candidates(args, loaded, dense).items()}
+    classes = predict(dense, images)
+    columns = {name: grad_cam(model, images, classes) for name, model in models.items()}
+    with atomic_path(args.output) as temporary:
+        draw_grid(to_pixels(images, loaded.preprocessing), columns).save(temporary, format="png", optimize=True)
+    report = {"images": [str(path) for path in paths], "output": args.output}
+    if sample is not None:
+        classes = predict(dense, sample)
+        wanted = grad_cam(dense, sample, classes)
+        report["correlation_images"] = len(sample)
+        report["correlation"] = {
+            name: float(agreement(grad_cam(model, sample, classes), wanted).mean())
+            for name, model in models.items()
+            if model is not dense
+        }
+    if args.json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, value in report.get("correlation", {}).items():
+        print(f"{name}: correlation with the dense maps {value:.3f} (mean of {report['correlation_images']} images)")
+    print(args.output)
+
+
+@torch.inference_mode()
+def predict(model: NortonResNet, images: torch.Tensor) -> list[int]:
+    """Predicted classes."""
+    return torch.cat([model(part).argmax(1) for part in images.split(32)]).tolist()
+
+
+def _column(name: str) -> str:
+    """norton-78 saves 78 % of the MACs."""
+    return f"CR {name.removeprefix('norton-')} %" if name.startswith("norton-") else name

@@ -1,0 +1,1 @@
+"""What each command is told: its description, examples and options; ``check`` refuses what is wrong by itself."""

@@ -1,0 +1,36 @@
+"""MACs and parameters: the published complexity tables beside this package's count, or one network in detail.
+
+Without a network it prints both tables of the paper. Nothing is computed, so it takes seconds."""
+
+import argparse
+
+from ...choices import DETECTORS
+from ...cli import parser
+
+EXAMPLES = """
+  norton-det complexity                                       the published tables, recounted
+  norton-det complexity --markdown                            the same, for a document
+  norton-det complexity --preset norton-64 --depth 1
+  norton-det complexity --rank 2 --ratios "[0.]+[0.3]*19" --detector mask --detections 20
+  norton-det complexity --weights norton.safetensors --input-size 160 160 --json
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    source = own.add_mutually_exclusive_group()
+    source.add_argument("--weights", metavar="FILE", help="norton checkpoint, or a detector of norton_det.tv")
+    source.add_argument("--preset", "--spec", metavar="NAME", help="a published row, such as norton-78, or dense")
+    source.add_argument("--ratios", metavar="LIST", help='20 pruning ratios, such as "[0.]+[0.28]*19"')
+    own.add_argument("--rank", metavar="R", help="CP rank with --ratios, by default 1; none for dense")
+    own.add_argument("--detector", choices=DETECTORS, help="count this R-CNN on the network instead of a classifier")
+    own.add_argument(
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="by default 224 224, detectors 800 800"
+    )
+    own.add_argument("--proposals", type=int, default=1000, metavar="N", help="regions of the box head")
+    own.add_argument("--detections", type=int, default=100, metavar="N", help="regions of the mask and keypoint heads")
+    own.add_argument("--depth", type=int, default=2, metavar="N", help="levels of modules to print")
+    form = own.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--markdown", action="store_true", help="print the published tables as Markdown")
+    return own

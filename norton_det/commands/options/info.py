@@ -1,0 +1,17 @@
+"""What is here: versions, devices, optional packages (and what installs those that are missing), configs, the zoo."""
+
+import argparse
+
+from ...cli import parser
+
+EXAMPLES = """
+  norton-det info
+  norton-det info --json
+  python -m norton_det              the same
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("--json", action="store_true", help="print JSON")
+    return own

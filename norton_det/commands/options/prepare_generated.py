@@ -1,0 +1,28 @@
+"""Write the generated data set (COCO format: boxes, masks, crowds, keypoints). Nothing is downloaded."""
+
+import argparse
+
+from ...cli import parser
+from ...data import resolve_datasets_root
+
+EXAMPLES = """
+  norton-det prepare generated                                 500 images where Detectron2 looks for data
+  norton-det prepare generated /tmp/shapes --train 2000 --val 200 --seed 3
+  norton-det prepare generated /tmp/small --train 40 --val 20 --height 160 --width 160
+
+The same parameters give the same files. A folder that already holds them is left as it is; any other is refused.
+Then: DATASETS.TRAIN "('norton_shapes_train',)" DATASETS.TEST "('norton_shapes_val',)", or norton_shapes_keypoints_*.
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("root", nargs="?", default=str(resolve_datasets_root() / "norton_shapes"), help="folder to write")
+    own.add_argument("--train", type=int, default=400, help="training images")
+    own.add_argument("--val", type=int, default=100, help="validation images")
+    own.add_argument("--height", type=int, default=192, help="pixels")
+    own.add_argument("--width", type=int, default=256, help="pixels")
+    own.add_argument("--seed", type=int, default=0, help="the same seed gives the same data")
+    own.add_argument("--smallest", type=int, default=0, help="least size of a shape in pixels: an easier set")
+    own.add_argument("--json", action="store_true", help="print the result as JSON")
+    return own

@@ -1,0 +1,24 @@
+"""Convert a folder in Pascal VOC's layout (Annotations, JPEGImages, ImageSets/Main) to COCO's format.
+
+Splits are those of ImageSets/Main; without such lists all images are one, called "all"."""
+
+import argparse
+
+from ...cli import parser
+
+EXAMPLES = """
+  norton-det prepare voc VOCdevkit/VOC2012 datasets/voc2012 --first-pixel 1
+  norton-det prepare voc parts datasets/parts --splits train,test --classes bolt,nut
+
+Then: norton-det train --register voc_train=datasets/voc2012/annotations/train.json:datasets/voc2012/train ...
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    own = parser(__doc__, EXAMPLES)
+    own.add_argument("source", help="folder with Annotations and JPEGImages")
+    own.add_argument("root", help="folder to write")
+    own.add_argument("--splits", metavar="A,B", help="lists in ImageSets/Main; by default train, val, trainval, test")
+    own.add_argument("--classes", metavar="A,B", help="in the order of their category ids; by default all, sorted")
+    own.add_argument("--first-pixel", type=int, choices=(0, 1), default=0, help="VOC's own boxes count from 1")
+    return own

@@ -1,0 +1,13 @@
+"""The work of ``norton-det prepare bccd``; ``options/prepare_bccd.py`` says what it is."""
+
+import argparse
+
+from tqdm import tqdm
+
+from ..data.voc import BCCD_CLASSES, BCCD_SPLITS, convert_voc
+
+
+def main(args: argparse.Namespace) -> None:
+    with tqdm(unit="image", disable=None) as bar:
+        convert_voc(args.source, args.root, splits=BCCD_SPLITS, classes=BCCD_CLASSES, progress=bar.update)
+    print(f"{args.root}: annotations and images of train, val and test")

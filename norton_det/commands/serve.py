@@ -1,0 +1,83 @@
+"""The work of ``norton-det serve``; ``options/serve.py`` says what it is."""
+
+import argparse
+import contextlib
+import logging
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+
+from ..deploy.engines import require_module
+from ..errors import InputError
+from ..live.choice import Choice, demo_choices, load_choices
+from ..live.server import LARGEST_FRAME, LOCAL, Model, OneLine, make_app, make_protocol
+
+
+def load(args: argparse.Namespace) -> list[Model]:
+    """The detectors, by names that differ."""
+    logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
+    choices = [choice_of(entry, args.config_file) for entry in args.weights]
+    if not choices:
+        choices = [Choice("", args.config_file)] if args.config_file else demo_choices()
+    titles = [each.title for each in choices]
+    if twice := [each for each in choices if titles.count(each.title) > 1]:
+        raise InputError(
+            f"--weights: expected names that differ, got {twice[0].title} twice; write NAME={twice[0].weights}"
+        )
+    options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
+    predictors = load_choices(choices, opts=args.opts, **options)
+    for title, predictor in zip(titles, predictors, strict=True):
+        print(f"loaded {title}: {predictor.name}", file=sys.stderr)
+    return [
+        Model(title, predictor, predictor.info, predictor.name)
+        for title, predictor in zip(titles, predictors, strict=True)
+    ]
+
+
+def choice_of(entry: str, config: str | None) -> Choice:
+    """FILE or NAME=FILE; a file whose name has = in it is taken as it is."""
+    name, _, file = ("", "", entry) if Path(entry).exists() else entry.rpartition("=")
+    return Choice(file, config, name)
+
+
+def names_of(host: str, allowed: list[str]) -> list[str]:
+    """Names that the page may be called by. Names of others that lead here (DNS rebinding) are not among them, while
+    an address in numbers cannot be made to."""
+    names = [*LOCAL, *allowed]
+    if host not in LOCAL:
+        here = socket.gethostname()
+        names += [bracketed(host), here, f"{here}.local", "*"]
+    return [name.lower() for name in names]
+
+
+def bracketed(host: str) -> str:
+    """As it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def main(args: argparse.Namespace) -> int:
+    uvicorn = require_module("uvicorn", "serve")
+    app = make_app(load(args), names_of(args.host, args.allow_host))
+    scheme = "https" if args.ssl_certfile else "http"
+    shown = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)
+    address = f"{scheme}://{shown}:{args.socket.getsockname()[1]}"
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        http=make_protocol(),
+        ws_max_size=LARGEST_FRAME,
+        ssl_certfile=Path(args.ssl_certfile) if args.ssl_certfile else None,
+        ssl_keyfile=args.ssl_keyfile,
+        timeout_graceful_shutdown=2,
+        server_header=False,
+    )
+    logging.getLogger("uvicorn.error").addFilter(OneLine())
+    print(f"{address}  (Ctrl-C ends it)", flush=True)
+    if args.host not in (*LOCAL, "::1"):
+        print(f"Everybody who reaches {args.host} can use these detectors", file=sys.stderr)
+    if args.open:
+        webbrowser.open(address)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+        uvicorn.Server(config).run(sockets=[args.socket])
+    return 0

@@ -1,0 +1,110 @@
+"""The work of ``norton-det tradeoff``; ``options/tradeoff.py`` says what it is."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.utils.logger import setup_logger
+
+from ..complexity import count_complexity
+from ..d2.engine import compress_to_file, load_config, load_detector, to_input
+from ..d2.evaluation import published_columns
+from ..d2.trainer import NortonTrainer
+from ..data.images import find_images, load_pictures, read_image
+from ..data.register import check_datasets
+from ..deploy.benchmark import make_call
+from ..errors import InputError
+from ..files import atomic_path, require_file, require_writable
+from ..kept_table import Table, markdown
+from ..plots import plot_lines
+from ..spec import CompressionSpec
+from ..timing import environment, measure
+
+RANKS = {"neck": "neck_rank", "head": "head_rank", "box": "box_head_rank"}
+DEFAULTS = {"neck": 1, "head": 1, "box": 128}
+
+
+def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
+    """Preset and ranks of a case."""
+    preset, *parts = text.split(",")
+    if preset != "dense":
+        CompressionSpec.preset(preset)
+    ranks: dict[str, int | None] = dict(DEFAULTS)
+    for part in parts:
+        name, _, rank = part.partition("=")
+        if name not in RANKS or not (rank.isdigit() or rank == "dense"):
+            raise InputError(
+                f"--case {text}: expected {', '.join(f'{each}=R' for each in RANKS)}, got {part!r}; write neck=2"
+            )
+        ranks[name] = None if rank == "dense" else int(rank)
+    return preset, {RANKS[name]: rank for name, rank in ranks.items()}
+
+
+def main(args: argparse.Namespace) -> None:
+    output = Path(args.output)
+    require_writable(output / "tradeoff.md")
+    cases = {text: parse_case(text) for text in args.case}
+    trained = dict(entry.rpartition("=")[::2] for entry in args.trained)
+    for path in (args.weights, *trained.values()):
+        require_file(path, "a trained detector")
+    cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
+    check_datasets(cfg.DATASETS.TEST)
+    setup_logger(name="detectron2").setLevel("WARNING")
+    table = Table(output / "tradeoff.csv", ("case",))
+    paths = {"dense": Path(args.weights)} | {name: Path(file) for name, file in trained.items()}
+    paths |= {text: output / f"{text.replace(',', '_').replace('=', '')}.safetensors" for text in cases}
+    for row in table.missing([{"case": case} for case in paths]):
+        case = row["case"]
+        if case in cases and not paths[case].exists():
+            preset, ranks = cases[case]
+            spec = None if preset == "dense" else CompressionSpec.preset(preset)
+            pictures, _ = load_pictures(args.calibrate, to_input(cfg), count=args.images)
+            compress_to_file(paths[case], cfg, spec, calibration=pictures, whole=True, **ranks)
+        detector = load(args, paths[case])
+        counted = count_complexity(detector, (3, *args.size))
+        columns = published_columns(NortonTrainer.test(cfg, detector))[0]
+        table.add({**row, "AP": columns["AP"], "AP50": columns["AP50"], "macs": counted.macs, "params": counted.params})
+    time_all(args, paths, table)
+
+
+def load(args: argparse.Namespace, path: Path) -> Any:
+    return load_detector(load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(path)]))
+
+
+def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> None:
+    """Time every case in turns; write the table and the plot."""
+    picture = np.asarray(read_image(find_images(args.calibrate)[0]).resize(args.size[::-1]))
+    calls = {}
+    for case, path in paths.items():
+        folder = Path(args.output) / "exported" / path.stem
+        folder.mkdir(parents=True, exist_ok=True)
+        calls[case] = make_call(load(args, path), args.form, picture, folder).call
+    timings = measure(calls, rounds=args.rounds, progress=True)
+    rows = []
+    for found in table.rows:
+        if found["case"] in timings:
+            rows.append(
+                {
+                    "case": found["case"],
+                    "AP": found["AP"],
+                    "AP50": found["AP50"],
+                    "MACs G": found["macs"] / 1e9,
+                    "params M": found["params"] / 1e6,
+                    "ms": 1e3 * timings[found["case"]].median,
+                    "speed-up": timings["dense"].median / timings[found["case"]].median,
+                }
+            )
+    height, width = args.size
+    text = f"{args.form}, {width}x{height}, median of {args.rounds} interleaved frames; {environment()}"
+    output = Path(args.output)
+    with atomic_path(output / "tradeoff.md") as temporary:
+        temporary.write_text(f"{text}\n\n{markdown(rows)}", encoding="utf-8")
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in sorted(rows, key=lambda each: each["ms"]):
+        name = row["case"].partition(",")[0]
+        series.setdefault(name, ([], []))
+        series[name][0].append(row["ms"])
+        series[name][1].append(row["AP"])
+    plot_lines(output / "tradeoff.png", series, f"ms, {args.form}, {width}x{height}", "AP", "AP against time")
+    print(f"{text}\n\n{markdown(rows)}")

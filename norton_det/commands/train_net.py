@@ -1,0 +1,81 @@
+"""The work of ``norton-det train``; ``options/train_net.py`` says what it is."""
+
+import argparse
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..d2.config import find_config, info_from_config
+from ..d2.engine import NORTON_BACKBONES, load_config, load_detector
+from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
+from ..d2.launch import launch
+from ..d2.loader import check_classes
+from ..d2.pooling import vectorize_pooling
+from ..d2.start import compress_weights, resume_weights
+from ..d2.trainer import NortonTrainer, check_training
+from ..data.register import check_datasets, register_entries
+from ..errors import InputError
+from ..files import atomic_path, hold_folder, require_writable
+
+
+def configure(args: argparse.Namespace) -> CfgNode:
+    """The config, once the data sets are registered and found."""
+    register_entries(args.register)
+    args.config_file = str(find_config(args.config_file))  # default_setup opens it
+    partial = ["MODEL.PARTIAL_WEIGHTS", "True"] if args.partial else []
+    cfg = load_config(args.config_file, [*partial, *args.opts])
+    require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
+    if args.json:
+        require_writable(args.json)
+    if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
+        info_from_config(cfg)  # refuses a spec or a preprocessing that does not fit
+    check_training(cfg)
+    if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
+        raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+    train = () if args.eval_only else cfg.DATASETS.TRAIN
+    check_datasets(train, keypoints=points)
+    check_datasets(cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON, keypoints=points)
+    check_classes(cfg, (*train, *cfg.DATASETS.TEST))
+    return cfg
+
+
+def train(args: argparse.Namespace) -> None:
+    """A process of the run."""
+    cfg = configure(args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
+    default_setup(cfg, args)
+    if args.eval_only:
+        results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
+    else:
+        with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
+            last = resume_weights(cfg) if args.resume else None
+            trainer = NortonTrainer(last or compress_weights(cfg))
+            trainer.resume_or_load(resume=args.resume)
+            trainer.train()
+        results = trainer.last_results()
+    if comm.is_main_process() and results:
+        report({cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results, args.json)
+
+
+def report(results: dict[str, Any], path: str | None) -> None:
+    """Print the columns of the published table for each data set; ``path`` gets all metrics."""
+    for dataset, metrics in results.items():
+        print(f"{dataset}\n{format_rows(published_columns(metrics))}\n{format_classes(class_rows(metrics))}".rstrip())
+    if path:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.num_gpus * args.num_machines > 1:
+        configure(args)  # bad input is met here, in one line, and not by every process
+    url = args.dist_url or default_argument_parser().get_default("dist_url")
+    launch(train, args, args.num_gpus, args.num_machines, args.machine_rank, url)
