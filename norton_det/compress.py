@@ -28,6 +28,7 @@ from .checkpoint import check_state
 from .complexity import count_complexity
 from .cp import Factors, cp_decompose_layers
 from .errors import InputError
+from .infer import spec_from_state
 from .keys import split_detector_state
 from .preprocessing import TORCHVISION, Preprocessing
 from .prune import cut, cut_laterals, find_laterals, select_channels
@@ -51,7 +52,7 @@ class CompressionResult:
 @one_thread()
 def compress(
     model: nn.Module | Mapping[str, Tensor],
-    spec: CompressionSpec,
+    spec: CompressionSpec | str,
     *,
     criterion: str | None = None,
     calibration: Tensor | Calibration | None = None,
@@ -68,7 +69,7 @@ def compress(
     Args:
         model: torchvision's ResNet-18/34/50/101/152, a dense ``NortonResNet``, or a state dict with their names, any
             number of classes, with or without the classifier. It is left untouched.
-        spec: ranks and ratios.
+        spec: ranks and ratios, or the name of a level, such as ``norton-78``.
         criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
         calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
             settings: the compressed network is fitted to the dense one on them.
@@ -91,6 +92,8 @@ def compress(
     if get_criterion(criterion).needs_data and calibration is None:
         raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
     state, found_preprocessing, found_stride = read_model(model)
+    if isinstance(spec, str):
+        spec = CompressionSpec.preset(spec, spec_from_state(state).arch)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
     preprocessing = preprocessing or found_preprocessing

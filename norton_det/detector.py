@@ -79,7 +79,8 @@ def compress_detector(
     """
     started = time.perf_counter()
     stack = adapter_of(stack_name(detector), "surgery")
-    spec = CompressionSpec.preset(spec) if isinstance(spec, str) else spec
+    if isinstance(spec, str):
+        spec = CompressionSpec.preset(spec, spec_from_state(split_detector_state(detector.state_dict())[1]).arch)
     for name, parameter in detector.named_parameters():
         if parameter.dtype != torch.float32:
             raise InputError(f"{name}: expected float32, got {parameter.dtype}; call float() on the detector first")

@@ -1,4 +1,5 @@
-"""The zoo's table: the paper's levels and the dense baselines, of the ResNet-50 classifier and of each R-CNN.
+"""The zoo's table: the paper's levels and the dense baselines, of the ResNet-50 classifier and of each R-CNN; and the
+same levels of other ResNets, of which nothing is published.
 
 Published: V. T. Pham, Y. Zniyed, T. P. Nguyen, IEEE TNNLS 36(3), 2025, doi 10.1109/TNNLS.2024.3370294; what is not in
 its tables is ``None``. Measured: docs/results.md of this project, on other data sets than the published figures, so the
@@ -11,6 +12,8 @@ from typing import Any
 
 LEVELS = ("dense", "norton-43", "norton-50", "norton-64", "norton-77", "norton-78")
 NETWORKS = ("resnet50", "faster_rcnn", "mask_rcnn", "keypoint_rcnn")
+OTHERS = ("resnet18", "resnet34", "resnet101", "resnet152")
+ON_OTHERS = ("faster_rcnn_resnet18", "faster_rcnn_resnet34", "faster_rcnn_resnet101")  # dense and norton-78
 DETECTIONS = {"resnet50": 0, "faster_rcnn": 0, "mask_rcnn": 0, "keypoint_rcnn": 1}  # that the published MACs hold
 
 
@@ -41,7 +44,7 @@ class Entry:
 
     Attributes:
         level: dense, or a preset.
-        network: resnet50, or the R-CNN on it.
+        network: a ResNet, or the R-CNN on ResNet-50 or on the one that it names.
         origin: empty, or detectron2 for Detectron2's own baselines (BGR, stride in the 1x1, 80 classes).
         config: file in ``configs/``; empty where there is none.
         macs, params: as counted here.
@@ -107,6 +110,36 @@ _COUNTED: dict[tuple[str, str], tuple[int, int]] = {
     ("keypoint_rcnn", "norton-64"): (102_766_812_080, 44_029_920),
     ("keypoint_rcnn", "norton-77"): (95_468_548_955, 41_387_428),
     ("keypoint_rcnn", "norton-78"): (96_074_522_080, 39_394_154),
+    ("resnet18", "dense"): (1_814_073_344, 11_689_512),
+    ("resnet18", "norton-43"): (1_031_913_980, 5_260_504),
+    ("resnet18", "norton-50"): (899_178_468, 4_797_300),
+    ("resnet18", "norton-64"): (654_841_144, 3_573_365),
+    ("resnet18", "norton-77"): (419_325_780, 2_415_025),
+    ("resnet18", "norton-78"): (404_566_784, 2_355_096),
+    ("resnet34", "dense"): (3_663_761_408, 21_797_672),
+    ("resnet34", "norton-43"): (2_083_531_743, 11_148_914),
+    ("resnet34", "norton-50"): (1_848_335_124, 9_681_689),
+    ("resnet34", "norton-64"): (1_314_220_081, 7_041_655),
+    ("resnet34", "norton-77"): (835_637_914, 4_592_354),
+    ("resnet34", "norton-78"): (803_971_958, 4_464_726),
+    ("resnet101", "dense"): (7_801_405_440, 44_549_160),
+    ("resnet101", "norton-43"): (4_447_964_461, 25_220_727),
+    ("resnet101", "norton-50"): (3_907_757_640, 22_629_281),
+    ("resnet101", "norton-64"): (2_811_998_374, 17_348_497),
+    ("resnet101", "norton-77"): (1_790_068_339, 12_228_757),
+    ("resnet101", "norton-78"): (1_721_521_798, 11_875_213),
+    ("resnet152", "dense"): (11_513_626_624, 60_192_808),
+    ("resnet152", "norton-43"): (6_511_455_744, 33_951_912),
+    ("resnet152", "norton-50"): (5_773_727_963, 30_592_819),
+    ("resnet152", "norton-64"): (4_142_146_249, 23_066_128),
+    ("resnet152", "norton-77"): (2_664_831_823, 16_047_745),
+    ("resnet152", "norton-78"): (2_513_016_789, 15_319_501),
+    ("faster_rcnn_resnet18", "dense"): (101_693_641_216, 28_739_606),
+    ("faster_rcnn_resnet18", "norton-78"): (83_428_521_216, 19_376_518),
+    ("faster_rcnn_resnet34", "dense"): (125_286_601_216, 38_847_766),
+    ("faster_rcnn_resnet34", "norton-78"): (88_631_134_966, 21_497_156),
+    ("faster_rcnn_resnet101", "dense"): (181_729_481_216, 60_800_534),
+    ("faster_rcnn_resnet101", "norton-78"): (102_262_504_966, 27_934_843),
 }
 # (network, level) -> G MACs, M parameters, and the columns of _METRICS in %, all of the paper
 _PUBLISHED: dict[tuple[str, str], tuple[Any, ...]] = {
@@ -149,6 +182,10 @@ _MEASURED: dict[tuple[str, str], tuple[str, ...]] = {
 # fmt: on
 _WEIGHTS = {  # of dense networks; torchvision's names hold the first digits of the SHA-256
     "resnet50": Weights(f"{_TORCH}resnet50-0676ba61.pth", "torchvision", "0676ba61"),
+    "resnet18": Weights(f"{_TORCH}resnet18-f37072fd.pth", "torchvision", "f37072fd"),
+    "resnet34": Weights(f"{_TORCH}resnet34-b627a593.pth", "torchvision", "b627a593"),
+    "resnet101": Weights(f"{_TORCH}resnet101-63fe2227.pth", "torchvision", "63fe2227"),
+    "resnet152": Weights(f"{_TORCH}resnet152-394f9c45.pth", "torchvision", "394f9c45"),
     "faster_rcnn": Weights(f"{_TORCH}fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "torchvision", "258fb6c6"),
     "mask_rcnn": Weights(f"{_TORCH}maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth", "torchvision", "bf2d0c1e"),
     "keypoint_rcnn": Weights(f"{_TORCH}keypointrcnn_resnet50_fpn_coco-fc266e95.pth", "torchvision", "fc266e95"),
@@ -158,7 +195,8 @@ _WEIGHTS = {  # of dense networks; torchvision's names hold the first digits of 
 def _entry(level: str, network: str) -> Entry:
     key = network, level
     macs, params, *published = _PUBLISHED.get(key, (None, None))
-    config = "" if network == "resnet50" else f"{'norton' if level == 'norton-78' else level}_{network}.yaml"
+    classifier = network.startswith("resnet")
+    config = "" if classifier else f"{'norton' if level == 'norton-78' else level}_{network}.yaml"
     return Entry(
         level,
         network,
@@ -166,9 +204,9 @@ def _entry(level: str, network: str) -> Entry:
         *_COUNTED[key],
         macs,
         params,
-        tuple(zip(_METRICS[network], published, strict=False)),
+        tuple(zip(_METRICS.get(network, ()), published, strict=False)),
         measured=_MEASURED.get(key, ()),
-        weights=_WEIGHTS[network] if level == "dense" else None,
+        weights=_WEIGHTS.get(network) if level == "dense" else None,
         page=RELEASE if network == "resnet50" and level != "dense" else "",
     )
 
@@ -183,6 +221,8 @@ def _detectron2(network: str, path: str, macs: int, params: int, ap: dict[str, f
 
 ENTRIES: tuple[Entry, ...] = (
     *(_entry(level, network) for network in NETWORKS for level in LEVELS),
+    *(_entry(level, network) for network in OTHERS for level in LEVELS),
+    *(_entry(level, network) for network in ON_OTHERS for level in ("dense", "norton-78")),
     _detectron2(
         "faster_rcnn",
         "COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/model_final_280758.pkl",

@@ -32,7 +32,6 @@ def test_pages_are_current_and_old_ones_are_told(call, repository, tmp_path):
 def test_nothing_of_this_machine(repository):
     text = "".join((repository / "docs" / name).read_text() for name in ("tools.md", "configuration.md"))
     assert str(repository) not in text and "tcp://127.0.0.1:4" not in text
-    assert "`cuda` where there is a GPU, else `cpu`" in text
 
 
 def test_every_key_and_its_default(config_page, repository):

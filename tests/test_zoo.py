@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from norton_det import zoo, zoo_table
+from norton_det.architecture import ARCHITECTURES
 from norton_det.commands.main import main
 from norton_det.complexity import count_complexity
 from norton_det.errors import InputError
@@ -24,7 +25,7 @@ from norton_det.resnet import NortonResNet
 from norton_det.sources import local
 from norton_det.spec import PRESETS, CompressionSpec
 from norton_det.weights import load_weights
-from norton_det.zoo_table import DETECTIONS, ENTRIES, LEVELS, NETWORKS, Entry, Weights
+from norton_det.zoo_table import DETECTIONS, ENTRIES, LEVELS, NETWORKS, ON_OTHERS, OTHERS, Entry, Weights
 
 OWN = [entry for entry in ENTRIES if not entry.origin]
 
@@ -32,7 +33,8 @@ OWN = [entry for entry in ENTRIES if not entry.origin]
 def test_every_level_of_every_network_is_there():
     assert set(LEVELS) == {"dense", *PRESETS}
     names = [entry.name for entry in zoo.entries()]
-    assert len(set(names)) == len(names) == len(LEVELS) * len(NETWORKS) + 3
+    assert len(set(names)) == len(names) == len(LEVELS) * (len(NETWORKS) + len(OTHERS)) + 2 * len(ON_OTHERS) + 3
+    assert {name for name in ARCHITECTURES if name not in NETWORKS} == set(OTHERS)
     assert {f"{level}/{network}" for level in LEVELS for network in NETWORKS} <= set(names)
     for name in names:
         assert zoo.find(name).name == name
@@ -40,21 +42,23 @@ def test_every_level_of_every_network_is_there():
 
 def counted(model: torch.nn.Module, entry: Entry) -> tuple[int, int]:
     """MACs and parameters as the table has them."""
-    size = (3, 224, 224) if entry.network == "resnet50" else (3, 800, 800)
-    found = count_complexity(model, size, detections=max(1, DETECTIONS[entry.network]))
-    return found.macs - (0 if DETECTIONS[entry.network] else found.parts.get("mask_head", 0)), found.params
+    size = (3, 224, 224) if entry.network.startswith("resnet") else (3, 800, 800)
+    counts = DETECTIONS.get(entry.network, 0)
+    found = count_complexity(model, size, detections=max(1, counts))
+    return found.macs - (0 if counts else found.parts.get("mask_head", 0)), found.params
 
 
 @pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.name)
 def test_figures_are_those_of_the_counter_and_near_the_published(entry):
     from norton_det import tv
 
-    spec = CompressionSpec.preset(entry.level)
+    kind, _, depth = entry.network.partition("resnet")
+    spec = CompressionSpec.preset(entry.level, f"resnet{depth or 50}")
     with torch.device("meta"):
-        if entry.network == "resnet50":
+        if not kind:
             model: torch.nn.Module = NortonResNet(spec)
         else:
-            model = getattr(tv, f"{entry.network.replace('_', '')}_norton_resnet50_fpn")(spec=spec)
+            model = getattr(tv, f"{kind.replace('_', '')}_norton_resnet50_fpn")(spec=spec)
     assert counted(model, entry) == (entry.macs, entry.params)
     if entry.published_macs is not None:
         assert entry.macs / 1e9 == pytest.approx(entry.published_macs, rel=0.025)
@@ -76,10 +80,10 @@ def test_figures_of_detectron2s_baselines(network):
 
 
 def test_torchvisions_files_are_the_ones_that_it_loads_itself():
-    from torchvision.models import ResNet50_Weights, detection
+    from torchvision.models import detection, get_model_weights
 
     urls = {
-        "resnet50": ResNet50_Weights.IMAGENET1K_V1.url,
+        **{arch: get_model_weights(arch)["IMAGENET1K_V1"].url for arch in ARCHITECTURES},
         "faster_rcnn": detection.FasterRCNN_ResNet50_FPN_Weights.COCO_V1.url,
         "mask_rcnn": detection.MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url,
         "keypoint_rcnn": detection.KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.url,
@@ -101,7 +105,8 @@ def test_configs(repository):
     for entry in ENTRIES:
         if entry.config:
             text = zoo.config_path(entry.name).read_text()
-            assert f"PRESET: {entry.level}" in text and Path(entry.config).stem.endswith(entry.network)
+            assert re.search(f"PRESET: {entry.level}|_BASE_: {entry.level.removesuffix('-78')}_faster_rcnn.yaml", text)
+            assert Path(entry.config).stem.endswith(entry.network)
     with pytest.raises(InputError, match="dense/resnet50: expected a detector with a config"):
         zoo.config_path("dense/resnet50")
 
@@ -241,7 +246,7 @@ def test_the_command(served, tmp_path, capsys):
     served("prefix")
     assert main(["zoo"]) is None
     out = capsys.readouterr().out
-    assert all(entry.name in out for entry in ENTRIES) and all(len(line) <= 120 for line in out.splitlines())
+    assert all(entry.name in out for entry in ENTRIES) and all(len(line) <= 130 for line in out.splitlines())
     main(["zoo", "--json"])
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["norton-78/faster_rcnn"]["published_macs"] == 93_390_000_000

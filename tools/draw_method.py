@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from early import importing, parser, run
+from norton_det.cli import importing, parser, run
 
 with importing():
     import drawing

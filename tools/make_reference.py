@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from early import importing, parser, run
+from norton_det.cli import importing, parser, run
 
 with importing():
     from reference import command_pages, config_page

@@ -63,7 +63,10 @@ def chosen(args: argparse.Namespace) -> nn.Module:
         return BUILDERS[args.detector](weights_backbone=args.weights)
     if args.weights:
         return load_checkpoint(args.weights)
-    spec = CompressionSpec.parse(args.rank or 1, args.ratios) if args.ratios else CompressionSpec.preset(args.preset)
+    if args.ratios:
+        spec = CompressionSpec.parse(args.rank or 1, args.ratios, args.arch)
+    else:
+        spec = CompressionSpec.preset(args.preset, args.arch)
     return build(spec, args.detector or "classifier")
 
 

@@ -15,6 +15,8 @@ from ..detector_report import DetectorReport
 from ..device import check_device
 from ..errors import InputError
 from ..files import atomic_path, require_writable
+from ..infer import spec_from_state
+from ..keys import split_detector_state
 from ..preprocessing import Preprocessing
 from ..report import CompressionReport
 from ..search import TARGETS, SearchResult, measure_whole, parse_target, search
@@ -26,8 +28,8 @@ from .options.compress import IMAGES, PICTURES
 AROUND = ("neck_rank", "head_rank", "box_head_rank")
 
 
-def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
-    """The spec that the flags ask for; ``None`` without any."""
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse what does not go together, and a level that no ResNet has."""
     ranks = [name for name in ("preset", "rank", "ratios", *AROUND) if getattr(args, name) is not None]
     targets = [name for name in TARGETS if getattr(args, name) is not None]
     if targets and (ranks or len(targets) > 1):
@@ -35,13 +37,16 @@ def spec_from(args: argparse.Namespace) -> CompressionSpec | None:
         raise InputError(f"expected one target and no ranks or ratios, got {', '.join(flags)}; drop all but one")
     if args.preset and (args.rank or args.ratios):
         raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
-    if args.preset and args.arch != "resnet50":
-        raise InputError(f"--arch: presets are for resnet50, got {args.arch}; give --rank and --ratios")
     if args.preset:
-        return CompressionSpec.preset(args.preset)
+        CompressionSpec.preset(args.preset)
+
+
+def spec_from(args: argparse.Namespace, arch: str) -> CompressionSpec | None:
+    """The spec that the flags ask for, of a ResNet; ``None`` without any."""
+    if args.preset:
+        return CompressionSpec.preset(args.preset, arch)
     if args.rank or args.ratios:
-        dense = CompressionSpec.dense(args.arch)
-        return CompressionSpec.parse(args.rank or 1, args.ratios or dense.ratios, args.arch)
+        return CompressionSpec.parse(args.rank or 1, args.ratios, arch)
     return None
 
 
@@ -99,7 +104,7 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
     return found
 
 
-def compress_around(args: argparse.Namespace, spec: CompressionSpec | None, target: dict[str, str]) -> None:
+def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
     """Compress a whole detector."""
     for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
         if getattr(args, name):
@@ -118,6 +123,7 @@ def compress_around(args: argparse.Namespace, spec: CompressionSpec | None, targ
         from ..tv.surgery import load_torchvision_detector, to_input
 
         convert, detector = to_input, load_torchvision_detector(args.weights)
+    spec = spec_from(args, spec_from_state(split_detector_state(detector.state_dict())[1]).arch)
     size, found = size_from(args, 800), None
     pictures = read_pictures(args, convert)
     options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}
@@ -174,13 +180,15 @@ def main(args: argparse.Namespace) -> None:
         require_writable(path)
     if Path(args.output).exists() and Path(args.weights).exists() and Path(args.output).samefile(args.weights):
         raise InputError(f"--output: expected another file than --weights, got {args.output}; choose another name")
-    spec, target = spec_from(args), target_from(args)
+    check_flags(args)
+    target = target_from(args)
     around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
     if around or (target and "://" not in args.weights and load_detector_state(args.weights) is not None):
-        compress_around(args, spec, target)
+        compress_around(args, target)
         return
     loaded = load_weights(args.weights)
     print(f"{args.weights}: {loaded.source}")
+    spec = spec_from(args, loaded.spec.arch)
     asked = spec is not None or bool(target)
     if not loaded.spec.is_dense or not asked:
         if asked:

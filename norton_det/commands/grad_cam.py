@@ -29,7 +29,7 @@ def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonRes
                 )
             found[small.spec.name or Path(path).stem] = small.build()
         return found
-    specs = [CompressionSpec.preset(name) for name in args.presets]
+    specs = [CompressionSpec.preset(name, loaded.spec.arch) for name in args.presets]
     calibration = None
     if args.calibrate:
         shape = {"size": args.image_size, "resize": args.resize}

@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import zoo
 from ..inventory import inventory
-from ..zoo_table import LEVELS, NETWORKS
+from ..zoo_table import LEVELS, NETWORKS, ON_OTHERS, OTHERS
 
 
 def main(args: argparse.Namespace) -> None:
@@ -32,7 +32,7 @@ def text(found: dict[str, Any]) -> str:
         "",
         "zoo (norton-det zoo)",
         f"  {', '.join(LEVELS)}",
-        f"  of {', '.join(NETWORKS)}",
+        f"  of {', '.join((*NETWORKS, *OTHERS, *ON_OTHERS))}",
         f"  with weights to download: {', '.join(with_weights)}",
         f"  kept in {found['zoo_folder']}",
     ]

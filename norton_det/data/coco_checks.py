@@ -5,7 +5,7 @@ What Python's JSON reader lets through is met here: NaN, numbers of any size, li
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +127,7 @@ def _check_ids(file: Path, field: str, records: Sequence[dict[str, Any]], kind: 
             wanted = "whole numbers, or names for all" if kind is not int else "whole numbers"
             raise InputError(f"{file}: {field}[{index}]: id: expected {wanted}, got {short(value)}; number them anew")
     if len({record["id"] for record in records}) != len(records):
-        seen: set[Any] = set()
-        twice = next(record["id"] for record in records if record["id"] in seen or seen.add(record["id"]))
+        twice = Counter(record["id"] for record in records).most_common(1)[0][0]
         raise InputError(f"{file}: {field}: expected ids that differ, got {short(twice)} twice; number them anew")
 
 

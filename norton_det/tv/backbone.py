@@ -82,7 +82,7 @@ def choose_spec(given: str | CompressionSpec | None, stored: CompressionSpec | N
         InputError: a spec was given and the weights are of another network.
     """
     if isinstance(given, str):
-        given = CompressionSpec.preset(given)
+        given = CompressionSpec.preset(given, stored.arch if stored else "resnet50")
     if given is not None and not isinstance(given, CompressionSpec):
         raise InputError(f"spec: expected a preset's name or a CompressionSpec, got {type(given).__name__}")
     if stored is None:

@@ -1,8 +1,7 @@
 """The page of all commands, from the parsers that their --help prints.
 
-Every command is asked for its help in this process, twice, as on two machines: with and without a GPU, as two users. A
-default that differs depends on the machine, and is described instead of printed. The layout is made here and not by
-argparse, whose own differs from one version of Python to the next.
+Every command is asked for its help in this process. The layout is made here and not by argparse, whose own differs from
+one version of Python to the next.
 """
 
 import argparse
@@ -15,21 +14,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from norton_det.commands.main import COMMANDS, PROG, call
 from norton_det.errors import InputError
 
 from .markdown import cell, plain
 
 INTRODUCTION = """# Commands
 
-Every command with its options, as `--help` tells them; `tools/make_reference.py` writes this page. They run from the
-folder of the repository. Bad input ends a command with `error:`, one line and exit status 2; Ctrl-C with 130. Back to
-the [README](../README.md); the keys of configs are in [configuration.md](configuration.md).
+Every command with its options, as `--help` tells them; `tools/make_reference.py` writes this page. Once norton_det is
+installed, `norton-det COMMAND` runs anywhere; `python -m norton_det COMMAND` and, in a clone, the script named beside
+it are the same. Bad input ends a command with `error:`, one line and exit status 2; Ctrl-C with 130. Back to the
+[README](../README.md); the keys of configs are in [configuration.md](configuration.md).
 """
-BY_MACHINE = {  # defaults that depend on the machine
-    "--device": "`cuda` where there is a GPU, else `cpu`",
-    "--dist-url": "`tcp://127.0.0.1:PORT`, a port by the user's number",
-}
-
 MANY = 4  # choices: more are listed with the text, not with the option
 Run = Callable[[], object]
 
@@ -38,8 +34,9 @@ def commands(repository: Path) -> Iterator[tuple[str, Run]]:
     """Name of every command, and a function that runs it with the words of ``sys.argv``: the one place that knows
     where commands are.
     """
-    files = [path for folder in ("tools", "datasets") for path in sorted((repository / folder).glob("*.py"))]
-    for path in files:
+    for name in COMMANDS:
+        yield f"{PROG} {name}", lambda name=name: call(name, ["--help"], f"{PROG} {name}")
+    for path in sorted((repository / "tools").glob("*.py")):  # those that make sense in a clone only
         if os.access(path, os.X_OK) and "parser(" in path.read_text(encoding="utf-8"):
             name = path.relative_to(repository).as_posix()
             yield name, lambda path=path: runpy.run_path(str(path), run_name="__main__")
@@ -47,13 +44,15 @@ def commands(repository: Path) -> Iterator[tuple[str, Run]]:
 
 def tools_page(found: Iterator[tuple[str, Run]]) -> str:
     """The whole page: an overview, then a section for each command."""
-    overview, sections = ["", "| command | what it does |", "| --- | --- |"], []
+    overview, sections = ["", "| command | in a clone | what it does |", "| --- | --- | --- |"], []
     for name, start in found:
-        first, second = (parser_of(name, start, *machine) for machine in ((False, 0), (True, 1)))
-        text = (first.description or "").strip()
+        parser = parser_of(name, start)
+        text = (parser.description or "").strip()
         anchor = name.replace("/", "").replace(".", "").replace(" ", "-")
-        overview.append(f"| [{name}](#{anchor}) | {cell(_sentence(text))} |")
-        sections.append(section(name, text, first, second))
+        known = COMMANDS.get(name.removeprefix(f"{PROG} "))
+        script = f"`{known.script}`" if known and known.script else "" if known else "only there"
+        overview.append(f"| [{name}](#{anchor}) | {script} | {cell(_sentence(text))} |")
+        sections.append(section(name, text, parser))
     return INTRODUCTION + "\n".join(overview) + "\n" + "".join(sections)
 
 
@@ -61,8 +60,8 @@ class _Found(BaseException):
     """The parser that a command was about to print the help of."""
 
 
-def parser_of(name: str, start: Run, gpu: bool, user: int) -> argparse.ArgumentParser:
-    """The parser of a command, as it is on a machine with or without a GPU for the user of that number."""
+def parser_of(name: str, start: Run) -> argparse.ArgumentParser:
+    """The parser of a command."""
 
     def stop(self: argparse.ArgumentParser, file: object = None) -> None:
         raise _Found(self)
@@ -70,8 +69,6 @@ def parser_of(name: str, start: Run, gpu: bool, user: int) -> argparse.ArgumentP
     with (
         mock.patch.object(argparse.ArgumentParser, "print_help", stop),
         mock.patch.object(sys, "argv", [name, "--help"]),
-        mock.patch("torch.cuda.is_available", lambda: gpu),
-        mock.patch("os.getuid", lambda: user, create=True),
     ):
         try:
             start()
@@ -82,25 +79,25 @@ def parser_of(name: str, start: Run, gpu: bool, user: int) -> argparse.ArgumentP
     raise InputError(f"{name}: expected a parser that prints help, got none; leave it out of commands()")
 
 
-def section(name: str, text: str, first: argparse.ArgumentParser, second: argparse.ArgumentParser) -> str:
+def section(name: str, text: str, parser: argparse.ArgumentParser) -> str:
     """One command: what it does, a table of options for each of its groups, its worked examples."""
     lines = ["", f"## {name}", "", "\n\n".join(map(_paragraph, text.split("\n\n")))]
-    for own, other in zip(first._action_groups, second._action_groups, strict=True):
-        pairs = [
-            pair
-            for pair in zip(own._group_actions, other._group_actions, strict=True)
-            if pair[0].help != argparse.SUPPRESS and not isinstance(pair[0], argparse._HelpAction)
+    for group in parser._action_groups:
+        shown = [
+            action
+            for action in group._group_actions
+            if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction)
         ]
-        if not pairs:
+        if not shown:
             continue
-        if own.title not in ("positional arguments", "options"):
-            lines += ["", f"{own.title}:" if not own.description else f"{own.title}: {own.description}"]
+        if group.title not in ("positional arguments", "options"):
+            lines += ["", f"{group.title}:" if not group.description else f"{group.title}: {group.description}"]
         lines += ["", "| option | default | what it does |", "| --- | --- | --- |"]
-        lines += [f"| {_names(own)} | {_default(name, own, other)} | {_help(own)} |" for own, other in pairs]
-    for group in first._mutually_exclusive_groups:
-        names = ", ".join(f"`{action.option_strings[0]}`" for action in group._group_actions)
+        lines += [f"| {_names(action)} | {_default(action)} | {_help(action)} |" for action in shown]
+    for group in parser._mutually_exclusive_groups:
+        names = ", ".join(f"`{(action.option_strings or [_value(action)])[0]}`" for action in group._group_actions)
         lines += ["", f"{'One' if group.required else 'At most one'} of {names}."]
-    examples = (first.epilog or "").removeprefix("examples:").strip("\n")
+    examples = (parser.epilog or "").removeprefix("examples:").strip("\n")
     examples = "\n".join(line.removeprefix("  ") for line in examples.splitlines())
     return "\n".join([*lines, "", "```text", examples, "```", ""])
 
@@ -130,15 +127,7 @@ def _value(action: argparse.Action) -> str:
     )
 
 
-def _default(command: str, own: argparse.Action, other: argparse.Action) -> str:
-    if own.default != other.default:
-        known = [BY_MACHINE[option] for option in own.option_strings if option in BY_MACHINE]
-        if not known:
-            raise InputError(
-                f"{command}: {own.option_strings[0]}: expected a default that is the same on all machines, got "
-                f"{own.default} and {other.default}; add it to BY_MACHINE"
-            )
-        return known[0]
+def _default(own: argparse.Action) -> str:
     if own.required and own.nargs not in ("*", argparse.REMAINDER):  # of which Python says so, too
         return "required"
     if own.default in (None, False, [], "") or own.default == argparse.SUPPRESS:

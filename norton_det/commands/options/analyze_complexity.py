@@ -4,6 +4,7 @@ Without a network it prints both tables of the paper. Nothing is computed, so it
 
 import argparse
 
+from ...architecture import ARCHITECTURES
 from ...choices import DETECTORS
 from ...cli import parser
 
@@ -12,6 +13,7 @@ EXAMPLES = """
   norton-det complexity --markdown                            the same, for a document
   norton-det complexity --preset norton-64 --depth 1
   norton-det complexity --rank 2 --ratios "[0.]+[0.3]*19" --detector mask --detections 20
+  norton-det complexity --preset norton-78 --arch resnet18
   norton-det complexity --weights norton.safetensors --input-size 160 160 --json
 """
 
@@ -22,6 +24,7 @@ def make_parser() -> argparse.ArgumentParser:
     source.add_argument("--weights", metavar="FILE", help="norton checkpoint, or a detector of norton_det.tv")
     source.add_argument("--preset", "--spec", metavar="NAME", help="a published row, such as norton-78, or dense")
     source.add_argument("--ratios", metavar="LIST", help='20 pruning ratios, such as "[0.]+[0.28]*19"')
+    own.add_argument("--arch", choices=ARCHITECTURES, default="resnet50", help="ResNet of --preset and --ratios")
     own.add_argument("--rank", metavar="R", help="CP rank with --ratios, by default 1; none for dense")
     own.add_argument("--detector", choices=DETECTORS, help="count this R-CNN on the network instead of a classifier")
     own.add_argument(

@@ -29,15 +29,18 @@ def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     own.add_argument("--weights", required=True, metavar="FILE", help="a file, zoo://NAME, or torchvision://resnet50")
     own.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
-    own.add_argument("--preset", metavar="NAME", help=f"a published row: {', '.join(PRESETS)}")
+    own.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"{', '.join(PRESETS)}: published rows for ResNet-50, for another ResNet what saves as many MACs",
+    )
     own.add_argument(
         "--rank",
-        help="CP rank of the 3x3 filters: 1 to 9, none, or one per block such as [1]*8+[2]*8; 1 with --ratios alone",
+        help="CP rank of the 3x3 filters: 1 to 9, none, or one for each such as [1]*8+[2]*8; 1 with --ratios alone",
     )
     own.add_argument(
         "--ratios", help='shares to prune such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; none with --rank alone'
     )
-    own.add_argument("--arch", default="resnet50", help="resnet50, resnet101 or resnet152, with --rank and --ratios")
     own.add_argument(
         "--criterion", metavar="NAME", help=f"of pruning: {', '.join(CRITERIA)}; css with --calibrate, else pabs"
     )

@@ -7,7 +7,7 @@ from ...data import resolve_datasets_root
 
 EXAMPLES = """
   norton-det prepare bccd BCCD_Dataset/BCCD                    to where Detectron2 looks for data
-  norton-det prepare bccd BCCD_Dataset/BCCD /tmp/bccd
+  norton-det prepare bccd BCCD_Dataset/BCCD datasets/bccd
 
 Then: DATASETS.TRAIN "('bccd_train',)" DATASETS.TEST "('bccd_val',)" MODEL.ROI_HEADS.NUM_CLASSES 3
 """

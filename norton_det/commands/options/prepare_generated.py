@@ -7,8 +7,8 @@ from ...data import resolve_datasets_root
 
 EXAMPLES = """
   norton-det prepare generated                                 500 images where Detectron2 looks for data
-  norton-det prepare generated /tmp/shapes --train 2000 --val 200 --seed 3
-  norton-det prepare generated /tmp/small --train 40 --val 20 --height 160 --width 160
+  norton-det prepare generated datasets/shapes_2000 --train 2000 --val 200 --seed 3
+  norton-det prepare generated datasets/small --train 40 --val 20 --height 160 --width 160
 
 The same parameters give the same files. A folder that already holds them is left as it is; any other is refused.
 Then: DATASETS.TRAIN "('norton_shapes_train',)" DATASETS.TEST "('norton_shapes_val',)", or norton_shapes_keypoints_*.
