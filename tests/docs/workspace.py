@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.modeling import build_model
 from live.films import video
+from PIL import Image
 from safetensors.torch import save_file
 
 from norton_det.checkpoint import save_checkpoint
@@ -36,11 +37,13 @@ def make(root: Path, data: Path | None) -> None:
     (root / "datasets").mkdir()
     for script in (REPOSITORY / "datasets").glob("*.py"):
         (root / "datasets" / script.name).symlink_to(script)
+    generate_dataset(root / "datasets/norton_shapes")  # as datasets/prepare_generated.py does, which then has it
     shapes = generate_dataset(root / "shapes", train=4, val=2, height=96, width=128, seed=0)
     source = sorted((data / "imagenette" / "val").rglob("*.JPEG"))[:12] if data else sorted(shapes.rglob("*.jpg"))
     for index, name in enumerate([*PICTURES, *(f"{folder}/{i}.jpg" for folder in FOLDERS for i in range(13))]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source[index % len(source)], root / name)
+        with Image.open(source[index % len(source)]) as picture:
+            picture.convert("RGB").resize((96, 72)).save(root / name)
     _annotations(root, shapes)
     video(root / "street.mp4")
     shutil.copyfile(root / "street.mp4", root / "film.mp4")
@@ -109,14 +112,19 @@ def _classifiers(root: Path) -> None:
 
 def _detectors(root: Path) -> None:
     """Dense and compressed ones of both stacks, in every form and under every name that a page has for them."""
-    for classes, config, names in (
-        (80, "dense_faster_rcnn", ("output/dense_faster_rcnn/model_final.pth", "dense.pth")),
-        (80, "norton_faster_rcnn", ("output/norton_faster_rcnn/model_final.pth",)),
-        (3, "bccd_dense_faster_rcnn", ("output/bccd_dense_faster_rcnn/model_final.pth",)),
-        (3, "bccd_norton_faster_rcnn", ("output/bccd_norton_faster_rcnn/model_final.pth", "model_final.pth")),
+    for classes, config, keys, names in (
+        (80, "dense_faster_rcnn", [], ("output/dense_faster_rcnn/model_final.pth", "dense.pth")),
+        (80, "norton_faster_rcnn", [], ("output/norton_faster_rcnn/model_final.pth",)),
+        (5, "demo_faster_rcnn", [], ("output/demo/norton/model_final.pth",)),
+        (5, "demo_faster_rcnn", ["MODEL.NORTON.PRESET", "dense"], ("output/demo/dense/model_final.pth",)),
+        (3, "bccd_dense_faster_rcnn", [], ("output/bccd_dense_faster_rcnn/model_final.pth",)),
+        (
+            *(3, "bccd_norton_faster_rcnn", []),
+            ("output/bccd_norton_faster_rcnn/model_final.pth", "model_final.pth", "output/mine/model_final.pth"),
+        ),
     ):
-        keys = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", str(classes)]
-        model = build_model(load_config(f"{config}.yaml", keys))
+        always = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", str(classes)]
+        model = build_model(load_config(f"{config}.yaml", [*always, *keys]))
         for name in names:
             folder = (root / name).parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,6 +132,7 @@ def _detectors(root: Path) -> None:
             (folder / "last_checkpoint").unlink()
         if config == "bccd_norton_faster_rcnn":
             save_whole(root / "output/bccd_whole.safetensors", model)
+    (root / "output/demo/shapes").symlink_to(root / "shapes")
     (root / "output/norton_faster_rcnn/inference").mkdir()
     (root / "output/norton_faster_rcnn/inference/coco_instances_results.json").write_text("[]\n")
     small = fasterrcnn_norton_resnet50_fpn(spec="norton-78", min_size=96, max_size=128).eval()
