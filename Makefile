@@ -12,7 +12,7 @@ PY := $(or $(NORTON_DET_PYTHON),.venv/bin/python)
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test reliability demo clean
+.PHONY: help setup lint test coverage reliability demo clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ test: setup lint  ## lint, the tests, and the short form of make reliability
 	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
 	OMP_NUM_THREADS=1 $(PY) tools/reliability.py --short
+
+coverage: setup  ## the tests, and which lines of norton_det they reach; less than 90 % fails
+	$(PY) -m coverage erase
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report= --ignore=tests/deploy --ignore=tests/live
+	$(PY) -m pytest -q --cov --cov-append --cov-report= tests/deploy
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-append --cov-report= tests/live
+	$(PY) -m coverage report
 
 reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept
 	OMP_NUM_THREADS=1 $(PY) tools/reliability.py
