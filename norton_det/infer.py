@@ -13,7 +13,8 @@ from torch import Tensor
 from .architecture import ARCHITECTURES, Architecture, Site
 from .errors import InputError
 from .number_list import format_list, parse_list
-from .spec import KERNEL, CompressionSpec, presets
+from .presets import presets
+from .spec import KERNEL, CompressionSpec
 
 _MAX_FILTERS = 65536  # of a CP layer
 

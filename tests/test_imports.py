@@ -18,6 +18,7 @@ ORDER = [
     *(
         "errors",
         "architecture",
+        "presets",
         "number_list",
         "spec",
         "als",
