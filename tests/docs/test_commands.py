@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from norton_det.cli import run as run_command
+from norton_det.commands.main import PROG, main
 from norton_det.d2 import trainer  # noqa: F401  imported here, so that the forks need not
 
 from .child import Ended, error_line, run, script
@@ -37,6 +39,8 @@ def launched(words: list[str], folder: Path) -> Ended:
             patch.setenv(name, value)
         if words[0].endswith(".py"):
             return run(script([str(folder / words[0]), *words[1:]]), folder, SECONDS)
+        if words[0] == PROG:
+            return run(lambda: run_command(lambda: main(words[1:])), folder, SECONDS)
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
         return Ended(done.returncode, done.stdout, done.stderr, False)
 
