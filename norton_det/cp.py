@@ -61,7 +61,6 @@ def reconstruct(factors: Factors) -> Tensor:
 
 
 @one_thread()
-@one_thread()
 def nmse(weight: Tensor, factors: Factors) -> float:
     """Normalised mean squared error ``||W - W'||^2 / ||W||^2`` of a layer; 0 for a zero layer."""
     weight = weight.detach().cpu().double()
@@ -78,7 +77,6 @@ def cp_decompose(weight: Tensor, rank: int, **options: object) -> Factors:
     return cp_decompose_layers([weight], [rank], **options)[0]  # type: ignore[arg-type]
 
 
-@one_thread()
 @one_thread()
 def cp_decompose_layers(
     weights: Sequence[Tensor],

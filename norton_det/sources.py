@@ -27,9 +27,13 @@ def local(source: str | Path) -> str | Path:
     """``zoo://NAME`` as the file of ``norton_det.zoo``, downloaded where it is not there yet; others as they are.
 
     Raises:
-        InputError: the zoo has no such weights, or they cannot be downloaded.
+        InputError: the zoo has no such weights, they cannot be downloaded, or it is another kind of address.
     """
     match = re.match(r"zoo:/{1,2}(?=[^/])(.+)", str(source))  # a ``Path`` has folded the slashes
+    if match is None and re.match(r"[a-z][a-z0-9+.-]+:/", str(source)) and not Path(source).exists():
+        raise InputError(
+            f"{source}: expected a file, torchvision://NAME or zoo://NAME, got another address; download it to a file"
+        )
     if match is None:
         return source
     from .zoo import weights_path  # not above: with it comes what downloads
