@@ -187,10 +187,11 @@ def test_torchvision_download_without_network(tmp_path, monkeypatch):
             "torchvision://resnext50_32x4d",
             "one of resnet18, resnet34, resnet50, resnet101, resnet152, got 'resnext50_32x4d'",
         ),
+        ("detectron2://ImageNetPretrained/MSRA/R-50.pkl", "got another address; download it to a file"),
         ("torchvision://resnet50/IMAGENET22K", "expected weights IMAGENET1K_V1, IMAGENET1K_V2, got 'IMAGENET22K'"),
     ],
 )
-def test_torchvision_names(source, told):
+def test_addresses(source, told):
     with pytest.raises(InputError, match=told):
         load_weights(source)
 
