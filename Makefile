@@ -35,9 +35,9 @@ test: setup lint  ## lint, the tests, and the short form of make reliability
 
 coverage: setup  ## the tests, and which lines of norton_det they reach; less than 90 % fails
 	$(PY) -m coverage erase
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report= --ignore=tests/deploy --ignore=tests/live
-	$(PY) -m pytest -q --cov --cov-append --cov-report= tests/deploy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-append --cov-report= tests/live
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report= --cov-fail-under=0 --ignore=tests/deploy --ignore=tests/live
+	$(PY) -m pytest -q --cov --cov-append --cov-report= --cov-fail-under=0 tests/deploy
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-append --cov-report= --cov-fail-under=0 tests/live
 	$(PY) -m coverage report
 
 reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept

@@ -30,6 +30,7 @@ NEEDS_COCO = re.compile(
     r"coco_2017_val"
     r"|(?:train_net|compare)\.py(?!.*(?:--register|bccd_|shapes_|quick_schedules/)).*--config(?:-file)? \S+_rcnn"
 )
+NEEDS_SHAPES = re.compile(r"quick_schedules/|shapes_|prepare_generated\.py$")  # the data set that takes seconds to draw
 NOT_RUN = {  # the set-up, which a test does not do again (of make: are there such targets), and what needs two machines
     "git clone": "",
     "source ": "",

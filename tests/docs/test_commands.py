@@ -16,9 +16,10 @@ import pytest
 from norton_det.cli import run as run_command
 from norton_det.commands.main import PROG, main
 from norton_det.d2 import trainer  # noqa: F401  imported here, so that the forks need not
+from norton_det.data.generate import generate_dataset
 
 from .child import Ended, error_line, run, script
-from .pages import LANGUAGES, NOT_RUN, REPOSITORY, blocks, commands, expected_line
+from .pages import LANGUAGES, NEEDS_SHAPES, NOT_RUN, REPOSITORY, blocks, commands, expected_line
 
 SECONDS = float(os.environ.get("NORTON_DET_DOCS_SECONDS", 3))
 
@@ -26,6 +27,9 @@ SECONDS = float(os.environ.get("NORTON_DET_DOCS_SECONDS", 3))
 def launched(words: list[str], folder: Path) -> Ended:
     """A command in a fork of this process, or a program that is not ours."""
     environment = {}
+    if NEEDS_SHAPES.search(" ".join(words)):
+        made = run(lambda: generate_dataset(folder / "datasets/norton_shapes"), folder, 120)
+        assert made.status == 0, made.err
     runs = folder / "output/compare"
     shutil.rmtree(runs, ignore_errors=True)
     if "compare.py" not in words[0]:  # whose run would go on from these

@@ -37,7 +37,6 @@ def make(root: Path, data: Path | None) -> None:
     (root / "datasets").mkdir()
     for script in (REPOSITORY / "datasets").glob("*.py"):
         (root / "datasets" / script.name).symlink_to(script)
-    generate_dataset(root / "datasets/norton_shapes")  # as datasets/prepare_generated.py does, which then has it
     shapes = generate_dataset(root / "shapes", train=4, val=2, height=96, width=128, seed=0)
     source = sorted((data / "imagenette" / "val").rglob("*.JPEG"))[:12] if data else sorted(shapes.rglob("*.jpg"))
     for index, name in enumerate([*PICTURES, *(f"{folder}/{i}.jpg" for folder in FOLDERS for i in range(13))]):
