@@ -96,6 +96,7 @@ def _classifiers(root: Path) -> None:
     torch.manual_seed(0)
     dense = NortonResNet(CompressionSpec.dense(), 10).eval()
     torch.save(dense.state_dict(), root / "resnet50.pth")
+    torch.save(NortonResNet(CompressionSpec.dense("resnet18"), 10).state_dict(), root / "resnet18.pth")
     save_file(dense.state_dict(), root / "resnet50_imagenette.safetensors")
     small = NortonResNet(CompressionSpec.preset("norton-78"), 10).eval()
     (root / "output").mkdir()
