@@ -250,7 +250,8 @@ class CompressionSpec:
 
     def __str__(self) -> str:
         rank = format_list(self.rank) if isinstance(self.rank, tuple) else self.rank
-        return f"{self.name or self.arch} (rank {rank}, ratios {format_list(self.ratios)})"
+        of = "" if self.arch == "resnet50" or not self.name else f" of {self.arch}"
+        return f"{self.name or self.arch}{of} (rank {rank}, ratios {format_list(self.ratios)})"
 
 
 def _pruned(width: int, ratios: Sequence[float], index: int) -> int:
