@@ -125,6 +125,8 @@ def count_complexity(
     try:
         with torch.no_grad(), counter.flops:
             parts = _run(counter, size, proposals, detections)
+    except InputError:
+        raise
     except (RuntimeError, TypeError, AttributeError, ValueError, AssertionError, IndexError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(
@@ -238,6 +240,9 @@ def _run_heads(
             continue
         pooler: Any = _first(heads, f"{kind}_roi_pool", f"{kind}_pooler", "pooler")
         names: Any = _first(pooler, "featmap_names") or _first(heads, f"{kind}_in_features", "in_features")
+        if names[0] not in features:
+            wanted, found = (", ".join(map(str, each)) for each in (names, features))
+            raise InputError(f"{kind} head: expected feature maps {wanted} to pool, got {found}; name them alike")
         side = pooler.output_size
         rows, columns = (side, side) if isinstance(side, int) else side
         pooled = torch.empty(regions, features[names[0]].shape[1], rows, columns, device="meta")  # (P, F, S, S)

@@ -346,3 +346,22 @@ def test_tool_reads_weights(tool, tmp_path):
     assert json.loads(out)["params"] == 22_012_182 - 87 * 5 * 1025
     status, out, err = tool("--weights", file, "--detector", "mask")
     assert status == 2 and err.startswith("error: --detector: expected faster") and not out
+
+
+def test_feature_maps_that_the_pooler_does_not_know_are_named():
+    from torchvision.models.detection import FasterRCNN
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+
+    class OneMap(nn.Module):
+        out_channels = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3, 32)
+
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"only": self.conv(x)}
+
+    detector = FasterRCNN(OneMap(), 3, rpn_anchor_generator=AnchorGenerator(((32,),), ((1.0,),)))
+    with pytest.raises(InputError, match="box head: expected feature maps 0, 1, 2, 3 to pool, got only; name them"):
+        count_complexity(detector, (3, 64, 64))
