@@ -26,7 +26,7 @@ from ..spec import CompressionSpec
 from ..timing import environment
 from ..weights import load_weights
 
-NAME = re.compile(r"layer\d+\.\d+\.conv2\.weight")
+NAME = re.compile(r"layer\d+\.\d+\.conv[12]\.weight")
 STARTS = (("svd", None), ("random", 0), ("random", 1))  # the first, parafac's default, is the one that is timed
 
 

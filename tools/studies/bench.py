@@ -55,9 +55,10 @@ class Bench:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.loaded = load_weights(settings.weights)
-        if not (self.loaded.spec.is_dense and self.loaded.num_classes):
+        spec = self.loaded.spec
+        if not (spec.is_dense and spec.arch == "resnet50" and self.loaded.num_classes):
             raise InputError(
-                f"{settings.weights}: expected a dense classifier with fc; give the weights before compression"
+                f"{settings.weights}: expected a dense ResNet-50 with fc, got {spec}; give its dense weights"
             )
         shape = {"size": settings.size, "resize": settings.resize}
         classes, preprocessing = self.loaded.num_classes, self.loaded.preprocessing
