@@ -186,6 +186,8 @@ def load_checkpoint(path: str | Path) -> NortonResNet:
     info, state = read_checkpoint(path)
     if info is None:
         raise InputError(f"{path}: expected a norton checkpoint, got other weights; run norton-det compress on them")
+    if any(name.startswith("backbone.") for name in state):
+        raise InputError(f"{path}: expected a ResNet's checkpoint, got a detector's; give it to its stack as weights")
     with torch.device("meta"):
         model = build_from_info(info)
     check_state(state, model.state_dict(), str(path))

@@ -100,7 +100,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a command's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
     try:
         status = main()
-        sys.stdout.flush()  # here, where a reader that has gone is met below
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is met below
     except InputError as error:
         refuse(str(error))
     except KeyboardInterrupt as error:

@@ -92,8 +92,7 @@ def compress(
     if get_criterion(criterion).needs_data and calibration is None:
         raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
     state, found_preprocessing, found_stride = read_model(model)
-    if isinstance(spec, str):
-        spec = CompressionSpec.preset(spec, spec_from_state(state).arch)
+    spec = spec_for(state, spec)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
     preprocessing = preprocessing or found_preprocessing
@@ -205,6 +204,22 @@ def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tenso
         if name.endswith("running_mean"):  # absent in frozen batch normalisation
             clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
     return clean, preprocessing, stride
+
+
+def spec_for(state: Mapping[str, Tensor], spec: CompressionSpec | str) -> CompressionSpec:
+    """A spec as given, or the level of that name for the ResNet of a state dict.
+
+    Raises:
+        InputError: neither, or a spec of another ResNet.
+    """
+    if not isinstance(spec, CompressionSpec | str):
+        raise InputError(f"spec: expected a CompressionSpec or a level's name, got {spec!r:.40}; write norton-78")
+    arch = spec_from_state(state).arch
+    if isinstance(spec, str):
+        return CompressionSpec.preset(spec, arch)
+    if spec.arch != arch:
+        raise InputError(f"spec: expected one of {arch}, as the model is, got one of {spec.arch}; give arch='{arch}'")
+    return spec
 
 
 def has_stride_in_1x1(first: nn.Module | None) -> bool:

@@ -2,32 +2,31 @@
 
 from .errors import InputError
 
-EXTRAS = {  # module -> extra of this package that has it
-    "cv2": "opencv",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "openvino": "openvino",
-    "nncf": "openvino",
-    "av": "demo",
-    "supervision": "demo",
-    "fastapi": "serve",
-    "uvicorn": "serve",
-    "websockets": "serve",
-    "matplotlib": "dev",
-    "tensorly": "dev",
-    "scipy": "dev",
+PACKAGES = {  # module -> packages that are needed together: those of the extra that has it
+    "onnx": "onnx onnxruntime",
+    "onnxruntime": "onnx onnxruntime",
+    "openvino": "openvino nncf onnx",
+    "nncf": "openvino nncf onnx",
+    "av": "av supervision",
+    "supervision": "av supervision",
+    "fastapi": "fastapi uvicorn websockets",
+    "uvicorn": "fastapi uvicorn websockets",
+    "websockets": "fastapi uvicorn websockets",
+    "matplotlib": "matplotlib",
+    "tensorly": "tensorly",
+    "scipy": "scipy",
 }
-MENDS = {  # where an extra alone will not do
-    "cv2": "run pip install norton_det[opencv], or norton_det[opencv-headless] on a machine without a display",
+MENDS = {  # where that alone will not do
+    "cv2": "run pip install opencv-python, or opencv-python-headless on a machine without a display",
     "detectron2": "PyPI has no wheel of it: run tools/setup_env.py --detectron2-wheel DIR in a clone of norton_det, "
     "and pip install what it makes",
-    "pytorch_grad_cam": "run pip install norton_det[cam] and pip install --no-deps grad-cam",
+    "pytorch_grad_cam": "run pip install scikit-learn ttach matplotlib and pip install --no-deps grad-cam",
 }
 
 
 def mend(module: str) -> str | None:
     """How to get an optional module; ``None`` for others."""
-    return MENDS.get(module) or (f"run pip install norton_det[{EXTRAS[module]}]" if module in EXTRAS else None)
+    return MENDS.get(module) or (f"run pip install {PACKAGES[module]}" if module in PACKAGES else None)
 
 
 def explained(error: ModuleNotFoundError) -> InputError | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .architecture import ARCHITECTURES, Architecture, Site
+from .architecture import ARCHITECTURES, BLOCKS, Architecture, Site
 from .errors import InputError
 from .number_list import format_list, parse_list
 from .presets import presets
@@ -60,9 +60,13 @@ def _architecture(state: Mapping[str, Tensor]) -> Architecture:
             blocks[int(match[1]) - 1].add(int(match[2]))
     depths = tuple(len(indices) for indices in blocks)
     kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state) else "basic"
-    for arch in ARCHITECTURES.values():
-        if (arch.kind, arch.depths) == (kind, depths) and all(max(found) == len(found) - 1 for found in blocks):
-            return arch
+    alike = [arch for arch in ARCHITECTURES.values() if (arch.kind, arch.depths) == (kind, depths)]
+    if alike and all(max(found) == len(found) - 1 for found in blocks):
+        last = state.get(f"layer4.0.{BLOCKS[kind][-1][0].replace('conv', 'bn')}.weight")
+        width = len(last) if last is not None and last.ndim else 0
+        return next((arch for arch in alike if arch.outputs[3] == width), alike[0])
+    if not any(depths):
+        raise InputError("expected the blocks of a ResNet (layer1.0.conv1.weight, ...), found none; use weights of one")
     known = ", ".join(f"{arch.name} {arch.depths}" for arch in ARCHITECTURES.values() if arch.kind == kind)
     mend = "a C4 detector keeps stage 4 in its box head, use an FPN one" if not depths[3] else "use one of these"
     raise InputError(f"{kind} blocks per stage: expected {known}, got {depths}; {mend}")

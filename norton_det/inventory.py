@@ -74,7 +74,7 @@ def cpu() -> str:
                 flags = set(line.partition(":")[2].split())
                 break
     known = [flag for flag in CPU_FLAGS if flag in flags]
-    return f"CPU: {platform.machine()}, {torch.get_num_threads()} threads, {' '.join(known) or 'flags unknown'}"
+    return f"CPU: {platform.machine()}, threads: {torch.get_num_threads()}, {' '.join(known) or 'flags unknown'}"
 
 
 def cuda() -> list[str]:

@@ -1,8 +1,8 @@
 """Which channels stay, and the smaller state dict: surgery on tensors by torchvision's names.
 
 *Coupled channels.* All layers that write one residual stream (the projection and the last convolution of every block
-of a stage) share one index set, from the sum of their scores. So the pruned network computes exactly what the
-decomposed one computes with the dropped channels set to zero.
+of a stage; with basic blocks the stem too, in stage 1) share one index set, from the sum of their scores. So the pruned
+network computes exactly what the decomposed one computes with the dropped channels set to zero.
 """
 
 import re
@@ -38,6 +38,8 @@ def select_channels(
     """Sorted indices of the channels to keep, by channel set (see ``architecture``).
 
     A convolution without CP factors is scored by ``norm`` where the criterion needs factors (NORTON prunes 1x1 so).
+    Factors are scored as the cut of their inputs leaves them, but for coupled layers: what these read may be chosen
+    later.
     Criteria that need data get ``statistics``, which have all sets that are pruned.
     """
     if get_criterion(criterion).needs_data:

@@ -67,7 +67,7 @@ def calibrate(
     Args:
         dense: the network it was cut from, in eval mode; untouched.
         small: has the weights of ``prune.cut``.
-        kept: the channels that were kept, by writer.
+        kept: the channels that were kept, by channel set.
         calibration: images and switches.
         readers: of the outputs of stages (1..4), to be fitted to what they give on the dense network.
         progress: show a bar.

@@ -83,7 +83,7 @@ class NortonResNet(nn.Module):
     Args:
         spec: ranks and ratios; ``CompressionSpec.dense()`` is torchvision's network.
         num_classes: outputs of the classifier; 0 leaves it out (a backbone).
-        stride_in_1x1: stride in conv1 instead of conv2.
+        stride_in_1x1: of bottlenecks: stride in conv1 instead of conv2.
         norm: makes the normalisation layer of a width.
 
     ``preprocessing`` (torchvision's unless set) says what the weights expect at the input; checkpoints carry it.

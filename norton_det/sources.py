@@ -30,6 +30,8 @@ def local(source: str | Path) -> str | Path:
         InputError: the zoo has no such weights, they cannot be downloaded, or it is another kind of address.
     """
     match = re.match(r"zoo:/{1,2}(?=[^/])(.+)", str(source))  # a ``Path`` has folded the slashes
+    if is_download(source):
+        return source
     if match is None and re.match(r"[a-z][a-z0-9+.-]+:/", str(source)) and not Path(source).exists():
         raise InputError(
             f"{source}: expected a file, torchvision://NAME or zoo://NAME, got another address; download it to a file"

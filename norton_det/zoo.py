@@ -1,7 +1,7 @@
 """The zoo: networks by name, their configs, and weights that are downloaded once and held against their checksum.
 
-A name is LEVEL/NETWORK, as in ``norton-78/faster_rcnn``: LEVEL is dense or a preset, NETWORK one of resnet50,
-faster_rcnn, mask_rcnn and keypoint_rcnn. ``dense-detectron2/...`` are Detectron2's own baselines. ``zoo_table`` has
+A name is LEVEL/NETWORK, as in ``norton-78/faster_rcnn``: LEVEL is dense or a preset, NETWORK a ResNet or an R-CNN (on
+ResNet-50 unless it says another). ``dense-detectron2/...`` are Detectron2's own baselines. ``zoo_table`` has
 what is known of each.
 
 Nobody publishes weights of compressed detectors: an entry without weights is what a config trains to.
@@ -80,7 +80,8 @@ def weights_path(name: str, folder: str | Path | None = None, progress: bool = T
     """
     entry = find(name)
     if entry.weights is None:
-        where = f"look at {entry.page}, and give the file itself" if entry.page else f"train {entry.config or 'it'}"
+        where = f"train {entry.config}" if entry.config else f"compress zoo://dense/{entry.network}"
+        where = f"look at {entry.page}, and give the file itself" if entry.page else where
         raise InputError(f"{name}: expected published weights, found none of a known name; {where}")
     weights = entry.weights
     file = Path(folder or folder_of_weights()) / weights.name

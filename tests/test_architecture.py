@@ -189,6 +189,14 @@ def test_searched_saved_and_fused(dense, images, tmp_path):
         assert close(nd.fuse(model)(images), model(images), 1e-5)
 
 
+def test_rows_of_equal_depths_are_told_by_their_width():
+    with pytest.MonkeyPatch.context() as patch:
+        thin = Architecture("thin18", "basic", (2, 2, 2, 2), 32, (32, 64, 128, 256))
+        patch.setitem(ARCHITECTURES, "thin18", thin)
+        for arch in ("thin18", "resnet18"):
+            assert spec_from_state(on_meta(CompressionSpec.dense(arch)).state_dict()).arch == arch
+
+
 def test_a_row_without_levels_says_so(tiny):
     with pytest.raises(InputError, match="preset: expected one of dense, got 'norton-78'"):
         CompressionSpec.preset("norton-78", tiny)

@@ -209,9 +209,13 @@ def test_what_cannot_be_compressed_is_refused_in_one_line(dense, norton_78):
     refused(norton_78.model, "expected dense weights, got CP factors; compress the dense network")
     refused(compress(dense, PRUNED_ONLY).model, r"conv1\.weight: expected shape \(64, 3, 7, 7\), got \(32, 3, 7, 7\)")
     refused(state | {"layer2.1.bn2.bias": torch.full((128,), torch.nan)}, "layer2.1.bn2.bias: expected finite weights")
-    refused(torchvision.models.resnet18(), r"tensors: \d+ missing \(first: layer1\.0\.bn3")
-    refused(torchvision.models.vgg11_bn(num_classes=2), r"tensors: \d+ missing \(first: bn1")
-    refused(torchvision.models.resnet101(), r"tensors: \d+ unexpected \(first: layer3\.10")
+    refused(torchvision.models.resnet18(), "as the model is, got one of resnet50; give arch='resnet18'")
+    refused(
+        torchvision.models.vgg11_bn(num_classes=2),
+        "expected the blocks of a ResNet .*, found none",
+    )
+    refused(torchvision.models.resnet101(), "expected one of resnet101, as the model is, got one of resnet50")
+    refused(dense, "expected a CompressionSpec or a level's name, got 2; write norton-78", spec=2)
     refused({name: t for name, t in state.items() if name != "fc.bias"}, r"1 missing \(first: fc\.bias\)")
     refused({"epoch": 3} | state, "epoch: expected a tensor, got int; pass model.state_dict()")
     refused("resnet50.pth", "expected a ResNet or its state dict, got str")

@@ -41,7 +41,7 @@ from norton_det.live.choice import DEMO, DEMO_CONFIG
 from norton_det.timing import environment, measure
 
 EXAMPLES = """
-  tools/walkthrough.py                          into output/demo, 10 to 15 minutes
+  tools/walkthrough.py                          into output/demo, 7 to 15 minutes
   tools/walkthrough.py --preset norton-64 --output output/demo-64
   tools/walkthrough.py --iterations 20 --finetune 10 --train-images 40 --val-images 8   only to see it run
 """
@@ -113,7 +113,11 @@ def train(cfg: CfgNode, name: str) -> tuple[dict[str, float], str]:
     trainer = DemoTrainer(cfg)
     trainer.register_hooks([Progress(name)])
     trainer.resume_or_load(resume=False)
-    trainer.train()
+    try:
+        trainer.train()
+    except KeyboardInterrupt as stopped:
+        stopped.args = ("the next make demo starts anew",)
+        raise
     return columns(trainer.last_results()), str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
 
 

@@ -63,10 +63,11 @@ def chosen(args: argparse.Namespace) -> nn.Module:
         return BUILDERS[args.detector](weights_backbone=args.weights)
     if args.weights:
         return load_checkpoint(args.weights)
+    arch = args.arch or "resnet50"
     if args.ratios:
-        spec = CompressionSpec.parse(args.rank or 1, args.ratios, args.arch)
+        spec = CompressionSpec.parse(args.rank or 1, args.ratios, arch)
     else:
-        spec = CompressionSpec.preset(args.preset, args.arch)
+        spec = CompressionSpec.preset(args.preset, arch)
     return build(spec, args.detector or "classifier")
 
 
@@ -120,8 +121,10 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--rank: expected it with --ratios, got --rank {args.rank} alone; presets have their own")
     if args.input_size and min(args.input_size) < 1:
         raise InputError(f"--input-size: expected height and width of 1 or more, got {args.input_size}; write 800 800")
+    if args.arch and args.weights:
+        raise InputError(f"--arch: expected it with --preset or --ratios, got --weights {args.weights}; leave it out")
     if not (args.weights or args.preset or args.ratios):
-        if args.detector or args.input_size:
+        if args.detector or args.input_size or args.arch:
             raise InputError("network: expected --weights, --preset or --ratios, got none; add --preset dense")
         print(published(args))
         return

@@ -57,7 +57,7 @@ def bracketed(host: str) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    uvicorn = require_module("uvicorn", "serve")
+    uvicorn = require_module("uvicorn")
     app = make_app(load(args), names_of(args.host, args.allow_host))
     scheme = "https" if args.ssl_certfile else "http"
     shown = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)

@@ -69,7 +69,6 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
         ("WIDTH_PER_GROUP", 64),
         ("RES5_DILATION", 1),
         ("STEM_OUT_CHANNELS", info.spec.architecture.stem),
-        ("RES2_OUT_CHANNELS", info.spec.architecture.outputs[0]),
     ):
         if resnets[key] != only:
             raise InputError(

@@ -104,9 +104,32 @@ def info_from_config(cfg: CfgNode) -> CheckpointInfo:
     wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
     info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if info is None:
-        return CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
-    check_agreement(cfg, info.preprocessing, info.stride_in_1x1)
+        info = CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
+    else:
+        check_architecture(cfg, info.spec.arch)
+        check_agreement(cfg, info.preprocessing, info.stride_in_1x1)
+    outputs = info.spec.architecture.outputs[0]
+    if cfg.MODEL.RESNETS.RES2_OUT_CHANNELS != outputs:
+        raise InputError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS: expected {outputs} for {info.spec.arch}, got "
+            f"{cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}; set it to {outputs}"
+        )
     return info
+
+
+def check_architecture(cfg: CfgNode, arch: str) -> None:
+    """Refuse a config whose ResNet is not that of ``MODEL.WEIGHTS``.
+
+    Raises:
+        InputError: names the key and its values.
+    """
+    depth = arch.removeprefix("resnet")
+    if str(cfg.MODEL.RESNETS.DEPTH) != depth:
+        outputs = ARCHITECTURES[arch].outputs[0]
+        raise InputError(
+            f"{cfg.MODEL.WEIGHTS}: is a {arch}, the config has MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}; set "
+            f"MODEL.RESNETS.DEPTH {depth} MODEL.RESNETS.RES2_OUT_CHANNELS {outputs}"
+        )
 
 
 def check_agreement(cfg: CfgNode, has: Preprocessing, stride_in_1x1: bool) -> None:

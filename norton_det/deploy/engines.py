@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..digest import file_digest
 from ..errors import InputError, first_line
+from ..extras import mend
 from ..files import require_file
 from ..fuse import fuse
 from .clock import with_rest
@@ -24,7 +25,7 @@ from .info import DeployInfo
 INPUT = "image"
 METADATA_KEY = "norton_det"
 WEIGHTS_KEY = "norton_det_weights"  # SHA-256 of the .bin file beside an .xml file
-MODULES = {".onnx": ("onnxruntime", "onnx"), ".xml": ("openvino", "openvino")}  # ending -> module, extra
+MODULES = {".onnx": "onnxruntime", ".xml": "openvino"}
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -165,18 +166,18 @@ def load_engine(path: str | Path, precision: str | None, threads: int | None) ->
     return (OnnxEngine if file.suffix == ".onnx" else OpenVINOEngine)(file, precision, threads)
 
 
-def require_module(module: str, extra: str) -> Any:
+def require_module(module: str) -> Any:
     """An engine's module.
 
     Raises:
-        InputError: it is not installed; one line with the extra that has it.
+        InputError: it is not installed; one line with what installs it.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        mend = f"run pip install norton_det[{extra}]"
-        raise InputError(f"expected {module} to be installed, found none; {mend}") from None
+        how = mend(module)
+        raise InputError(f"expected {module} to be installed, found none; {how}") from None
 
 
 def _import(path: Path) -> Any:
-    return require_module(*MODULES[path.suffix])
+    return require_module(MODULES[path.suffix])

@@ -77,7 +77,7 @@ def export(
         require_writable(file)
     info = describe(detector, precision=precision, min_size=min_size, max_size=max_size, classes=classes)
     for module in ("onnx", *(("openvino",) if target.suffix == ".xml" else ()), *(("nncf",) * (precision == "int8"))):
-        require_module(module, "onnx" if target.suffix == ".onnx" else "openvino")
+        require_module(module)
     graph = fuse(to_graph(detector)).cpu().float()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"

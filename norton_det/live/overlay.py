@@ -24,7 +24,7 @@ class Overlay:
     """
 
     def __init__(self, classes: Sequence[str] = (), keypoint_threshold: float = 0.05) -> None:
-        self.sv: Any = require_module("supervision", "demo")
+        self.sv: Any = require_module("supervision")
         self.classes, self.keypoint_threshold = classes, keypoint_threshold
 
     def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = (), scores: bool = True) -> np.ndarray:

@@ -130,7 +130,7 @@ def make_app(models: Sequence[Model], hosts: Sequence[str] = LOCAL) -> Any:
     Raises:
         InputError: FastAPI is not installed.
     """
-    require_module("fastapi", "serve")
+    require_module("fastapi")
     from fastapi import FastAPI, Request, WebSocket
     from fastapi.responses import FileResponse, PlainTextResponse
     from fastapi.staticfiles import StaticFiles
@@ -239,7 +239,7 @@ def make_protocol() -> Any:
     Raises:
         InputError: uvicorn is not installed.
     """
-    require_module("uvicorn", "serve")
+    require_module("uvicorn")
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Protocol(H11Protocol):

@@ -114,7 +114,7 @@ def check_output(output: str | None, window: bool | None = None) -> None:
     if output:
         path = Path(output)
         if path.suffix.lower() in CODECS:
-            require_module("av", "demo")
+            require_module("av")
             require_writable(path)
         elif path.suffix.lower() in SUFFIXES:
             require_writable(path)

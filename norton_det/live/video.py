@@ -41,7 +41,7 @@ class VideoSink(Sink):
         self._last = -1
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         self._whole = self._temporary.with_suffix(f".whole{path.suffix}")
-        self._av = require_module("av", "demo")
+        self._av = require_module("av")
 
     def write(self, picture: np.ndarray, frame: Frame) -> None:
         height, width = (side + side % 2 for side in picture.shape[:2])  # encoders take even sides

@@ -36,7 +36,8 @@ def fasterrcnn_norton_resnet50_fpn(
     """Faster R-CNN: a list of RGB images (3, H, W) in 0..1 -> boxes (N, 4) xyxy in pixels, labels, scores.
 
     Args:
-        spec: a preset's name or a ``CompressionSpec``; without it that of the weights, without those norton-78.
+        spec: a preset's name or a ``CompressionSpec``, also of another ResNet: ``CompressionSpec.preset("norton-78",
+            "resnet18")``; without it that of the weights, without those norton-78.
         weights: file of ``save_detector``; it settles spec, classes and normalisation.
         num_classes: with the background; 91 (COCO) unless the weights say otherwise.
         weights_backbone: norton checkpoint or ``NortonResNet``; its normalisation becomes the detector's

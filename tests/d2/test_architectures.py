@@ -8,8 +8,12 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from norton_det.checkpoint import save_checkpoint
 from norton_det.d2 import NortonCheckpointer, load_detector
+from norton_det.d2.config import info_from_config
+from norton_det.d2.start import compress_weights
 from norton_det.detector import compress_detector
+from norton_det.errors import InputError
 from norton_det.keys import torchvision_to_d2
 from norton_det.layers import CPConv2d
 from norton_det.resnet import NortonResNet
@@ -60,6 +64,20 @@ def test_both_stacks_compute_the_same(config, depth):
         found, expected = ours.forward_features(image), theirs(image)
     for name, features in expected.items():
         torch.testing.assert_close(found[name], features, rtol=1e-4, atol=1e-4)
+
+
+def test_a_config_of_another_depth_than_the_weights_is_refused_before_anything_is_done(config, tmp_path):
+    small = NortonResNet(CompressionSpec.preset("norton-78", "resnet34"), 0)
+    file, dense = save_checkpoint(tmp_path / "small.safetensors", small), tmp_path / "resnet34.pth"
+    torch.save(NortonResNet(CompressionSpec.dense("resnet34"), 0).state_dict(), dense)
+    cfg = config("norton_faster_rcnn_resnet18.yaml", **{"MODEL.WEIGHTS": file})
+    with pytest.raises(InputError, match=r"is a resnet34, the config has MODEL\.RESNETS\.DEPTH 18; set .*DEPTH 34"):
+        info_from_config(cfg)
+    cfg = config("norton_faster_rcnn_resnet18.yaml", **{"MODEL.WEIGHTS": dense, "OUTPUT_DIR": tmp_path})
+    with pytest.raises(InputError, match=r"resnet34\.pth: is a resnet34, the config has MODEL\.RESNETS\.DEPTH 18"):
+        compress_weights(cfg)
+    with pytest.raises(InputError, match="RES2_OUT_CHANNELS: expected 64 for resnet18, got 256; set it to 64"):
+        info_from_config(config(**{"MODEL.RESNETS.DEPTH": 18}))
 
 
 def test_detectron2s_own_resnet18_is_compressed_saved_and_loaded(config, tmp_path):

@@ -22,9 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
     source = own.add_mutually_exclusive_group()
     source.add_argument("--weights", metavar="FILE", help="norton checkpoint, or a detector of norton_det.tv")
-    source.add_argument("--preset", "--spec", metavar="NAME", help="a published row, such as norton-78, or dense")
-    source.add_argument("--ratios", metavar="LIST", help='20 pruning ratios, such as "[0.]+[0.28]*19"')
-    own.add_argument("--arch", choices=ARCHITECTURES, default="resnet50", help="ResNet of --preset and --ratios")
+    source.add_argument("--preset", "--spec", metavar="NAME", help="a level, such as norton-78, or dense")
+    source.add_argument("--ratios", metavar="LIST", help='pruning ratios, such as "[0.]+[0.28]*19"')
+    own.add_argument("--arch", choices=ARCHITECTURES, help="ResNet of --preset and --ratios; resnet50 without")
     own.add_argument("--rank", metavar="R", help="CP rank with --ratios, by default 1; none for dense")
     own.add_argument("--detector", choices=DETECTORS, help="count this R-CNN on the network instead of a classifier")
     own.add_argument(
