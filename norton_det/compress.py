@@ -92,12 +92,12 @@ def compress(
     if get_criterion(criterion).needs_data and calibration is None:
         raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
     state, found_preprocessing, found_stride = read_model(model)
-    spec = spec_for(state, spec)
     classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
     stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
     preprocessing = preprocessing or found_preprocessing
     if calibration is not None:
         _check_range(calibration.images, preprocessing)
+    spec = spec_for(state, spec)
     with torch.device("meta"):
         dense = NortonResNet(CompressionSpec.dense(spec.arch), classes, stride_in_1x1)
         small = NortonResNet(spec, classes, stride_in_1x1)

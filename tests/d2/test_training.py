@@ -452,11 +452,18 @@ def losses_of(folder: Path) -> dict[str, float]:
     return {name: value for name, value in row.items() if "loss" in name}
 
 
+@pytest.fixture(scope="module")
+def alone(root, tmp_path_factory) -> Path:
+    """The folder of a training in one process."""
+    folder = tmp_path_factory.mktemp("alone") / "one"
+    done = train_net(root, folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
 @pytest.mark.parametrize("way", ["script of a clone", "console script", "torchrun"])
-def test_two_processes_are_one(root, tmp_path, way):
+def test_two_processes_are_one(root, tmp_path, alone, way):
     """The RPN's losses are equal; those of regions, means in each process of about as many, within 3 %."""
-    alone = train_net(root, tmp_path / "one")
-    assert alone.returncode == 0, alone.stderr[-2000:]
     if way == "script of a clone":
         done = train_net(root, tmp_path / "two", "--num-gpus", 2)
     elif way == "console script":  # as pip writes it
@@ -467,7 +474,7 @@ def test_two_processes_are_one(root, tmp_path, way):
         torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "norton_det", "train")
         done = train_net(root, tmp_path / "two", start=torchrun)
     assert done.returncode == 0, done.stderr[-2000:]
-    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
+    one, two = losses_of(alone), losses_of(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) >= 5
     rpn = [name for name in one if "rpn" in name]
     assert len(rpn) == 2 and [two[name] for name in rpn] == pytest.approx([one[name] for name in rpn], rel=1e-3)

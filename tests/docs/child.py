@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 30.0  # seconds that a command may take to end once it is interrupted
+PATIENCE = 90.0  # seconds that a command may take to end once it is interrupted
 
 
 @dataclass(frozen=True)

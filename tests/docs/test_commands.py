@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from norton_det.data.generate import generate_dataset
 from .child import Ended, error_line, run, script
 from .pages import LANGUAGES, NEEDS_SHAPES, NOT_RUN, REPOSITORY, blocks, commands, expected_line
 
-SECONDS = float(os.environ.get("NORTON_DET_DOCS_SECONDS", 3))
+SECONDS = float(os.environ.get("NORTON_DET_DOCS_SECONDS", 2))
 
 
 def launched(words: list[str], folder: Path) -> Ended:
@@ -45,6 +46,7 @@ def launched(words: list[str], folder: Path) -> Ended:
             return run(script([str(folder / words[0]), *words[1:]]), folder, SECONDS)
         if words[0] == PROG:
             return run(lambda: run_command(lambda: main(words[1:])), folder, SECONDS)
+        words = [sys.executable, *words[1:]] if words[0] == "python" else words
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
         return Ended(done.returncode, done.stdout, done.stderr, False)
 

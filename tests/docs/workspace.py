@@ -39,7 +39,8 @@ def make(root: Path, data: Path | None) -> None:
         (root / "datasets" / script.name).symlink_to(script)
     shapes = generate_dataset(root / "shapes", train=4, val=2, height=96, width=128, seed=0)
     source = sorted((data / "imagenette" / "val").rglob("*.JPEG"))[:12] if data else sorted(shapes.rglob("*.jpg"))
-    for index, name in enumerate([*PICTURES, *(f"{folder}/{i}.jpg" for folder in FOLDERS for i in range(13))]):
+    names = [*PICTURES, *(f"{folder}/{i}.jpg" for folder in FOLDERS for i in range(13 if "imagenet" in folder else 2))]
+    for index, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         with Image.open(source[index % len(source)]) as picture:
             picture.convert("RGB").resize((96, 72)).save(root / name)
