@@ -29,14 +29,14 @@ lint: setup  ## ruff (rules and format) and mypy
 
 test: setup lint  ## lint, the tests, and the short form of make reliability
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy --ignore=tests/live
-	$(PY) -m pytest -q --durations=5 tests/deploy  # inference engines with threads of their own: a process for them
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist load --durations=5 tests/deploy  # engines have threads of their own
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
 	OMP_NUM_THREADS=1 $(PY) tools/reliability.py --short
 
 coverage: setup  ## the tests, and which lines of norton_det they reach; less than 90 % fails
 	$(PY) -m coverage erase
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report= --cov-fail-under=0 --ignore=tests/deploy --ignore=tests/live
-	$(PY) -m pytest -q --cov --cov-append --cov-report= --cov-fail-under=0 tests/deploy
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist load --cov --cov-append --cov-report= --cov-fail-under=0 tests/deploy
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-append --cov-report= --cov-fail-under=0 tests/live
 	$(PY) -m coverage report
 
