@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..architecture import ARCHITECTURES
 from ..calibration import Calibration
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
@@ -37,8 +38,15 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"expected one target and no ranks or ratios, got {', '.join(flags)}; drop all but one")
     if args.preset and (args.rank or args.ratios):
         raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
-    if args.preset:
-        CompressionSpec.preset(args.preset)
+    refused = None
+    for arch in ("resnet50", *ARCHITECTURES):  # what no ResNet can have is refused before its weights are read
+        try:
+            spec_from(args, arch)
+            return
+        except InputError as error:
+            refused = refused or error
+    if refused:
+        raise refused
 
 
 def spec_from(args: argparse.Namespace, arch: str) -> CompressionSpec | None:
