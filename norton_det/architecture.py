@@ -24,6 +24,11 @@ EXPANSION = {"basic": 1, "bottleneck": 4}  # of a block's outputs over its inner
 IMAGE = "image"  # the channel set that the stem reads
 
 
+def norm_name(conv: str) -> str:
+    """Of the normalisation after a convolution: ``bn1`` of ``conv1``."""
+    return conv.replace("conv", "bn")
+
+
 @dataclass(frozen=True)
 class Site:
     """One convolution and the normalisation after it.
@@ -102,7 +107,7 @@ class Architecture:
             reads = source
             for conv, kernel in self.convs:
                 writes = self.stream(stage) if conv == self.convs[-1][0] else f"{name}.{conv}"
-                norm = f"{name}.{conv.replace('conv', 'bn')}"
+                norm = f"{name}.{norm_name(conv)}"
                 found.append(Site(f"{name}.{conv}", norm, kernel, reads, writes, stage, block, kernel > 1))
                 reads = writes
             if self.projects(stage, block):

@@ -80,7 +80,7 @@ def compress_detector(
     started = time.perf_counter()
     stack = adapter_of(stack_name(detector), "surgery")
     if isinstance(spec, str):
-        spec = CompressionSpec.preset(spec, spec_from_state(split_detector_state(detector.state_dict())[1]).arch)
+        spec = CompressionSpec.preset(spec, resnet_spec(detector).arch)
     for name, parameter in detector.named_parameters():
         if parameter.dtype != torch.float32:
             raise InputError(f"{name}: expected float32, got {parameter.dtype}; call float() on the detector first")
@@ -111,6 +111,15 @@ def compress_detector(
         time.perf_counter() - started,
     )
     return DetectorResult(model.eval(), report)
+
+
+def resnet_spec(detector: nn.Module) -> CompressionSpec:
+    """The spec of a detector's ResNet as it is.
+
+    Raises:
+        InputError: it has none.
+    """
+    return spec_from_state(split_detector_state(detector.state_dict())[1])
 
 
 def choose_layout(

@@ -2,20 +2,14 @@
 
 from .errors import InputError
 
-PACKAGES = {  # module -> packages that are needed together: those of the extra that has it
-    "onnx": "onnx onnxruntime",
-    "onnxruntime": "onnx onnxruntime",
-    "openvino": "openvino nncf onnx",
-    "nncf": "openvino nncf onnx",
-    "av": "av supervision",
-    "supervision": "av supervision",
-    "fastapi": "fastapi uvicorn websockets",
-    "uvicorn": "fastapi uvicorn websockets",
-    "websockets": "fastapi uvicorn websockets",
-    "matplotlib": "matplotlib",
-    "tensorly": "tensorly",
-    "scipy": "scipy",
-}
+TOGETHER = (  # packages that are needed together: those of an extra
+    "openvino nncf onnx",
+    "onnx onnxruntime",
+    "av supervision",
+    "fastapi uvicorn websockets",
+    *("matplotlib", "tensorly", "scipy"),
+)
+PACKAGES = {module: packages for packages in TOGETHER for module in packages.split()}  # of onnx the smaller set
 MENDS = {  # where that alone will not do
     "cv2": "run pip install opencv-python, or opencv-python-headless on a machine without a display",
     "detectron2": "PyPI has no wheel of it: run tools/setup_env.py --detectron2-wheel DIR in a clone of norton_det, "

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from .architecture import ARCHITECTURES, BLOCKS, Architecture, Site
+from .architecture import ARCHITECTURES, BLOCKS, Architecture, Site, norm_name
 from .errors import InputError
 from .number_list import format_list, parse_list
 from .presets import presets
@@ -62,7 +62,7 @@ def _architecture(state: Mapping[str, Tensor]) -> Architecture:
     kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state) else "basic"
     alike = [arch for arch in ARCHITECTURES.values() if (arch.kind, arch.depths) == (kind, depths)]
     if alike and all(max(found) == len(found) - 1 for found in blocks):
-        last = state.get(f"layer4.0.{BLOCKS[kind][-1][0].replace('conv', 'bn')}.weight")
+        last = state.get(f"layer4.0.{norm_name(BLOCKS[kind][-1][0])}.weight")
         width = len(last) if last is not None and last.ndim else 0
         return next((arch for arch in alike if arch.outputs[3] == width), alike[0])
     if not any(depths):

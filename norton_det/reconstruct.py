@@ -124,14 +124,14 @@ class _Walk:
         rest = [total - rows_of(part, at) for total, part, at in zip(sums, shortcuts, positions[-1], strict=True)]
         maps, inputs = self.narrow, self.stream
         for place, (conv_name, conv, norm) in enumerate(narrow.layers()):
-            if place:
-                maps = [part.relu_() for part in maps]
             last, kept = place == len(targets) - 1, self.kept[self.sites[f"{name}.{conv_name}"].writes]
             prior = folded_weight(*wide.layers()[place][1:])[kept][:, inputs]
             fit = self._spatial if max(conv.kernel_size) > 1 else self._pointwise  # type: ignore[arg-type]
             fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], rest if last else targets[place])
-            maps, inputs = list(on_threads(nn.Sequential(conv, norm), maps)), kept
-        self.narrow = [part.add_(short).relu_() for part, short in zip(maps, shortcuts, strict=True)]
+            run = nn.Sequential(conv, norm) if last else nn.Sequential(conv, norm, narrow.relu)
+            maps, inputs = list(on_threads(run, maps)), kept
+        pairs = zip(maps, shortcuts, strict=True)
+        self.narrow = list(on_threads(lambda pair: pair[0].add_(pair[1]).relu_(), pairs))
         self.stream = outputs
         error, energy = 0.0, 1e-20
         for part, total, at in zip(self.narrow, sums, positions[-1], strict=True):

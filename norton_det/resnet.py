@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from .architecture import norm_name
 from .layers import CPConv2d
 from .preprocessing import TORCHVISION, Preprocessing
 from .spec import CompressionSpec
@@ -66,15 +67,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = x
-        for index, name in enumerate(self.names):
-            out = getattr(self, norm_name(name))(getattr(self, name)(out if index == 0 else self.relu(out)))
+        for index, (_, conv, norm) in enumerate(self.layers()):
+            out = norm(conv(self.relu(out) if index else out))
         out += x if self.downsample is None else self.downsample(x)
         return self.relu(out)
-
-
-def norm_name(conv: str) -> str:
-    """``bn1`` of ``conv1``."""
-    return conv.replace("conv", "bn")
 
 
 class NortonResNet(nn.Module):

@@ -8,13 +8,12 @@ Nobody publishes weights of compressed detectors: an entry without weights is wh
 """
 
 import difflib
-import hashlib
 import logging
 import os
 from pathlib import Path
 
 from .config_files import find_config
-from .data.download import CHUNK, fetch
+from .data.download import fetch, md5_of
 from .digest import check_beside, file_digest
 from .errors import InputError
 from .files import atomic_path, require_file
@@ -90,8 +89,7 @@ def weights_path(name: str, folder: str | Path | None = None, progress: bool = T
         return file
     with atomic_path(file) as temporary:
         fetch(weights.url, temporary, progress=progress)
-        check(temporary, weights, name=weights.name)
-        digest = file_digest(temporary)
+        digest = check(temporary, weights, name=weights.name)
     beside = file.with_name(f"{file.name}.sha256")  # the next time it is held against this one
     with atomic_path(beside) as temporary:
         temporary.write_text(f"{digest}  {file.name}\n", encoding="utf-8")
@@ -99,15 +97,15 @@ def weights_path(name: str, folder: str | Path | None = None, progress: bool = T
     return file
 
 
-def check(file: Path, weights: Weights, name: str = "") -> None:
-    """Hold a file against what is known of it, and against ``FILE.sha256`` beside it.
+def check(file: Path, weights: Weights, name: str = "") -> str:
+    """Hold a file against what is known of it, and against ``FILE.sha256`` beside it; its SHA-256.
 
     Raises:
         InputError: another checksum.
     """
-    shown = name or str(file)
-    for kind, known in (("SHA-256", weights.sha256), ("MD5", weights.md5)):
-        found = (file_digest(file) if kind == "SHA-256" else _md5(file)) if known else ""
+    shown, digest = name or str(file), file_digest(file)
+    md5 = md5_of(file, weights.name, progress=False) if weights.md5 else ""
+    for kind, known, found in (("SHA-256", weights.sha256, digest), ("MD5", weights.md5, md5)):
         if not found.startswith(known.lower()):
             raise InputError(
                 f"{shown}: expected {kind} {known}..., as {weights.owner} says, got {found[: max(12, len(known))]}...; "
@@ -115,6 +113,7 @@ def check(file: Path, weights: Weights, name: str = "") -> None:
             )
     if not name:
         check_beside(file)
+    return digest
 
 
 def verify(path: str | Path) -> str:
@@ -128,14 +127,6 @@ def verify(path: str | Path) -> str:
     entry = known.get(file.name)
     if entry is None or entry.weights is None:
         return f"{file}: SHA-256 {file_digest(file)}; no file of the zoo has its name, so nothing is known of it"
-    check(file, entry.weights)
+    digest = check(file, entry.weights)
     how = f"SHA-256 {entry.weights.sha256}..." if entry.weights.sha256 else f"MD5 {entry.weights.md5}..."
-    return f"{file}: {entry.name}, SHA-256 {file_digest(file)}; it has what {entry.weights.owner} says: {how}"
-
-
-def _md5(file: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return f"{file}: {entry.name}, SHA-256 {digest}; it has what {entry.weights.owner} says: {how}"

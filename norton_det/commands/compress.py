@@ -11,13 +11,11 @@ from ..calibration import Calibration
 from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
 from ..compress import compress, compress_detector_state
 from ..data.images import load_images, load_pictures
-from ..detector import compress_detector
+from ..detector import compress_detector, resnet_spec
 from ..detector_report import DetectorReport
 from ..device import check_device
 from ..errors import InputError
 from ..files import atomic_path, require_writable
-from ..infer import spec_from_state
-from ..keys import split_detector_state
 from ..preprocessing import Preprocessing
 from ..report import CompressionReport
 from ..search import TARGETS, SearchResult, measure_whole, parse_target, search
@@ -38,15 +36,14 @@ def check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"expected one target and no ranks or ratios, got {', '.join(flags)}; drop all but one")
     if args.preset and (args.rank or args.ratios):
         raise InputError(f"expected --preset or --rank and --ratios, got both; drop --preset {args.preset}")
-    refused = None
+    refused: list[InputError] = []
     for arch in ("resnet50", *ARCHITECTURES):  # what no ResNet can have is refused before its weights are read
         try:
             spec_from(args, arch)
             return
         except InputError as error:
-            refused = refused or error
-    if refused:
-        raise refused
+            refused.append(error)
+    raise refused[0]  # as of ResNet-50
 
 
 def spec_from(args: argparse.Namespace, arch: str) -> CompressionSpec | None:
@@ -131,7 +128,7 @@ def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
         from ..tv.surgery import load_torchvision_detector, to_input
 
         convert, detector = to_input, load_torchvision_detector(args.weights)
-    spec = spec_from(args, spec_from_state(split_detector_state(detector.state_dict())[1]).arch)
+    spec = spec_from(args, resnet_spec(detector).arch)
     size, found = size_from(args, 800), None
     pictures = read_pictures(args, convert)
     options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}

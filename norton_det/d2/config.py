@@ -99,15 +99,15 @@ def info_from_config(cfg: CfgNode) -> CheckpointInfo:
     agree with it), else that of ``MODEL.NORTON``.
 
     Raises:
-        InputError: the config's INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD or STRIDE_IN_1X1 are not those of the weights.
+        InputError: the config's DEPTH, INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD or STRIDE_IN_1X1 are not those of the
+            weights, or its RES2_OUT_CHANNELS not those of the ResNet.
     """
     wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
     info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if info is None:
         info = CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
     else:
-        check_architecture(cfg, info.spec.arch)
-        check_agreement(cfg, info.preprocessing, info.stride_in_1x1)
+        check_agreement(cfg, info.spec.arch, info.preprocessing, info.stride_in_1x1)
     outputs = info.spec.architecture.outputs[0]
     if cfg.MODEL.RESNETS.RES2_OUT_CHANNELS != outputs:
         raise InputError(
@@ -117,11 +117,11 @@ def info_from_config(cfg: CfgNode) -> CheckpointInfo:
     return info
 
 
-def check_architecture(cfg: CfgNode, arch: str) -> None:
-    """Refuse a config whose ResNet is not that of ``MODEL.WEIGHTS``.
+def check_agreement(cfg: CfgNode, arch: str, has: Preprocessing, stride_in_1x1: bool) -> None:
+    """Refuse a config whose ResNet, input or stride is not what ``MODEL.WEIGHTS`` have.
 
     Raises:
-        InputError: names the key and its values.
+        InputError: names the keys and their values.
     """
     depth = arch.removeprefix("resnet")
     if str(cfg.MODEL.RESNETS.DEPTH) != depth:
@@ -130,14 +130,6 @@ def check_architecture(cfg: CfgNode, arch: str) -> None:
             f"{cfg.MODEL.WEIGHTS}: is a {arch}, the config has MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}; set "
             f"MODEL.RESNETS.DEPTH {depth} MODEL.RESNETS.RES2_OUT_CHANNELS {outputs}"
         )
-
-
-def check_agreement(cfg: CfgNode, has: Preprocessing, stride_in_1x1: bool) -> None:
-    """Refuse a config whose input or stride is not what ``MODEL.WEIGHTS`` have.
-
-    Raises:
-        InputError: names the keys and their values.
-    """
     wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
     if not has.close_to(wanted):
         raise InputError(

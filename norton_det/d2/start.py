@@ -28,7 +28,7 @@ from ..errors import InputError
 from ..keys import split_detector_state
 from ..spec import CompressionSpec
 from ..weights import load_detector_state, load_weights
-from .config import check_agreement, check_architecture, ranks_from_config, spec_from_config
+from .config import check_agreement, ranks_from_config, spec_from_config
 from .engine import NORTON_BACKBONES, compress_to_file, to_input, with_weights
 from .files import newest_checkpoint, read_checkpoint_info, read_layout
 
@@ -97,8 +97,7 @@ def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
     """Compress a dense ResNet, alone or in a detector of Detectron2's, into a norton checkpoint."""
     loaded = load_weights(cfg.MODEL.WEIGHTS)
     logger.info("Weights: %s from %s", loaded.source, cfg.MODEL.WEIGHTS)
-    check_architecture(cfg, loaded.spec.arch)
-    check_agreement(cfg, loaded.preprocessing, loaded.stride_in_1x1)
+    check_agreement(cfg, loaded.spec.arch, loaded.preprocessing, loaded.stride_in_1x1)
     detector = _detectron2_state(cfg.MODEL.WEIGHTS)
     if spec.is_dense or not loaded.spec.is_dense:
         if detector is None:

@@ -93,16 +93,22 @@ def fetch(url: str, part: Path, size: int | None = None, progress: bool = True, 
         raise InputError(f"{part}: expected {total} bytes, got {part.stat().st_size}; run it again to go on")
 
 
-def _check(archive: Archive, path: Path, progress: bool) -> None:
+def md5_of(path: Path, name: str, progress: bool = True) -> str:
+    """MD5 of a file, hexadecimal; it tells damage, not forgery. ``name`` is for the bar."""
     digest = hashlib.md5(usedforsecurity=False)
-    options = {"desc": f"check {archive.name}", "unit": "B", "unit_scale": True, "disable": not progress}
+    options = {"desc": f"check {name}", "unit": "B", "unit_scale": True, "disable": not progress}
     with path.open("rb") as file, tqdm(total=path.stat().st_size, **options) as bar:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
             bar.update(len(chunk))
-    if digest.hexdigest() != archive.md5:
+    return digest.hexdigest()
+
+
+def _check(archive: Archive, path: Path, progress: bool) -> None:
+    found = md5_of(path, archive.name, progress)
+    if found != archive.md5:
         path.unlink()
-        raise InputError(f"{path}: expected MD5 {archive.md5}, got {digest.hexdigest()}; deleted, load it again")
+        raise InputError(f"{path}: expected MD5 {archive.md5}, got {found}; deleted, load it again")
 
 
 def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:

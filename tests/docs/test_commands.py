@@ -32,9 +32,12 @@ def launched(words: list[str], folder: Path) -> Ended:
         made = run(lambda: generate_dataset(folder / "datasets/norton_shapes"), folder, 120)
         assert made.status == 0, made.err
     runs = folder / "output/compare"
-    shutil.rmtree(runs, ignore_errors=True)
-    if "compare.py" not in words[0]:  # whose run would go on from these
-        shutil.copytree(folder / "output/bccd_dense_faster_rcnn", runs / "bccd_dense_faster_rcnn_1")
+    trained = runs / "bccd_dense_faster_rcnn_1"
+    if "compare.py" in words[0]:  # it would go on from these
+        shutil.rmtree(runs, ignore_errors=True)
+    elif not (trained / "model_final.pth").exists():
+        shutil.rmtree(runs, ignore_errors=True)
+        shutil.copytree(folder / "output/bccd_dense_faster_rcnn", trained, copy_function=os.link)
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         name, _, environment[name] = words.pop(0).partition("=")
     if words[0] == "python" and words[1].endswith(".py"):
