@@ -29,18 +29,15 @@ def local(source: str | Path) -> str | Path:
     Raises:
         InputError: the zoo has no such weights, they cannot be downloaded, or it is another kind of address.
     """
-    match = re.match(r"zoo:/{1,2}(?=[^/])(.+)", str(source))  # a ``Path`` has folded the slashes
-    if is_download(source):
-        return source
-    if match is None and re.match(r"[a-z][a-z0-9+.-]+:/", str(source)) and not Path(source).exists():
+    if match := re.match(r"zoo:/{1,2}(?=[^/])(.+)", str(source)):  # a ``Path`` has folded the slashes
+        from .zoo import weights_path  # not above: with it comes what downloads
+
+        return weights_path(match[1])
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(source)) and not (is_download(source) or Path(source).exists()):
         raise InputError(
             f"{source}: expected a file, torchvision://NAME or zoo://NAME, got another address; download it to a file"
         )
-    if match is None:
-        return source
-    from .zoo import weights_path  # not above: with it comes what downloads
-
-    return weights_path(match[1])
+    return source
 
 
 def is_safetensors(path: str | Path) -> bool:

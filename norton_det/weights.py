@@ -28,7 +28,7 @@ from .infer import spec_from_state
 from .keys import ResNetPart, find_resnet
 from .preprocessing import MSRA, TORCHVISION, Preprocessing
 from .resnet import NortonResNet
-from .sources import download, is_download, is_safetensors, read_content
+from .sources import download, is_download, is_safetensors, local, read_content
 from .spec import CompressionSpec
 from .tensor_file import METADATA_KEY
 
@@ -102,6 +102,7 @@ def _load(source: str | Path, preprocessing: Preprocessing | None, stride_in_1x1
     if is_download(source):
         name, state = download(source)
         return _understand(name, state, preprocessing, stride_in_1x1, name)
+    source = local(source)  # once: a file of the zoo is read for its checksum
     if is_safetensors(source):
         info, tensors = read_checkpoint(source)
         if info is not None:
@@ -119,6 +120,7 @@ def load_detector_state(source: str | Path) -> dict[str, Tensor] | None:
     if is_download(source):
         return None
     with naming(str(source)):
+        source = local(source)
         raw = read_tensors(source) if is_safetensors(source) else _unwrap(read_content(source))[0]
         return raw if "backbone." in find_resnet(raw).prefix else None
 
