@@ -6,118 +6,76 @@
     nd.save_checkpoint("resnet50_norton-64.safetensors", result.model)
 
 Reference: V. T. Pham, Y. Zniyed, T. P. Nguyen, "Enhanced Network Compression Through Tensor Decompositions and
-Pruning", IEEE TNNLS 36(3), 2025. The core needs PyTorch only; ``norton_det.d2`` is the Detectron2 adapter,
-``norton_det.tv`` the torchvision one.
+Pruning", IEEE TNNLS 36(3), 2025. The core (``utils`` to ``compression``) needs PyTorch only;
+``norton_det.d2`` is the Detectron2 adapter, ``norton_det.tv`` the torchvision one.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
-    from .checkpoint import load_checkpoint, save_checkpoint
-    from .complexity import count_complexity
-    from .compress import CompressionResult, compress, compress_detector_state
-    from .cp import Factors, cp_decompose
-    from .detector import DetectorResult, compress_detector
-    from .detector_report import DetectorReport
-    from .errors import InputError
-    from .fuse import fuse
-    from .layers import CPConv2d, LowRankLinear
-    from .precise_bn import reestimate_batch_norm
-    from .preprocessing import Preprocessing
-    from .report import CompressionReport
-    from .resnet import NortonResNet
-    from .saliency import criteria, register_criterion
-    from .search import SearchResult, search
-    from .spec import CompressionSpec
-    from .tune import tune
-    from .weights import load_weights
+    from .checkpoint.checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint.checkpoint import save_checkpoint as save_checkpoint
+    from .checkpoint.load import load_weights as load_weights
+    from .compression.calibration import Calibration as Calibration
+    from .compression.criteria import criteria as criteria
+    from .compression.criteria import register_criterion as register_criterion
+    from .compression.detector import DetectorResult as DetectorResult
+    from .compression.detector import compress_detector as compress_detector
+    from .compression.detector_report import DetectorReport as DetectorReport
+    from .compression.precise_bn import reestimate_batch_norm as reestimate_batch_norm
+    from .compression.report import CompressionReport as CompressionReport
+    from .compression.resnet import CompressionResult as CompressionResult
+    from .compression.resnet import compress as compress
+    from .compression.resnet import compress_detector_state as compress_detector_state
+    from .compression.search.search import SearchResult as SearchResult
+    from .compression.search.search import search as search
+    from .decomposition.cp import Factors as Factors
+    from .decomposition.cp import cp_decompose as cp_decompose
+    from .deploy.tune import tune as tune
+    from .models.complexity import count_complexity as count_complexity
+    from .models.fuse import fuse as fuse
+    from .models.layers import CPConv2d as CPConv2d
+    from .models.layers import LowRankLinear as LowRankLinear
+    from .models.preprocessing import Preprocessing as Preprocessing
+    from .models.resnet import NortonResNet as NortonResNet
+    from .models.spec import CompressionSpec as CompressionSpec
+    from .utils.errors import InputError as InputError
 
 __version__ = "0.1.0"
-__all__ = [
-    "CPConv2d",
-    "Calibration",
-    "CompressionReport",
-    "CompressionResult",
-    "CompressionSpec",
-    "DetectorReport",
-    "DetectorResult",
-    "Factors",
-    "InputError",
-    "LowRankLinear",
-    "NortonResNet",
-    "Preprocessing",
-    "SearchResult",
-    "compress",
-    "compress_detector",
-    "compress_detector_state",
-    "count_complexity",
-    "cp_decompose",
-    "criteria",
-    "fuse",
-    "load_checkpoint",
-    "load_weights",
-    "reestimate_batch_norm",
-    "register_criterion",
-    "save_checkpoint",
-    "search",
-    "tune",
-]
-# name -> module of this package; imported when first asked for, so that a command answers --help without torch
-_HOMES = {
-    "CPConv2d": "layers",
-    "Calibration": "calibration",
-    "CompressionReport": "report",
-    "CompressionResult": "compress",
-    "CompressionSpec": "spec",
-    "DetectorReport": "detector_report",
-    "DetectorResult": "detector",
-    "Factors": "cp",
-    "InputError": "errors",
-    "LowRankLinear": "layers",
-    "NortonResNet": "resnet",
-    "Preprocessing": "preprocessing",
-    "SearchResult": "search",
-    "compress": "compress",
-    "compress_detector": "detector",
-    "compress_detector_state": "compress",
-    "count_complexity": "complexity",
-    "cp_decompose": "cp",
-    "criteria": "saliency",
-    "fuse": "fuse",
-    "load_checkpoint": "checkpoint",
-    "load_weights": "weights",
-    "reestimate_batch_norm": "precise_bn",
-    "register_criterion": "saliency",
-    "save_checkpoint": "checkpoint",
-    "search": "search",
-    "tune": "tune",
+# module -> its public names; imported when first asked for, so that a command answers --help without torch
+_PUBLIC = {
+    "checkpoint.checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "checkpoint.load": ("load_weights",),
+    "compression.calibration": ("Calibration",),
+    "compression.criteria": ("criteria", "register_criterion"),
+    "compression.detector": ("DetectorResult", "compress_detector"),
+    "compression.detector_report": ("DetectorReport",),
+    "compression.precise_bn": ("reestimate_batch_norm",),
+    "compression.report": ("CompressionReport",),
+    "compression.resnet": ("CompressionResult", "compress", "compress_detector_state"),
+    "compression.search.search": ("SearchResult", "search"),
+    "decomposition.cp": ("Factors", "cp_decompose"),
+    "deploy.tune": ("tune",),
+    "models.complexity": ("count_complexity",),
+    "models.fuse": ("fuse",),
+    "models.layers": ("CPConv2d", "LowRankLinear"),
+    "models.preprocessing": ("Preprocessing",),
+    "models.resnet": ("NortonResNet",),
+    "models.spec": ("CompressionSpec",),
+    "utils.errors": ("InputError",),
 }
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names}
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Some functions have the name of their module (``compress``): when that is imported, Python makes it an attribute
-    of the package, where the function has to be."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

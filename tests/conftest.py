@@ -53,7 +53,7 @@ def real_weights_path(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def real_weights(real_weights_path: Path) -> dict[str, torch.Tensor]:
     """The trained ResNet-50's state dict in float32; do not change it in place."""
-    from norton_det.checkpoint import read_tensors
+    from norton_det.checkpoint.checkpoint import read_tensors
 
     tensors = read_tensors(real_weights_path)
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
@@ -62,13 +62,13 @@ def real_weights(real_weights_path: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def quick_search() -> Iterator[None]:
     """Searches of whole detectors with fewer ranks to choose from, told by fewer filters and smaller crops."""
-    from norton_det import error_curves, subject
+    from norton_det.compression.search import error_curves, problem
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(error_curves, "RANKS", (1,))
         patch.setattr(error_curves, "FILTERS", 4)
         for name, value in (("SIDE", 64), ("PROBE_SIDE", 64), ("CROPS", 4), ("PROBES", 2)):
-            patch.setattr(subject, name, value)
+            patch.setattr(problem, name, value)
         yield
 
 
@@ -77,11 +77,11 @@ def search_latency(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """``search`` for an easy latency with few attempts: what it finds, within 5 %, or ``None`` where noise made it miss
     that; it has to say so in its one line.
     """
-    from norton_det.errors import InputError
-    from norton_det.search import search
+    from norton_det.compression.search.search import search
+    from norton_det.utils.errors import InputError
 
     def run(model: torch.nn.Module, attempts: int, **options: Any) -> Any:
-        monkeypatch.setattr(sys.modules["norton_det.search"], "ATTEMPTS", attempts)
+        monkeypatch.setattr(sys.modules[search.__module__], "ATTEMPTS", attempts)
         try:
             found = search(model, target_latency_ms="70%", **options)
         except InputError as error:

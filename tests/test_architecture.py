@@ -10,15 +10,15 @@ import torchvision
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.architecture import ARCHITECTURES, IMAGE, Architecture, architecture
-from norton_det.calibration import Calibration
-from norton_det.complexity import count_complexity
-from norton_det.cost_model import Budget, describe
-from norton_det.errors import InputError
-from norton_det.infer import spec_from_state
-from norton_det.keys import d2_to_torchvision, torchvision_to_d2
-from norton_det.resnet import NortonResNet
-from norton_det.spec import PRESETS, CompressionSpec
+from norton_det.compression.calibration import Calibration
+from norton_det.compression.search.costs import Budget, describe
+from norton_det.models.architecture import ARCHITECTURES, IMAGE, Architecture, architecture
+from norton_det.models.complexity import count_complexity
+from norton_det.models.keys import d2_to_torchvision, torchvision_to_d2
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec_from_state import spec_from_state
+from norton_det.utils.errors import InputError
 
 BASIC = [name for name, arch in ARCHITECTURES.items() if arch.kind == "basic"]
 LEVELS = [name for name in PRESETS if name != "dense"]

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from norton_det.checkpoint import (
+from norton_det.checkpoint.checkpoint import (
     METADATA_KEY,
     CheckpointInfo,
     check_state,
@@ -24,11 +24,11 @@ from norton_det.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from norton_det.errors import InputError
-from norton_det.preprocessing import MSRA, TORCHVISION, Preprocessing
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.tensor_file import write_tensors
+from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.models.preprocessing import MSRA, TORCHVISION, Preprocessing
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 SPEC = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16", name="tiny")
 
@@ -294,7 +294,7 @@ def test_preprocessing_keeps_its_numbers():
 
 def test_a_deploy_form_is_refused(tmp_path):
     """It could not be read back."""
-    from norton_det.fuse import fuse
+    from norton_det.models.fuse import fuse
 
     model = NortonResNet(CompressionSpec.preset("norton-78"), 2).eval()
     with pytest.raises(InputError, match="got a deploy form; save it before fuse"):

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from norton_det.cli import parser, run
-from norton_det.errors import InputError
+from norton_det.commands.parser import parser, run
+from norton_det.utils.errors import InputError
 
 
 def ended(main, capsys) -> tuple[object, str, str]:
@@ -47,7 +47,7 @@ def process(code: str, **options: object) -> subprocess.CompletedProcess:
 def test_a_reader_that_has_seen_enough(lines):
     """``tool | head -1`` ends quietly, also where the reader has gone before anything is written."""
     code = (
-        "import sys\nfrom norton_det.cli import run\nsys.stdin.read(1)\n"
+        "import sys\nfrom norton_det.commands.parser import run\nsys.stdin.read(1)\n"
         f"run(lambda: [print(n, 'x' * 100) for n in range({lines})] and None)"
     )
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -58,7 +58,7 @@ def test_a_reader_that_has_seen_enough(lines):
 
 
 def test_exit_status_of_a_process():
-    code = "from norton_det.cli import run\nfrom norton_det.errors import InputError\n"
+    code = "from norton_det.commands.parser import run\nfrom norton_det.utils.errors import InputError\n"
     done = process(code + "def main(): raise InputError('expected a, got b; use a')\nrun(main)")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: expected a, got b; use a\n")
     assert process(code + "run(lambda: None)").returncode == 0

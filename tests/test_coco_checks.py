@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from norton_det.d2.engine import load_config
+from norton_det.d2.build import load_config
 from norton_det.d2.eval_loader import build_test_loader
 from norton_det.d2.evaluation import evaluate_predictor
 from norton_det.data import check_datasets, register_coco_folder
@@ -25,7 +25,7 @@ from norton_det.data import coco as coco_module
 from norton_det.data.coco import mask_to_runs, read_coco
 from norton_det.data.coco_values import decode_counts
 from norton_det.deploy import Detections
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 HEIGHT, WIDTH = 20, 30
 IMAGE = {"id": 4, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}

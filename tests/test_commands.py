@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from norton_det import choices, criteria
+from norton_det import criteria
 from norton_det.commands import main as dispatcher
 from norton_det.commands.main import COMMANDS, call, main, scripts_for_commands
-from norton_det.errors import InputError
+from norton_det.utils import options as choices
+from norton_det.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "norton_det"
@@ -88,9 +89,9 @@ def test_version(capsys):
 
 
 def test_scripts_for_commands():
-    text = "torchrun -m norton_det train; norton-det evaluate-detector; norton-det prepare coco; norton_det.cli"
+    text = "torchrun -m norton_det train; norton-det evaluate-detector; norton-det prepare coco; norton_det.zoo"
     assert scripts_for_commands(text) == (
-        "torchrun tools/train_net.py; tools/evaluate_detector.py; python datasets/prepare_coco.py; norton_det.cli"
+        "torchrun tools/train_net.py; tools/evaluate_detector.py; python datasets/prepare_coco.py; norton_det.zoo"
     )
 
 

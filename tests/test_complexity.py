@@ -11,19 +11,19 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torchvision.models import detection
 
-from norton_det.checkpoint import save_checkpoint
-from norton_det.complexity import count_complexity, count_parameters
-from norton_det.errors import InputError
-from norton_det.fuse import fuse
-from norton_det.layers import CPConv2d
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.models.complexity import count_complexity, count_parameters
+from norton_det.models.fuse import fuse
+from norton_det.models.layers import CPConv2d
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 from norton_det.tv import (
     fasterrcnn_norton_resnet50_fpn,
     keypointrcnn_norton_resnet50_fpn,
     maskrcnn_norton_resnet50_fpn,
     save_detector,
 )
+from norton_det.utils.errors import InputError
 
 COCO = (3, 800, 800)
 # preset -> conv + linear MACs at 224 x 224, parameters; dense is torchvision's own ResNet-50

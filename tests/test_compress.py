@@ -11,14 +11,14 @@ import torchvision
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.architecture import ARCHITECTURES
-from norton_det.checkpoint import CheckpointInfo, build_from_info
-from norton_det.compress import CompressionResult, compress, compress_detector_state, cut_laterals
-from norton_det.errors import InputError
-from norton_det.keys import split_detector_state, torchvision_to_d2
-from norton_det.preprocessing import MSRA, TORCHVISION
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.checkpoint.checkpoint import CheckpointInfo, build_from_info
+from norton_det.compression.resnet import CompressionResult, compress, compress_detector_state, cut_laterals
+from norton_det.models.architecture import ARCHITECTURES
+from norton_det.models.keys import split_detector_state, torchvision_to_d2
+from norton_det.models.preprocessing import MSRA, TORCHVISION
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 RATIOS = "[0.5]+[0.3]+[0.45]+[0.2]+[0.7]*8+[0.85]*8"
 MIXED = CompressionSpec.parse("[2]*7+[1]*9", RATIOS)

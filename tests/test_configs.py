@@ -11,8 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import FPN, build_model
 
 from norton_det.d2 import find_config, load_config
-from norton_det.errors import InputError
-from norton_det.spec import CompressionSpec
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ALL = sorted(

@@ -8,9 +8,9 @@ import torch
 from tensorly.decomposition import parafac
 from torch import Tensor
 
-from norton_det import als
-from norton_det.cp import Factors, cp_decompose, cp_decompose_layers, khatri_rao, nmse, reconstruct
-from norton_det.errors import InputError
+from norton_det.decomposition import als
+from norton_det.decomposition.cp import Factors, cp_decompose, cp_decompose_layers, khatri_rao, nmse, reconstruct
+from norton_det.utils.errors import InputError
 
 
 def random_factors(filters: int, inputs: int, kh: int, kw: int, rank: int, generator: torch.Generator) -> Factors:

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from norton_det.cp import Factors, cp_decompose
-from norton_det.cp_output import fit_output, flatten_weight, weight_of
-from norton_det.moments import Moments
+from norton_det.decomposition.cp import Factors, cp_decompose
+from norton_det.decomposition.cp_output import fit_output, flatten_weight, weight_of
+from norton_det.decomposition.moments import Moments
 
 O, I, K = 6, 5, 9
 

@@ -18,7 +18,7 @@ from norton_det.data import generate_dataset
 from norton_det.data.coco import KEYPOINT_NAMES, SKELETON, mask_to_box, mask_to_polygons, mask_to_runs
 from norton_det.data.figures import SHAPES, draw_person, draw_shape
 from norton_det.data.scene import CLASSES, render_scene
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 TOOL = Path(__file__).parent.parent / "datasets" / "prepare_generated.py"
 COUNTS = {"train2017": 60, "val2017": 25}

@@ -9,9 +9,9 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from norton_det.digest import check_beside, content_digest
-from norton_det.errors import InputError
-from norton_det.torch_file import read_torch, save_torch
+from norton_det.checkpoint.digest import check_beside, content_digest
+from norton_det.checkpoint.torch_file import read_torch, save_torch
+from norton_det.utils.errors import InputError
 
 
 def content() -> dict:
@@ -130,7 +130,7 @@ def test_small_files_that_claim_much(tmp_path):
 
 
 def test_devices_stay_devices(tmp_path):
-    from norton_det.files import atomic_path
+    from norton_det.utils.files import atomic_path
 
     with atomic_path("/dev/null") as path:
         path.write_text("x")

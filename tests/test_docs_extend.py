@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import norton_det as nd
-from norton_det import saliency
+from norton_det.compression import criteria as saliency
 
 registry = pytest.importorskip("detectron2.modeling").BACKBONE_REGISTRY
 

@@ -51,7 +51,7 @@ def test_every_key_and_its_default(config_page, repository):
 
 
 def test_a_key_without_a_comment_is_refused(config_page):
-    from norton_det.errors import InputError
+    from norton_det.utils.errors import InputError
 
     source = "def add_norton_config(cfg):\n    # What A does.\n    cfg.A = 1\n    cfg.B = 2\n"
     with pytest.raises(InputError, match=r"B: expected a comment above it"):

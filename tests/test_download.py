@@ -13,8 +13,8 @@ import pytest
 
 from norton_det.data import coco2017
 from norton_det.data.coco2017 import archives_for, check_coco
-from norton_det.data.download import Archive, download, unpack
-from norton_det.errors import InputError
+from norton_det.utils.download import Archive, download, unpack
+from norton_det.utils.errors import InputError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_file
+from norton_det.utils.errors import InputError
+from norton_det.utils.files import atomic_path, require_file
 
 
 def test_written_whole_with_the_usual_permissions(tmp_path):
@@ -39,7 +39,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, error):
 def test_a_killed_process_leaves_no_half_file(tmp_path):
     """SIGKILL runs no clean-up: the target must still be absent."""
     code = (
-        "import sys, time\nfrom norton_det.files import atomic_path\n"
+        "import sys, time\nfrom norton_det.utils.files import atomic_path\n"
         "with atomic_path(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
     )

@@ -11,16 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from norton_det.checkpoint import load_checkpoint
-from norton_det.classify import evaluate
-from norton_det.compress import compress
-from norton_det.errors import InputError
-from norton_det.finetune import fine_tune
-from norton_det.losses import feature_distance
-from norton_det.precise_bn import reestimate_batch_norm
-from norton_det.recipe import Recipe
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.checkpoint.checkpoint import load_checkpoint
+from norton_det.classification.accuracy import evaluate
+from norton_det.classification.finetune import fine_tune
+from norton_det.classification.losses import feature_distance
+from norton_det.classification.recipe import Recipe
+from norton_det.compression.precise_bn import reestimate_batch_norm
+from norton_det.compression.resnet import compress
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 SPEC = CompressionSpec.parse(1, "[0.5]+[0.75]*3+[0.9]*16")
 QUICK = Recipe(epochs=2, batch_size=16, learning_rate=0.002, workers=0)
@@ -104,7 +104,7 @@ def test_fine_tuning_learns_and_writes(small, data, tmp_path):
 
 def test_resume_is_exact(fresh, data, tmp_path, monkeypatch):
     """A run that ends after the first epoch and goes on gives the weights of a run that does not end."""
-    from norton_det import finetune
+    from norton_det.classification import finetune
 
     recipe = replace(QUICK, ema=0.5, epochs=3)
     whole = fresh()
@@ -194,7 +194,7 @@ def test_processes_share_the_batch(small, tmp_path, repository):
     pytest.importorskip("PIL")
     from PIL import Image
 
-    from norton_det.checkpoint import save_checkpoint
+    from norton_det.checkpoint.checkpoint import save_checkpoint
 
     save_checkpoint(tmp_path / "small.safetensors", small)
     for part in ("train", "val"):

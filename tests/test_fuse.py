@@ -9,11 +9,11 @@ from detectron2.layers import FrozenBatchNorm2d as Detectron2FrozenBatchNorm
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm
 
-from norton_det.errors import InputError
-from norton_det.fuse import fuse
-from norton_det.layers import CPConv2d
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.models.fuse import fuse
+from norton_det.models.layers import CPConv2d
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 NORMS = [nn.BatchNorm2d, nn.SyncBatchNorm, TorchvisionFrozenBatchNorm, Detectron2FrozenBatchNorm]
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from norton_det.data.classes import WNIDS, ClassFolder, match_classes, read_classes
 from norton_det.data.images import ImageSize, choose_size, find_images, load_images, make_transform, read_image
-from norton_det.errors import InputError
-from norton_det.preprocessing import MSRA, TORCHVISION
+from norton_det.models.preprocessing import MSRA, TORCHVISION
+from norton_det.utils.errors import InputError
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from norton_det.architecture import ARCHITECTURES
-from norton_det.errors import InputError
-from norton_det.infer import shortest_ratio, spec_from_state
-from norton_det.resnet import NortonResNet
-from norton_det.spec import PRESETS, CompressionSpec
+from norton_det.models.architecture import ARCHITECTURES
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec_from_state import shortest_ratio, spec_from_state
+from norton_det.utils.errors import InputError
 
 
 def shapes(spec: CompressionSpec) -> dict[str, torch.Tensor]:

@@ -5,10 +5,10 @@ import torch
 from torchvision.models import resnet50
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from norton_det import keys
-from norton_det.errors import InputError
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.models import keys
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from norton_det.cp import Factors, cp_decompose, reconstruct
-from norton_det.errors import InputError
-from norton_det.layers import CPConv2d, check_supported, factors_to_state
+from norton_det.decomposition.cp import Factors, cp_decompose, reconstruct
+from norton_det.models.layers import CPConv2d, check_supported, factors_to_state
+from norton_det.utils.errors import InputError
 
 SHAPES = [  # kernel, stride, padding
     (3, 1, 1),

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from norton_det.errors import InputError
-from norton_det.moments import Moments
+from norton_det.decomposition.moments import Moments
+from norton_det.utils.errors import InputError
 
 
 def rows(generator, count=5000, features=600, outputs=4):

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from norton_det.compress import compress_detector_state
-from norton_det.cp import Factors, cp_decompose, cp_decompose_layers, nmse, reconstruct
-from norton_det.errors import InputError
-from norton_det.layers import CPConv2d, LowRankLinear
-from norton_det.prune import cut, select_channels
-from norton_det.resnet import NortonResNet
-from norton_det.saliency import elimination_order, keep_indices, pabs_distance
-from norton_det.spec import CompressionSpec
+from norton_det.compression.criteria import elimination_order, keep_indices, pabs_distance
+from norton_det.compression.prune import cut, select_channels
+from norton_det.compression.resnet import compress_detector_state
+from norton_det.decomposition.cp import Factors, cp_decompose, cp_decompose_layers, nmse, reconstruct
+from norton_det.models.layers import CPConv2d, LowRankLinear
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 EPSILON = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-7, torch.float64: 1e-12}
 EXTREME = {torch.float16: (1e-4, 1e3), torch.bfloat16: (1e-30, 1e30), torch.float32: (1e-30, 1e30)}

@@ -101,7 +101,7 @@ def test_metadata(wheel):
 
 
 def test_extras_have_the_packages_that_messages_name(wheel):
-    from norton_det.extras import MENDS, PACKAGES
+    from norton_det.utils.extras import MENDS, PACKAGES
 
     with zipfile.ZipFile(wheel) as archive:
         metadata = HeaderParser().parsestr(archive.read(f"{NAME}.dist-info/METADATA").decode())
@@ -115,9 +115,10 @@ def test_extras_have_the_packages_that_messages_name(wheel):
 
 def test_versions_are_told_once_the_same():
     """The citation and the changelog go with the version and with the formats of files."""
-    from norton_det import checkpoint, spec
+    from norton_det.checkpoint import checkpoint
     from norton_det.data import generate
     from norton_det.deploy import info
+    from norton_det.models import spec
 
     assert f"\nversion: {norton_det.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
     log = (REPOSITORY / "CHANGELOG.md").read_text()

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from norton_det.errors import InputError
-from norton_det.precise_bn import reestimate_batch_norm
+from norton_det.compression.precise_bn import reestimate_batch_norm
+from norton_det.utils.errors import InputError
 
 
 def network(norm):

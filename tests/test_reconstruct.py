@@ -3,19 +3,19 @@
 import pytest
 import torch
 
-from norton_det import reconstruct
-from norton_det.calibration import Calibration
-from norton_det.channels import channel_statistics
-from norton_det.classify import evaluate
-from norton_det.compress import compress, compress_detector_state
+from norton_det.checkpoint.load import load_weights
+from norton_det.classification.accuracy import evaluate
+from norton_det.compression import fit_resnet as reconstruct
+from norton_det.compression.calibration import Calibration
+from norton_det.compression.channel_statistics import channel_statistics
+from norton_det.compression.resnet import compress, compress_detector_state
 from norton_det.data.classes import ClassFolder
 from norton_det.data.images import load_images
-from norton_det.errors import InputError
-from norton_det.fuse import fuse
-from norton_det.preprocessing import TORCHVISION
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.weights import load_weights
+from norton_det.models.fuse import fuse
+from norton_det.models.preprocessing import TORCHVISION
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 DENSE = {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}
 HALF = CompressionSpec.parse(1, "[0.]+[0.5]*3+[0.75]*16")

@@ -34,7 +34,7 @@ from norton_det.data.coco import KEYPOINT_NAMES, read_coco
 from norton_det.data.register import class_names
 from norton_det.data.scene import CLASSES
 from norton_det.data.voc import BCCD_CLASSES, BCCD_SPLITS, convert_voc
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +278,7 @@ def test_builtin_coco_is_looked_for_below_detectron2_datasets(tmp_path):
     program = (
         "import json, sys\n"
         "from norton_det.data import check_datasets\n"
-        "from norton_det.errors import InputError\n"
+        "from norton_det.utils.errors import InputError\n"
         "assert not {'detectron2', 'cv2', 'torchvision'} & set(sys.modules)\n"
         "try:\n    check_datasets(['keypoints_coco_2017_val'])\n"
         "except InputError as error:\n    print(error)\n"

@@ -7,9 +7,9 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from norton_det.layers import CPConv2d
-from norton_det.resnet import FEATURE_STRIDES, NortonResNet, ResidualBlock
-from norton_det.spec import PRESETS, CompressionSpec
+from norton_det.models.layers import CPConv2d
+from norton_det.models.resnet import FEATURE_STRIDES, NortonResNet, ResidualBlock
+from norton_det.models.spec import PRESETS, CompressionSpec
 
 TINY = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16")
 

@@ -11,8 +11,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from norton_det.errors import InputError
-from norton_det.safe_pickle import read_arrays
+from norton_det.checkpoint.safe_pickle import read_arrays
+from norton_det.utils.errors import InputError
 
 ARRAYS = {
     "float32": np.linspace(-1, 1, 24, dtype=np.float32).reshape(2, 3, 4),

@@ -8,10 +8,17 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from norton_det import saliency
-from norton_det.cp import Factors, cp_decompose
-from norton_det.errors import InputError
-from norton_det.saliency import criteria, elimination_order, get_criterion, keep_indices, pabs_distance, subspace_angles
+from norton_det.compression import criteria as saliency
+from norton_det.compression.criteria import (
+    criteria,
+    elimination_order,
+    get_criterion,
+    keep_indices,
+    pabs_distance,
+    subspace_angles,
+)
+from norton_det.decomposition.cp import Factors, cp_decompose
+from norton_det.utils.errors import InputError
 
 
 def random_factors(filters: int, inputs: int, rank: int, generator: torch.Generator) -> Factors:

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 import norton_det as nd
-from norton_det import error_curves
-from norton_det.allocate import allocate
-from norton_det.calibration import Calibration
-from norton_det.complexity import count_complexity
-from norton_det.cost_model import Budget, describe
-from norton_det.error_curves import rank_grid, width_grid
-from norton_det.errors import InputError
-from norton_det.latency import LatencyBudget
-from norton_det.resnet import NortonResNet
-from norton_det.saliency import css_curve
-from norton_det.search import _measured, parse_target, search
-from norton_det.sensitivity import Group
-from norton_det.spec import CompressionSpec
+from norton_det.compression.calibration import Calibration
+from norton_det.compression.criteria import css_curve
+from norton_det.compression.search import error_curves
+from norton_det.compression.search.allocate import allocate
+from norton_det.compression.search.costs import Budget, describe
+from norton_det.compression.search.error_curves import rank_grid, width_grid
+from norton_det.compression.search.latency import LatencyBudget
+from norton_det.compression.search.search import _measured, parse_target, search
+from norton_det.compression.search.sensitivity import Group
+from norton_det.models.complexity import count_complexity
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 SIZE = (3, 64, 64)
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from norton_det.errors import InputError
-from norton_det.number_list import format_list, parse_list
-from norton_det.spec import ARCHITECTURES, PRESETS, CompressionSpec
+from norton_det.models.notation import format_list, parse_list
+from norton_det.models.spec import ARCHITECTURES, PRESETS, CompressionSpec
+from norton_det.utils.errors import InputError
 
 RATIOS = st.floats(min_value=0, max_value=0.98, allow_nan=False)
 RANKS = st.one_of(st.none(), st.integers(1, 9), st.lists(st.integers(1, 9), min_size=16, max_size=16).map(tuple))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from norton_det.errors import InputError
-from norton_det.files import atomic_path, hold_folder
-from norton_det.stop import Interrupted, StopOnSignal, remember_statistics
+from norton_det.utils.errors import InputError
+from norton_det.utils.files import atomic_path, hold_folder
+from norton_det.utils.stop import Interrupted, StopOnSignal, remember_statistics
 
 
 def test_a_signal_is_raised_at_once_and_handlers_come_back():

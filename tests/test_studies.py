@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from norton_det.cp import Factors, cp_decompose
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.decomposition.cp import Factors, cp_decompose
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 
 pytest.importorskip("tensorly")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 from studies import ablations, bench, calibrated, release
 
-from norton_det.kept_table import Table, markdown
+from norton_det.utils.tables import Table, markdown
 
 
 def test_ratio_for_meets_the_macs():

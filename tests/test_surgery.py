@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from norton_det.detector import choose_layout, compress_detector
-from norton_det.errors import InputError
-from norton_det.layers import CPConv2d, LowRankLinear
-from norton_det.surgery import apply_layout, find_candidates, find_layout, replace_module, wrap_like
+from norton_det.compression.detector import choose_layout, compress_detector
+from norton_det.models.factorize import apply_layout, find_candidates, find_layout, replace_module, wrap_like
+from norton_det.models.layers import CPConv2d, LowRankLinear
+from norton_det.utils.errors import InputError
 
 
 class Neck(nn.Module):

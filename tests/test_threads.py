@@ -5,11 +5,11 @@ import threading
 import pytest
 import torch
 
-from norton_det.cp import cp_decompose
-from norton_det.cp_output import fit_output
-from norton_det.layers import LowRankLinear
-from norton_det.moments import Moments
-from norton_det.threads import listening, on_threads, one_thread
+from norton_det.decomposition.cp import cp_decompose
+from norton_det.decomposition.cp_output import fit_output
+from norton_det.decomposition.moments import Moments
+from norton_det.models.layers import LowRankLinear
+from norton_det.utils.threads import listening, on_threads, one_thread
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from norton_det.errors import InputError
-from norton_det.timing import Timing, environment, measure
+from norton_det.utils.errors import InputError
+from norton_det.utils.timing import Timing, environment, measure
 
 
 def test_candidates_take_turns_and_warm_up_is_not_counted():

@@ -15,16 +15,16 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
-from norton_det.compress import compress
-from norton_det.spec import CompressionSpec
+from norton_det.checkpoint.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
+from norton_det.compression.resnet import compress
+from norton_det.models.spec import CompressionSpec
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for folder in ("tools", "datasets")
     for path in (REPOSITORY / folder).glob("*.py")
-    if "norton_det.cli import" in path.read_text() or "norton_det.commands" in path.read_text()  # set-up has its own
+    if "norton_det.commands" in path.read_text()  # set-up has its own
 )
 LIGHT = "[0.]+[0.3]*19"
 
@@ -317,7 +317,7 @@ def test_tradeoff(call, half, tmp_path, monkeypatch, datasets):
     """Dense, one case and one trained detector: evaluated, timed, drawn; a second run takes up what is there."""
     monkeypatch.chdir(tmp_path)
     few = subset(datasets / "bccd" / "annotations" / "test.json", tmp_path / "few.json", 2)
-    from norton_det.d2.engine import build_detector, load_config
+    from norton_det.d2.build import build_detector, load_config
     from norton_det.data.register import register_coco_folder
 
     register_coco_folder("few_tradeoff", few, datasets / "bccd" / "test")
@@ -529,7 +529,7 @@ def test_train_net_checks_first(words, pattern):
     pytest.importorskip("detectron2")
     from norton_det.commands.options.train_net import make_parser
     from norton_det.commands.train_net import configure
-    from norton_det.errors import InputError
+    from norton_det.utils.errors import InputError
 
     with pytest.raises(InputError, match=pattern) as caught:
         configure(make_parser().parse_args(words))
@@ -663,9 +663,9 @@ def test_compress_whole_detectors(call, repository, tmp_path):
     """A torchvision detector's state dict, and a Detectron2 checkpoint with its config, to files that carry all."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    from norton_det.checkpoint import read_info
+    from norton_det.checkpoint.checkpoint import read_info
     from norton_det.d2 import load_config
-    from norton_det.d2.engine import build_detector
+    from norton_det.d2.build import build_detector
     from norton_det.tv import fasterrcnn_norton_resnet50_fpn
 
     dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)

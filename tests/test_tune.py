@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from norton_det.errors import InputError
-from norton_det.forms import form_names, make_form
-from norton_det.fuse import fuse
-from norton_det.layers import CPConv2d, LowRankLinear
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.surgery import wrap_like
-from norton_det.timing import Timing
-from norton_det.tune import tune
+from norton_det.deploy.layer_forms import form_names, make_form
+from norton_det.deploy.tune import tune
+from norton_det.models.factorize import wrap_like
+from norton_det.models.fuse import fuse
+from norton_det.models.layers import CPConv2d, LowRankLinear
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
+from norton_det.utils.timing import Timing
 from tests.test_fuse import randomise
 
-module = importlib.import_module("norton_det.tune")  # the package has the function under this name
+module = importlib.import_module("norton_det.deploy.tune")  # the package has the function under this name
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -226,7 +226,7 @@ def test_single_layers_wrapped_layers_and_layers_that_are_not_called(clock):
 
 def small_detector():
     """A torchvision Faster R-CNN at 128 px whose ResNet, neck, RPN and box head are factored."""
-    from norton_det.surgery import apply_layout, find_candidates
+    from norton_det.models.factorize import apply_layout, find_candidates
     from norton_det.tv import fasterrcnn_norton_resnet50_fpn
 
     torch.manual_seed(0)

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from norton_det.checkpoint import save_checkpoint
-from norton_det.errors import InputError
-from norton_det.keys import torchvision_to_d2
-from norton_det.preprocessing import MSRA, TORCHVISION
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.weights import load_weights
+from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.checkpoint.load import load_weights
+from norton_det.models.keys import torchvision_to_d2
+from norton_det.models.preprocessing import MSRA, TORCHVISION
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 TINY = CompressionSpec.parse(None, "[0.5]+[0.9]*19")  # 2 MB instead of 100
 ONE_LINE = re.compile(r"[^\n]+")

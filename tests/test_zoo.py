@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from norton_det import zoo, zoo_table
-from norton_det.architecture import ARCHITECTURES
+from norton_det.checkpoint import zoo, zoo_table
+from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.sources import local
+from norton_det.checkpoint.zoo_table import DETECTIONS, ENTRIES, LEVELS, NETWORKS, ON_OTHERS, OTHERS, Entry, Weights
 from norton_det.commands.main import main
-from norton_det.complexity import count_complexity
-from norton_det.errors import InputError
-from norton_det.resnet import NortonResNet
-from norton_det.sources import local
-from norton_det.spec import PRESETS, CompressionSpec
-from norton_det.weights import load_weights
-from norton_det.zoo_table import DETECTIONS, ENTRIES, LEVELS, NETWORKS, ON_OTHERS, OTHERS, Entry, Weights
+from norton_det.models.architecture import ARCHITECTURES
+from norton_det.models.complexity import count_complexity
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.utils.errors import InputError
 
 OWN = [entry for entry in ENTRIES if not entry.origin]
 
@@ -228,7 +228,7 @@ def test_zoo_names_stand_for_weights(served, tmp_path):
 def test_a_detector_of_the_zoo(served):
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    from norton_det.deploy.source import load_detector
+    from norton_det.deploy.loading import load_detector
 
     content = io.BytesIO()
     dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
@@ -281,7 +281,7 @@ def test_info(capsys):
 def test_info_without_optional_packages():
     """They are hidden from an interpreter; each is told with what installs it."""
     code = (
-        "import sys, importlib.util as util\nfrom norton_det.inventory import DISTRIBUTIONS\n"
+        "import sys, importlib.util as util\nfrom norton_det.commands.inventory import DISTRIBUTIONS\n"
         "for name in DISTRIBUTIONS: sys.modules[name] = None\n"
         "real = util.find_spec\n"
         "util.find_spec = lambda name, *more: None if name in DISTRIBUTIONS else real(name, *more)\n"
@@ -290,7 +290,7 @@ def test_info_without_optional_packages():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     missing = re.findall(r"^  (\w+) +missing: (.+)$", done.stdout, re.M)
-    from norton_det.inventory import DISTRIBUTIONS
+    from norton_det.commands.inventory import DISTRIBUTIONS
 
     assert [name for name, _ in missing] == list(DISTRIBUTIONS) and "OpenVINO" not in done.stdout
     assert all("pip install" in how for _, how in missing)

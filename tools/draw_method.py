@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from norton_det.cli import importing, parser, run
+from norton_det.commands.parser import importing, parser, run
 
 with importing():
     import drawing
     import torch
     from torch import nn
 
-    from norton_det.complexity import count_complexity
-    from norton_det.files import atomic_path
-    from norton_det.layers import CPConv2d
-    from norton_det.saliency import elimination_order
+    from norton_det.compression.criteria import elimination_order
+    from norton_det.models.complexity import count_complexity
+    from norton_det.models.layers import CPConv2d
+    from norton_det.utils.files import atomic_path
 
 EXAMPLES = """
   tools/draw_method.py                                        all pictures, into docs/images

@@ -7,12 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from norton_det.cli import importing, parser, run
+from norton_det.commands.parser import importing, parser, run
 
 with importing():
     from reference import command_pages, config_page
 
-    from norton_det.files import atomic_path
+    from norton_det.utils.files import atomic_path
 
 EXAMPLES = """
   tools/make_reference.py                  both pages

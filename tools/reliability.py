@@ -21,15 +21,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from norton_det.cli import parser, run
+from norton_det.commands.parser import parser, run
 
 # isort: split
 import torch
 from trust import faults
 from trust.cases import Row
 
-from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_writable
+from norton_det.utils.errors import InputError
+from norton_det.utils.files import atomic_path, require_writable
 
 SHORT = ("faults", "kills", "resume", "fuzz", "payloads")
 CHECKS = ("faults", "guards", "kills", "resume", "fuzz", "payloads", "numerics", "load")

@@ -14,15 +14,15 @@ A study that was cut off goes on where it stopped; delete its CSV to start anew.
 import argparse
 from pathlib import Path
 
-from norton_det.cli import add_image_options, add_train_size, parser, run
+from norton_det.commands.parser import add_image_options, add_train_size, parser, run
 
 # isort: split
 from studies import ablations, calibrated
 from studies.bench import BATCH, Bench, Settings
 
-from norton_det.errors import InputError
-from norton_det.files import atomic_path, require_writable
-from norton_det.kept_table import Table
+from norton_det.utils.errors import InputError
+from norton_det.utils.files import atomic_path, require_writable
+from norton_det.utils.tables import Table
 
 EXAMPLES = """
   tools/study.py calibration --weights resnet50.pth --data imagenet --output docs/results

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from norton_det.cli import parser, run
+from norton_det.commands.parser import parser, run
 
 # isort: split
 import cv2
@@ -25,20 +25,20 @@ from detectron2.engine import HookBase
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from norton_det.checkpoint import CheckpointInfo, save_tensors
-from norton_det.complexity import count_complexity
-from norton_det.compress import compress_detector_state
+from norton_det.checkpoint.checkpoint import CheckpointInfo, save_tensors
+from norton_det.compression.resnet import compress_detector_state
+from norton_det.d2.build import load_config, load_detector
 from norton_det.d2.config import spec_from_config
-from norton_det.d2.engine import load_config, load_detector
 from norton_det.d2.evaluation import published_columns
 from norton_det.d2.pictures import draw_detections, side_by_side
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data import generate_dataset, register_generated
-from norton_det.errors import InputError
-from norton_det.files import atomic_path
-from norton_det.fuse import fuse
 from norton_det.live.choice import DEMO, DEMO_CONFIG
-from norton_det.timing import environment, measure
+from norton_det.models.complexity import count_complexity
+from norton_det.models.fuse import fuse
+from norton_det.utils.errors import InputError
+from norton_det.utils.files import atomic_path
+from norton_det.utils.timing import environment, measure
 
 EXAMPLES = """
   tools/walkthrough.py                          into output/demo, 7 to 15 minutes

@@ -9,13 +9,13 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import tv
-from ..checkpoint import load_checkpoint
-from ..choices import DETECTORS
-from ..complexity import count_complexity
-from ..errors import InputError
-from ..resnet import NortonResNet
-from ..spec import CompressionSpec
-from ..zoo_table import DETECTIONS, ENTRIES, NETWORKS
+from ..checkpoint.checkpoint import load_checkpoint
+from ..checkpoint.zoo_table import DETECTIONS, ENTRIES, NETWORKS
+from ..models.complexity import count_complexity
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
+from ..utils.options import DETECTORS
 
 BUILDERS = dict(
     zip(

@@ -14,20 +14,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..choices import FORMS
-from ..complexity import count_complexity
 from ..data.images import load_pictures, read_image
 from ..deploy.benchmark import Runner, available_forms, make_call, peak_memory, time_parts
-from ..deploy.source import load_detector
+from ..deploy.loading import load_detector
 from ..deploy.speed_table import speed_table
 from ..deploy.train_step import make_step
-from ..errors import InputError
-from ..files import atomic_path, require_file, require_writable
-from ..infer import spec_from_state
-from ..keys import split_detector_state
-from ..plots import plot_groups
-from ..surgery import find_layout
-from ..timing import Timing, environment, measure
+from ..models.complexity import count_complexity
+from ..models.factorize import find_layout
+from ..models.keys import split_detector_state
+from ..models.spec_from_state import spec_from_state
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.options import FORMS
+from ..utils.plots import plot_groups
+from ..utils.timing import Timing, environment, measure
 
 WHOLE = {"NECK_RANK": "1", "HEAD_RANK": "1", "BOX_HEAD_RANK": "128"}
 DENSE = ["MODEL.NORTON.PRESET", "dense", *(word for key in WHOLE for word in (f"MODEL.NORTON.{key}", "None"))]

@@ -15,16 +15,16 @@ from tensorly.decomposition import parafac
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint import read_tensors
-from ..cp import Factors, cp_decompose_layers, nmse
-from ..errors import InputError
-from ..files import atomic_path
-from ..resnet import NortonResNet
-from ..saliency import elimination_order, pabs_distance
-from ..sources import is_safetensors
-from ..spec import CompressionSpec
-from ..timing import environment
-from ..weights import load_weights
+from ..checkpoint.checkpoint import read_tensors
+from ..checkpoint.load import load_weights
+from ..checkpoint.sources import is_safetensors
+from ..compression.criteria import elimination_order, pabs_distance
+from ..decomposition.cp import Factors, cp_decompose_layers, nmse
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
+from ..utils.files import atomic_path
+from ..utils.timing import environment
 
 NAME = re.compile(r"layer\d+\.\d+\.conv[12]\.weight")
 STARTS = (("svd", None), ("random", 0), ("random", 1))  # the first, parafac's default, is the one that is timed

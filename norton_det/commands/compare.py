@@ -14,17 +14,17 @@ from typing import Any
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ..complexity import count_complexity
+from ..d2.build import load_config, load_detector
 from ..d2.config import find_config
-from ..d2.engine import load_config, load_detector
 from ..d2.evaluation import published_columns
 from ..d2.pooling import vectorize_pooling
 from ..d2.trainer import NortonTrainer
 from ..data.register import check_datasets, register_entries
-from ..errors import InputError
-from ..files import atomic_path, require_file, require_writable
-from ..kept_table import Table, markdown, mean_and_spread
-from ..plots import plot_groups
+from ..models.complexity import count_complexity
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.plots import plot_groups
+from ..utils.tables import Table, markdown, mean_and_spread
 
 TRAIN = (sys.executable, "-m", "norton_det", "train")
 

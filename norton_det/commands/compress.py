@@ -6,22 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..architecture import ARCHITECTURES
-from ..calibration import Calibration
-from ..checkpoint import CheckpointInfo, save_checkpoint, save_tensors
-from ..compress import compress, compress_detector_state
+from ..checkpoint.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from ..checkpoint.load import load_detector_state, load_weights
+from ..checkpoint.sources import local
+from ..compression.calibration import Calibration
+from ..compression.detector import compress_detector, resnet_spec
+from ..compression.detector_report import DetectorReport
+from ..compression.report import CompressionReport
+from ..compression.resnet import compress, compress_detector_state
+from ..compression.search.search import TARGETS, SearchResult, measure_whole, parse_target, search
 from ..data.images import load_images, load_pictures
-from ..detector import compress_detector, resnet_spec
-from ..detector_report import DetectorReport
-from ..device import check_device
-from ..errors import InputError
-from ..files import atomic_path, require_writable
-from ..preprocessing import Preprocessing
-from ..report import CompressionReport
-from ..search import TARGETS, SearchResult, measure_whole, parse_target, search
-from ..sources import local
-from ..spec import CompressionSpec
-from ..weights import load_detector_state, load_weights
+from ..models.architecture import ARCHITECTURES
+from ..models.preprocessing import Preprocessing
+from ..models.spec import CompressionSpec
+from ..utils.device import check_device
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 from .options.compress import IMAGES, PICTURES
 
 AROUND = ("neck_rank", "head_rank", "box_head_rank")
@@ -118,14 +118,14 @@ def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
     if "://" in args.weights:
         raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
     if args.config_file:
-        from ..d2.engine import load_as_it_is, load_config, save_detector, to_input
+        from ..d2.build import load_as_it_is, load_config, save_detector, to_input
 
         cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
         convert: Callable[[Any], Any] = to_input(cfg)
         detector = load_as_it_is(cfg)
     else:
         from ..tv import save_detector
-        from ..tv.surgery import load_torchvision_detector, to_input
+        from ..tv.adapter import load_torchvision_detector, to_input
 
         convert, detector = to_input, load_torchvision_detector(args.weights)
     spec = spec_from(args, resnet_spec(detector).arch)

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..errors import InputError
-from ..files import atomic_path, require_writable
 from ..live import Overlay, Source, check_output, open_sink, open_source
 from ..live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices
 from ..live.show import Interrupt, Side, show
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 from .options.demo import STARTED
 
 LOST = 3  # exit status when a camera or stream has gone

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from ..classify import evaluate
+from ..checkpoint.load import load_weights
+from ..classification.accuracy import evaluate
 from ..data.classes import ClassFolder, read_classes
-from ..device import check_device, default_device
-from ..errors import InputError
-from ..files import atomic_path, require_writable
-from ..fuse import fuse
-from ..weights import load_weights
+from ..models.fuse import fuse
+from ..utils.device import check_device, default_device
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 
 
 def main(args: argparse.Namespace) -> None:

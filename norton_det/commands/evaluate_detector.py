@@ -13,23 +13,16 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
-from ..d2.evaluation import (
-    class_rows,
-    evaluate_predictor,
-    format_classes,
-    format_rows,
-    published_columns,
-    without_nan,
-)
+from ..d2.evaluation import class_rows, evaluate_predictor, format_classes, format_rows, published_columns, without_nan
 from ..data.images import read_image
 from ..data.register import check_datasets, register_entries
 from ..deploy import Detections, Predictor
+from ..deploy.loading import load_predictor
 from ..deploy.native import NativePredictor
-from ..deploy.source import load_predictor
-from ..errors import InputError
-from ..files import atomic_path, require_writable
 from ..live import Meter
 from ..live.choice import Choice
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 
 
 def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..data.images import load_pictures, read_image
 from ..deploy import Detections, Predictor, export
-from ..deploy.source import load_detector
-from ..errors import InputError
-from ..files import atomic_path, require_writable
+from ..deploy.loading import load_detector
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 
 
 def read(path: str | Path) -> np.ndarray:

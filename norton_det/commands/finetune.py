@@ -9,14 +9,14 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import Dataset, Subset
 
+from ..checkpoint.load import LoadedWeights, load_weights
+from ..classification.finetune import fine_tune
+from ..classification.recipe import Recipe
 from ..data.classes import ClassFolder, read_classes
-from ..device import check_device, default_device
-from ..errors import InputError
-from ..files import require_writable
-from ..finetune import fine_tune
-from ..plots import plot_lines
-from ..recipe import Recipe
-from ..weights import LoadedWeights, load_weights
+from ..utils.device import check_device, default_device
+from ..utils.errors import InputError
+from ..utils.files import require_writable
+from ..utils.plots import plot_lines
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:

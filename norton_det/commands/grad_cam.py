@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from ..calibration import Calibration
-from ..cam import agreement, draw_grid, grad_cam, require_library, to_pixels
-from ..compress import compress
+from ..checkpoint.load import LoadedWeights, load_weights
+from ..classification.grad_cam import agreement, draw_grid, grad_cam, require_library, to_pixels
+from ..compression.calibration import Calibration
+from ..compression.resnet import compress
 from ..data.images import choose_size, load_images, make_transform, read_image
-from ..errors import InputError
-from ..files import atomic_path, require_file, require_writable
-from ..resnet import NortonResNet
-from ..spec import CompressionSpec
-from ..weights import LoadedWeights, load_weights
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_file, require_writable
 
 
 def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonResNet) -> dict[str, NortonResNet]:

@@ -4,9 +4,9 @@ import argparse
 import json
 from typing import Any
 
-from .. import zoo
-from ..inventory import inventory
-from ..zoo_table import LEVELS, NETWORKS, ON_OTHERS, OTHERS
+from ..checkpoint import zoo
+from ..checkpoint.zoo_table import LEVELS, NETWORKS, ON_OTHERS, OTHERS
+from .inventory import inventory
 
 
 def main(args: argparse.Namespace) -> None:

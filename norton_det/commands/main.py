@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from .. import __version__
-from ..cli import importing, run
-from ..errors import InputError
-from ..extras import explained
+from ..utils.errors import InputError
+from ..utils.extras import explained
+from .parser import importing, run
 
 PROG = "norton-det"
 

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from ..data.coco2017 import archives_for, check_coco
-from ..data.download import download, unpack
-from ..errors import InputError
+from ..utils.download import download, unpack
+from ..utils.errors import InputError
 
 
 def main(args: argparse.Namespace) -> None:

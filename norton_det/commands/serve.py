@@ -9,9 +9,9 @@ import webbrowser
 from pathlib import Path
 
 from ..deploy.engines import require_module
-from ..errors import InputError
 from ..live.choice import Choice, demo_choices, load_choices
 from ..live.server import LARGEST_FRAME, LOCAL, Model, OneLine, make_app, make_protocol
+from ..utils.errors import InputError
 
 
 def load(args: argparse.Namespace) -> list[Model]:

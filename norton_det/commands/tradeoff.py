@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from detectron2.utils.logger import setup_logger
 
-from ..complexity import count_complexity
-from ..d2.engine import compress_to_file, load_config, load_detector, to_input
+from ..d2.build import compress_to_file, load_config, load_detector, to_input
 from ..d2.evaluation import published_columns
 from ..d2.trainer import NortonTrainer
 from ..data.images import find_images, load_pictures, read_image
 from ..data.register import check_datasets
 from ..deploy.benchmark import make_call
-from ..errors import InputError
-from ..files import atomic_path, require_file, require_writable
-from ..kept_table import Table, markdown
-from ..plots import plot_lines
-from ..spec import CompressionSpec
-from ..timing import environment, measure
+from ..models.complexity import count_complexity
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.plots import plot_lines
+from ..utils.tables import Table, markdown
+from ..utils.timing import environment, measure
 
 RANKS = {"neck": "neck_rank", "head": "head_rank", "box": "box_head_rank"}
 DEFAULTS = {"neck": 1, "head": 1, "box": 128}

@@ -12,17 +12,17 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..d2.build import NORTON_BACKBONES, load_config, load_detector
 from ..d2.config import find_config, info_from_config
-from ..d2.engine import NORTON_BACKBONES, load_config, load_detector
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
+from ..d2.initial_weights import compress_weights, resume_weights
 from ..d2.launch import launch
 from ..d2.loader import check_classes
 from ..d2.pooling import vectorize_pooling
-from ..d2.start import compress_weights, resume_weights
 from ..d2.trainer import NortonTrainer, check_training
 from ..data.register import check_datasets, register_entries
-from ..errors import InputError
-from ..files import atomic_path, hold_folder, require_writable
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, hold_folder, require_writable
 
 
 def configure(args: argparse.Namespace) -> CfgNode:

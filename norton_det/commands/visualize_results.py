@@ -14,11 +14,11 @@ import numpy as np
 from ..data.images import beside, read_image
 from ..data.register import check_datasets, register_entries
 from ..deploy import Detections
-from ..errors import InputError
-from ..files import require_writable
 from ..live import Frame, Overlay
 from ..live.sink import PictureSink
-from ..plots import plot_scatter
+from ..utils.errors import InputError
+from ..utils.files import require_writable
+from ..utils.plots import plot_scatter
 
 
 def main(args: argparse.Namespace) -> None:

@@ -4,9 +4,9 @@ import argparse
 import json
 from typing import Any
 
-from .. import zoo
-from ..errors import InputError
-from ..zoo_table import Entry
+from ..checkpoint import zoo
+from ..checkpoint.zoo_table import Entry
+from ..utils.errors import InputError
 
 COLUMNS = ("name", "config", "MACs G", "paper", "params M", "paper", "paper, %", "weights")
 NOTES = """MACs: of 224x224, of detectors 800x800 with 1000 proposals, mask heads left out and keypoint heads with one

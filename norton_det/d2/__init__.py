@@ -2,11 +2,11 @@
 ``build_norton_resnet_fpn_backbone``."""
 
 from .backbone import NortonResNetBackbone, build_norton_resnet_backbone, build_norton_resnet_fpn_backbone
+from .build import load_config, load_detector
 from .checkpoint import NortonCheckpointer
 from .config import add_norton_config, find_config, info_from_config, spec_from_config
-from .engine import load_config, load_detector
 from .evaluation import NortonCOCOEvaluator
-from .start import compress_weights, resume_weights
+from .initial_weights import compress_weights, resume_weights
 from .trainer import NortonTrainer
 
 __all__ = [

@@ -10,9 +10,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointInfo
-from ..errors import InputError
-from ..resnet import FEATURE_STRIDES, NortonResNet
+from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.resnet import FEATURE_STRIDES, NortonResNet
+from ..utils.errors import InputError
 from .config import info_from_config
 
 

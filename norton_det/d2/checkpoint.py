@@ -7,17 +7,17 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..checkpoint import CheckpointInfo
-from ..errors import InputError
-from ..files import atomic_path
-from ..keys import find_resnet as find_resnet_part
-from ..keys import torchvision_to_d2
-from ..preprocessing import MSRA
-from ..resnet import NortonResNet
-from ..surgery import find_layout
-from ..tensor_file import METADATA_KEY
-from ..torch_file import save_torch
-from ..weights import load_weights
+from ..checkpoint.checkpoint import CheckpointInfo
+from ..checkpoint.load import load_weights
+from ..checkpoint.tensor_file import METADATA_KEY
+from ..checkpoint.torch_file import save_torch
+from ..models.factorize import find_layout
+from ..models.keys import find_resnet as find_resnet_part
+from ..models.keys import torchvision_to_d2
+from ..models.preprocessing import MSRA
+from ..models.resnet import NortonResNet
+from ..utils.errors import InputError
+from ..utils.files import atomic_path
 from .files import newest_checkpoint, read_detector_file
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class NortonCheckpointer(DetectionCheckpointer):
     - ``.pth`` of a trainer: read without running code; written whole or not at all, with the model's spec and the
       digest of its content; a run goes on from the newest one whose digest fits;
     - detectors with Detectron2's own ResNet, also from the model zoo, and classifiers of every origin that
-      ``norton_det.weights`` knows; no code in a file is run.
+      ``norton_det.checkpoint.load`` knows; no code in a file is run.
 
     Tensors that are missing, left over or do not fit are an error here, not a warning: a network with a part that is
     left at random trains and scores quietly badly. Weights of a ResNet alone leave neck and heads to start anew, and

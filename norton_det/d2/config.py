@@ -4,11 +4,11 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..checkpoint import CheckpointInfo
-from ..config_files import find_config as find_config
-from ..errors import InputError
-from ..preprocessing import Preprocessing
-from ..spec import ARCHITECTURES, CompressionSpec
+from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.preprocessing import Preprocessing
+from ..models.spec import ARCHITECTURES, CompressionSpec
+from ..utils.configs import find_config as find_config
+from ..utils.errors import InputError
 from .files import read_checkpoint_info
 
 

@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
-from ..errors import InputError
+from ..utils.errors import InputError
 
 
 class Maps(nn.Module):

@@ -18,8 +18,8 @@ from detectron2.modeling import FPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..losses import feature_distance
+from ..classification.losses import feature_distance
+from ..utils.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from torch.utils.data import DataLoader
 
-from ..errors import InputError, first_line
+from ..utils.errors import InputError, first_line
 from .loader import UNREADABLE
 
 

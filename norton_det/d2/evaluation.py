@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 COLUMNS = {
     # task -> (name, position in COCOeval.stats)

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoint import CheckpointInfo, read_info, read_tensors, tensor_names
-from ..errors import InputError, first_line, naming
-from ..files import require_file
-from ..sources import read_content
-from ..tensor_file import METADATA_KEY
+from ..checkpoint.checkpoint import CheckpointInfo, read_info, read_tensors, tensor_names
+from ..checkpoint.sources import read_content
+from ..checkpoint.tensor_file import METADATA_KEY
+from ..utils.errors import InputError, first_line, naming
+from ..utils.files import require_file
 
 logger = logging.getLogger(__name__)
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")

@@ -9,9 +9,9 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from ..epochs import Unreadable
-from ..errors import InputError, first_line
-from ..stop import StopOnSignal, remember_statistics, run_kept
+from ..classification.epochs import Unreadable
+from ..utils.errors import InputError, first_line
+from ..utils.stop import StopOnSignal, remember_statistics, run_kept
 
 logger = logging.getLogger(__name__)
 

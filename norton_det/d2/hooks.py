@@ -9,10 +9,10 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..seeds import seed_all
-from ..torch_file import save_torch
+from ..checkpoint.torch_file import save_torch
+from ..utils.seeds import seed_all
+from .build import save_detector
 from .checkpoint import info_of_model
-from .engine import save_detector
 
 
 class Reseed(HookBase):

@@ -18,8 +18,8 @@ from detectron2.utils import comm
 from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
-from ..errors import InputError
-from ..stop import SIGNALS, Interrupted
+from ..utils.errors import InputError
+from ..utils.stop import SIGNALS, Interrupted
 
 SILENCE = 30.0  # seconds without a sign of life after which a process is taken to hang
 TIMEOUT = timedelta(hours=4)  # the others wait while the first process compresses the weights to start from

@@ -22,8 +22,8 @@ from pycocotools import mask as mask_utils
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.coco import mask_to_polygons
-from ..errors import InputError, first_line
-from ..seeds import seeded
+from ..utils.errors import InputError, first_line
+from ..utils.seeds import seeded
 
 UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow's, on damaged files
 ATTEMPTS = 100  # of other images, where one has nothing to train on

@@ -3,7 +3,7 @@
 from detectron2.layers import ROIAlign
 from torch import Tensor, nn
 
-from ..deploy.pooling import pool_regions
+from ..deploy.roi_align import pool_regions
 
 
 class VectorizedROIAlign(ROIAlign):

@@ -13,8 +13,8 @@ from pycocotools import mask as mask_utils
 
 from ..data.coco_values import box_problem, is_number, keypoints_problem, mask_problem, short
 from ..deploy.predictor import Detections
-from ..errors import InputError
-from ..files import require_file
+from ..utils.errors import InputError
+from ..utils.files import require_file
 
 MAX_SCORE = 1e9
 

@@ -14,12 +14,12 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
-from ..errors import InputError, first_line
-from ..files import require_file
-from ..stop import StopOnSignal
+from ..utils.errors import InputError, first_line
+from ..utils.files import require_file
+from ..utils.stop import StopOnSignal
+from .build import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
-from .engine import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .eval_loader import build_test_loader
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .guard import Guard, guarded

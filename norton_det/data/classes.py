@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import InputError
-from ..files import require_file
-from ..preprocessing import Preprocessing
+from ..models.preprocessing import Preprocessing
+from ..utils.errors import InputError
+from ..utils.files import require_file
 from .images import SUFFIXES, choose_size, make_transform, read_image
 
 logger = logging.getLogger(__name__)

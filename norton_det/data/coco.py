@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..files import require_file
+from ..utils.errors import InputError
+from ..utils.files import require_file
 from .coco_checks import CocoSummary, check_content, check_images
 
 KEYPOINT_NAMES = (

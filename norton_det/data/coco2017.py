@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .download import Archive
+from ..utils.download import Archive
 
 HOST = "http://images.cocodataset.org"
 ANNOTATIONS = Archive(

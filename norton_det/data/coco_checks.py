@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .coco_values import MAX_SIDE, box_problem, is_number, keypoints_problem, mask_problem, short
 
 MAX_PIXELS = 178_956_970  # of an image; Pillow opens none that is larger

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 
 def is_free(root: Path) -> bool:

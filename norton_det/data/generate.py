@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .coco import KEYPOINT_NAMES, SKELETON, mask_to_box, mask_to_polygons, mask_to_runs
 from .folders import atomic_folder, is_free
 

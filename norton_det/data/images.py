@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..errors import InputError, first_line
-from ..preprocessing import Preprocessing
+from ..models.preprocessing import Preprocessing
+from ..utils.errors import InputError, first_line
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 GAP = 6  # pixels between pictures side by side

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .coco import check_coco_file, read_coco
 from .generate import annotation_file, is_complete
 

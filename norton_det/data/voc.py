@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import require_file
+from ..utils.errors import InputError
+from ..utils.files import require_file
 from .folders import atomic_folder, is_free
 from .images import SUFFIXES
 

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..choices import FILE_FORMS, FORMS, TORCH_FORMS
-from ..detector import adapter_of, stack_name
-from ..errors import InputError
-from ..fuse import fuse
+from ..compression.detector import adapter_of, stack_name
+from ..models.fuse import fuse
+from ..utils.errors import InputError
+from ..utils.options import FILE_FORMS, FORMS, TORCH_FORMS
 from .clock import with_rest
 from .export import export
 from .predictor import Predictor

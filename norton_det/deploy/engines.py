@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..digest import file_digest
-from ..errors import InputError, first_line
-from ..extras import mend
-from ..files import require_file
-from ..fuse import fuse
+from ..checkpoint.digest import file_digest
+from ..models.fuse import fuse
+from ..utils.errors import InputError, first_line
+from ..utils.extras import mend
+from ..utils.files import require_file
 from .clock import with_rest
 from .graph import DetectorGraph, to_graph
 from .info import DeployInfo

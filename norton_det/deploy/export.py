@@ -21,11 +21,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..choices import FILE_PRECISIONS
-from ..digest import file_digest
-from ..errors import InputError, first_line
-from ..files import atomic_path, require_writable
-from ..fuse import fuse
+from ..checkpoint.digest import file_digest
+from ..models.fuse import fuse
+from ..utils.errors import InputError, first_line
+from ..utils.files import atomic_path, require_writable
+from ..utils.options import FILE_PRECISIONS
 from .engines import INPUT, METADATA_KEY, WEIGHTS_KEY, require_module
 from .graph import DetectorGraph, to_graph
 from .info import DeployInfo, describe

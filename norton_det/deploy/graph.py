@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import nms
 
-from ..detector import adapter_of, stack_name
-from ..errors import InputError
-from .pooling import pool_regions
+from ..compression.detector import adapter_of, stack_name
+from ..utils.errors import InputError
+from .roi_align import pool_regions
 
 CLIP = math.log(1000 / 16)  # of the log size in box deltas, both stacks
 FILL = -1e4  # objectness of what is not there

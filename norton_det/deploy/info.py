@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from ..complexity import count_complexity
-from ..detector import ADAPTERS, adapter_of, stack_name
-from ..errors import InputError
+from ..compression.detector import ADAPTERS, adapter_of, stack_name
+from ..models.complexity import count_complexity
+from ..utils.errors import InputError
 
 VERSION = 1
 COUNTED_SIZE = (800, 800)  # (H, W) of the image that MACs are of, as published

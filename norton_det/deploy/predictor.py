@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..utils.errors import InputError
 from .engines import OnnxEngine, OpenVINOEngine, TorchEngine, load_engine
 from .info import DeployInfo, describe
 

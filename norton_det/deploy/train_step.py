@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..detector import adapter_of, stack_name
+from ..compression.detector import adapter_of, stack_name
 
 OBJECTS = 8  # in an image
 

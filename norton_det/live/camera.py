@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, first_line
+from ..utils.errors import InputError, first_line
 from .capture import open_live, property_of
 from .frames import Frame, Source, SourceLost
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 TIMEOUT_MS = 10_000  # of a stream, to open and to read
 WHOLE = "rtsp_flags;prefer_tcp|fflags;discardcorrupt"  # OpenCV's own choice, and no frame that was cut off

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..deploy.loading import EXPORTED, load_predictor
 from ..deploy.native import NativePredictor
 from ..deploy.predictor import Predictor
-from ..deploy.source import EXPORTED, load_predictor
-from ..errors import InputError
+from ..utils.errors import InputError
 
 DEMO_CONFIG, DEMO = "quick_schedules/demo_faster_rcnn.yaml", Path("output/demo")
 

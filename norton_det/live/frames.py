@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..utils.errors import InputError
 
 
 class SourceLost(InputError):

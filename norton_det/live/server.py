@@ -28,7 +28,7 @@ import numpy as np
 
 from ..deploy.engines import require_module
 from ..deploy.predictor import Detections
-from ..errors import InputError, first_line
+from ..utils.errors import InputError, first_line
 from .answer import skeleton, to_answer
 
 PAGE = Path(__file__).with_name("page")

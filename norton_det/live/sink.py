@@ -12,8 +12,8 @@ import numpy as np
 
 from ..data.images import SUFFIXES
 from ..deploy.engines import require_module
-from ..errors import InputError
-from ..files import atomic_path, require_writable
+from ..utils.errors import InputError
+from ..utils.files import atomic_path, require_writable
 from .frames import Frame, Sink, Source
 from .video import CODECS, VideoSink
 

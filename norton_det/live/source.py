@@ -12,8 +12,8 @@ import numpy as np
 from PIL import ImageOps
 
 from ..data.images import SUFFIXES, find_images, read_image
-from ..errors import InputError
-from ..files import require_file
+from ..utils.errors import InputError
+from ..utils.files import require_file
 from .camera import Camera
 from .capture import NEVER_OPENED, open_file, open_stream, property_of
 from .frames import Frame, Source

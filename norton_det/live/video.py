@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.engines import require_module
-from ..errors import InputError
+from ..utils.errors import InputError
 from .frames import Frame, Sink
 
 CODECS = {

@@ -12,11 +12,11 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..checkpoint import CheckpointInfo, load_checkpoint
-from ..errors import InputError
-from ..preprocessing import Preprocessing
-from ..resnet import NortonResNet
-from ..spec import CompressionSpec
+from ..checkpoint.checkpoint import CheckpointInfo, load_checkpoint
+from ..models.preprocessing import Preprocessing
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
 
 LAYERS = ("layer4", "layer3", "layer2", "layer1", "conv1")  # trainable from the left
 DEFAULT_TRAINABLE = 3

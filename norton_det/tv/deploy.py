@@ -13,7 +13,7 @@ from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, paste_
 from torchvision.ops import MultiScaleRoIAlign
 
 from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
-from ..errors import InputError
+from ..utils.errors import InputError
 
 PROBE = 128  # pixels: side of the image that tells the strides of the maps
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
-from ..checkpoint import CheckpointInfo
-from ..errors import InputError
-from ..preprocessing import TORCHVISION, Preprocessing
-from ..resnet import NortonResNet
-from ..spec import CompressionSpec
-from ..surgery import apply_layout
+from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.factorize import apply_layout
+from ..models.preprocessing import TORCHVISION, Preprocessing
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
 from .backbone import backbone_weights, choose_spec, resnet_fpn
 from .weights import DetectorInfo, load_detector_state, load_exactly, read_detector_info
 

@@ -1,6 +1,6 @@
 """A torchvision detector's file: safetensors that carries what its builder needs, so nothing has to be repeated.
 
-Its description is that of the backbone as in ``norton_det.checkpoint`` (0 classes), with one field more::
+Its description is that of the backbone as in ``norton_det.checkpoint.checkpoint`` (0 classes), with one field more::
 
     "detector": {"kind": "keypoint", "num_classes": 2, "num_keypoints": 17}
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checkpoint import CheckpointInfo, check_state, read_info, read_tensors
-from ..errors import InputError
-from ..tensor_file import read_fields, write_tensors
+from ..checkpoint.checkpoint import CheckpointInfo, check_state, read_info, read_tensors
+from ..checkpoint.tensor_file import read_fields, write_tensors
+from ..utils.errors import InputError
 
 DETECTOR_KEY = "detector"
 KINDS = ("faster", "mask", "keypoint")

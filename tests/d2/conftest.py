@@ -12,10 +12,10 @@ pytest.importorskip("detectron2")
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from norton_det.checkpoint import save_checkpoint
+from norton_det.checkpoint.checkpoint import save_checkpoint
 from norton_det.d2 import load_config
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 
 # small pictures, few regions: what a step costs is the heads
 SMALL = {

@@ -8,16 +8,16 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from norton_det.checkpoint import save_checkpoint
+from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.compression.detector import compress_detector
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.config import info_from_config
-from norton_det.d2.start import compress_weights
-from norton_det.detector import compress_detector
-from norton_det.errors import InputError
-from norton_det.keys import torchvision_to_d2
-from norton_det.layers import CPConv2d
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.d2.initial_weights import compress_weights
+from norton_det.models.keys import torchvision_to_d2
+from norton_det.models.layers import CPConv2d
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 DEPTHS = (18, 34, 101)
 

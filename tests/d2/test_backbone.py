@@ -10,12 +10,12 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import nn
 
-from norton_det.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from norton_det.checkpoint.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from norton_det.d2 import NortonCheckpointer, add_norton_config, load_config, spec_from_config
-from norton_det.errors import InputError
-from norton_det.keys import torchvision_to_d2
-from norton_det.preprocessing import MSRA
-from norton_det.spec import CompressionSpec
+from norton_det.models.keys import torchvision_to_d2
+from norton_det.models.preprocessing import MSRA
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 from .conftest import classifier
 

@@ -10,13 +10,13 @@ import torchvision
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 
-from norton_det.checkpoint import METADATA_KEY, CheckpointInfo, read_info, save_checkpoint, save_tensors
-from norton_det.compress import compress_detector_state
+from norton_det.checkpoint.checkpoint import METADATA_KEY, CheckpointInfo, read_info, save_checkpoint, save_tensors
+from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.files import read_checkpoint_info
-from norton_det.errors import InputError
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 from .conftest import classifier
 

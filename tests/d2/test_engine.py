@@ -14,14 +14,14 @@ from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from norton_det.checkpoint import load_checkpoint
+from norton_det.checkpoint.checkpoint import load_checkpoint
 from norton_det.d2 import NortonTrainer, load_detector
 from norton_det.d2.evaluation import NortonCOCOEvaluator, class_rows, format_classes, format_rows, published_columns
 from norton_det.d2.files import read_checkpoint_info
-from norton_det.d2.start import compress_weights, resume_weights
+from norton_det.d2.initial_weights import compress_weights, resume_weights
 from norton_det.data import generate_dataset, register_generated
-from norton_det.errors import InputError
-from norton_det.spec import CompressionSpec
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 QUICK = {
     "INPUT.MIN_SIZE_TRAIN": (96,),

@@ -10,7 +10,7 @@ from pycocotools import mask as mask_utils
 
 from norton_det.d2.predictions import annotations_of, read_predictions
 from norton_det.data import generate_dataset, register_coco_folder, register_generated
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 pytest.importorskip("supervision")
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from norton_det.d2 import NortonCheckpointer
-from norton_det.d2.engine import build_detector
+from norton_det.d2.build import build_detector
 from norton_det.d2.files import newest_checkpoint
-from norton_det.d2.start import resume_weights
-from norton_det.errors import InputError
+from norton_det.d2.initial_weights import resume_weights
+from norton_det.utils.errors import InputError
 
 
 @pytest.fixture

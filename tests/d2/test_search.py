@@ -7,11 +7,11 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from norton_det.d2.engine import load_detector, save_detector, to_input
+from norton_det.compression.detector import compress_detector
+from norton_det.compression.search.search import search
+from norton_det.d2.build import load_detector, save_detector, to_input
 from norton_det.d2.files import read_layout
 from norton_det.data.images import load_pictures
-from norton_det.detector import compress_detector
-from norton_det.search import search
 
 pytestmark = pytest.mark.usefixtures("quick_search")
 

@@ -10,17 +10,17 @@ from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from norton_det.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
-from norton_det.compress import compress
+from norton_det.checkpoint.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
+from norton_det.checkpoint.load import load_weights
+from norton_det.compression.resnet import compress
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
-from norton_det.d2.engine import build_detector, check_weights
-from norton_det.d2.start import _calibration, compress_weights, resume_weights, training_pictures
+from norton_det.d2.build import build_detector, check_weights
+from norton_det.d2.initial_weights import _calibration, compress_weights, resume_weights, training_pictures
 from norton_det.data import generate_dataset, register_generated
-from norton_det.errors import InputError
-from norton_det.preprocessing import MSRA
-from norton_det.spec import CompressionSpec
-from norton_det.surgery import find_layout
-from norton_det.weights import load_weights
+from norton_det.models.factorize import find_layout
+from norton_det.models.preprocessing import MSRA
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 from .conftest import classifier
 

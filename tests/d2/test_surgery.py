@@ -8,18 +8,18 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from norton_det.checkpoint import read_info, save_tensors
+from norton_det.checkpoint.checkpoint import read_info, save_tensors
+from norton_det.compression.detector import compress_detector
 from norton_det.d2 import NortonCheckpointer, load_detector
+from norton_det.d2.build import build_detector
 from norton_det.d2.checkpoint import info_of_model
-from norton_det.d2.engine import build_detector
 from norton_det.d2.files import read_layout
-from norton_det.d2.start import compress_weights
-from norton_det.detector import compress_detector
-from norton_det.errors import InputError
-from norton_det.fuse import fuse
-from norton_det.layers import CPConv2d, LowRankLinear
-from norton_det.spec import CompressionSpec
-from norton_det.surgery import find_layout
+from norton_det.d2.initial_weights import compress_weights
+from norton_det.models.factorize import find_layout
+from norton_det.models.fuse import fuse
+from norton_det.models.layers import CPConv2d, LowRankLinear
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 HALF = CompressionSpec.parse(None, "[0.]+[0.5]*19")  # no decomposition: quick
 NECK = {f"backbone.fpn_output{level}": 1 for level in (2, 3, 4, 5)} | {"proposal_generator.rpn_head.conv": 1}

@@ -18,14 +18,14 @@ from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_utils
 
 from norton_det.d2 import NortonTrainer, load_config, load_detector
+from norton_det.d2.build import build_detector, load_as_it_is, save_detector, with_weights
 from norton_det.d2.config import find_config
 from norton_det.d2.distill import Distillation, DistillWeights, class_divergence, objectness_divergence
-from norton_det.d2.engine import build_detector, load_as_it_is, save_detector, with_weights
+from norton_det.d2.initial_weights import compress_weights
 from norton_det.d2.loader import BatchStream, SeededImages, build_train_loader, seeded
-from norton_det.d2.start import compress_weights
 from norton_det.d2.trainer import distillation_of, scale_learning_rate
 from norton_det.data import generate_dataset, register_coco_folder, register_generated
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 QUICK = {
     "INPUT.MIN_SIZE_TRAIN": (64, 96),

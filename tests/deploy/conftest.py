@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torchvision.models import detection
 
-from norton_det.precise_bn import reestimate_batch_norm
+from norton_det.compression.precise_bn import reestimate_batch_norm
 
 SIZE = {"min_size": 96, "max_size": 160}
 FEW = {"rpn_pre_nms_top_n_test": 60, "rpn_post_nms_top_n_test": 30, "box_detections_per_img": 60}
@@ -54,7 +54,7 @@ def build_torchvision(kind: str, **options: object) -> nn.Module:
 
 def build_detectron2(kind: str) -> nn.Module:
     pytest.importorskip("detectron2")
-    from norton_det.d2.engine import build_detector, load_config
+    from norton_det.d2.build import build_detector, load_config
 
     torch.manual_seed(0)
     few = ["MODEL.RPN.PRE_NMS_TOPK_TEST", 60, "MODEL.RPN.POST_NMS_TOPK_TEST", 30, "TEST.DETECTIONS_PER_IMAGE", 60]

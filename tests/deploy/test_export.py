@@ -8,12 +8,12 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from norton_det.complexity import count_complexity
+from norton_det.compression.detector import compress_detector, stack_name
 from norton_det.data.images import read_image
 from norton_det.deploy import DeployInfo, Detections, Predictor, export
-from norton_det.detector import compress_detector, stack_name
-from norton_det.errors import InputError
-from norton_det.spec import CompressionSpec
+from norton_det.models.complexity import count_complexity
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 for _module in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_module)

@@ -8,9 +8,9 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.ops import MultiScaleRoIAlign
 
+from norton_det.compression.detector import stack_name
 from norton_det.deploy.graph import DetectorGraph, decode, to_graph
-from norton_det.detector import stack_name
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 from .conftest import build_torchvision
 

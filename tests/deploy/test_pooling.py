@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
-from norton_det.deploy import pooling
-from norton_det.deploy.pooling import pool_regions
+from norton_det.deploy import roi_align as pooling
+from norton_det.deploy.roi_align import pool_regions
 
 EDGES = torch.tensor(
     [

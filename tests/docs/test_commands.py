@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from norton_det.cli import run as run_command
 from norton_det.commands.main import PROG, main
+from norton_det.commands.parser import run as run_command
 from norton_det.d2 import trainer  # noqa: F401  imported here, so that the forks need not
 from norton_det.data.generate import generate_dataset
 

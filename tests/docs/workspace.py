@@ -11,13 +11,13 @@ from live.films import video
 from PIL import Image
 from safetensors.torch import save_file
 
-from norton_det.checkpoint import save_checkpoint
+from norton_det.checkpoint.checkpoint import save_checkpoint
 from norton_det.d2 import NortonCheckpointer, load_config
-from norton_det.d2.engine import save_detector as save_whole
+from norton_det.d2.build import save_detector as save_whole
 from norton_det.data.generate import annotation_file, generate_dataset
 from norton_det.deploy.export import export
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 from norton_det.tv import fasterrcnn_norton_resnet50_fpn, save_detector
 
 from .pages import REPOSITORY

@@ -14,13 +14,13 @@ import pytest
 from norton_det.data.images import GAP, beside
 from norton_det.deploy import Detections
 from norton_det.deploy.predictor import class_name
-from norton_det.errors import InputError
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
 from norton_det.live.camera import Camera
 from norton_det.live.capture import cameras, open_live
 from norton_det.live.sink import PictureSink
 from norton_det.live.source import VideoFile
 from norton_det.live.video import VideoSink
+from norton_det.utils.errors import InputError
 
 cv2 = pytest.importorskip("cv2")
 av = pytest.importorskip("av")

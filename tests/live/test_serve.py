@@ -25,9 +25,9 @@ import cv2
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from norton_det.errors import InputError
 from norton_det.live.answer import to_answer
 from norton_det.live.server import LARGEST_FRAME, LOCAL, VISITORS, Model, decode, is_host, make_app
+from norton_det.utils.errors import InputError
 
 from .films import picture, video
 from .test_frames import detections

@@ -5,10 +5,10 @@ import torch
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
-from norton_det.complexity import count_complexity
-from norton_det.detector import compress_detector
-from norton_det.layers import CPConv2d
-from norton_det.spec import CompressionSpec
+from norton_det.compression.detector import compress_detector
+from norton_det.models.complexity import count_complexity
+from norton_det.models.layers import CPConv2d
+from norton_det.models.spec import CompressionSpec
 from norton_det.tv import fasterrcnn_norton_resnet50_fpn, save_detector
 
 SMALL = {"min_size": 64, "max_size": 96, "rpn_post_nms_top_n_train": 40, "rpn_post_nms_top_n_test": 40}

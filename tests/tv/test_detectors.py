@@ -8,12 +8,11 @@ import torch
 from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
-from norton_det.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
-from norton_det.errors import InputError
-from norton_det.preprocessing import MSRA
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.tensor_file import write_tensors
+from norton_det.checkpoint.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.models.preprocessing import MSRA
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 from norton_det.tv import (
     fasterrcnn_norton_resnet50_fpn,
     keypointrcnn_norton_resnet50_fpn,
@@ -22,6 +21,7 @@ from norton_det.tv import (
     save_detector,
 )
 from norton_det.tv.weights import DETECTOR_KEY
+from norton_det.utils.errors import InputError
 
 # small pictures, few regions: the keypoint head alone takes 3.5 G MACs a region
 SMALL = {

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from norton_det.complexity import count_complexity
-from norton_det.cost_model import Budget
-from norton_det.detector import compress_detector
-from norton_det.errors import InputError
-from norton_det.search import measure_whole, search
-from norton_det.subject import subject_of
+from norton_det.compression.detector import compress_detector
+from norton_det.compression.search.costs import Budget
+from norton_det.compression.search.problem import subject_of
+from norton_det.compression.search.search import measure_whole, search
+from norton_det.models.complexity import count_complexity
 from norton_det.tv import maskrcnn_norton_resnet50_fpn, read_detector_info, save_detector
+from norton_det.utils.errors import InputError
 
 from .test_detectors import BUILDERS, SMALL
 

@@ -6,21 +6,21 @@ import pytest
 import torch
 from torchvision.models import detection
 
-from norton_det.cp import Factors, reconstruct
-from norton_det.detector import compress_detector
-from norton_det.errors import InputError
-from norton_det.fuse import fuse
-from norton_det.layers import CPConv2d, LowRankLinear
-from norton_det.preprocessing import Preprocessing
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.compression.detector import compress_detector
+from norton_det.decomposition.cp import Factors, reconstruct
+from norton_det.models.fuse import fuse
+from norton_det.models.layers import CPConv2d, LowRankLinear
+from norton_det.models.preprocessing import Preprocessing
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 from norton_det.tv import (
     fasterrcnn_norton_resnet50_fpn,
     maskrcnn_norton_resnet50_fpn,
     read_detector_info,
     save_detector,
 )
-from norton_det.tv.surgery import load_torchvision_detector
+from norton_det.tv.adapter import load_torchvision_detector
+from norton_det.utils.errors import InputError
 
 from .test_detectors import BUILDERS, SMALL, images, targets
 

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from norton_det.commands.main import COMMANDS, PROG, call
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 from .markdown import cell, plain
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 from .markdown import cell, plain
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from norton_det.cp import cp_decompose, nmse, reconstruct
-from norton_det.kept_table import Table, markdown, mean_and_spread
-from norton_det.plots import plot_groups, plot_lines
-from norton_det.precise_bn import reestimate_batch_norm
-from norton_det.saliency import criteria as criterion_names
-from norton_det.spec import CompressionSpec
+from norton_det.compression.criteria import criteria as criterion_names
+from norton_det.compression.precise_bn import reestimate_batch_norm
+from norton_det.decomposition.cp import cp_decompose, nmse, reconstruct
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.plots import plot_groups, plot_lines
+from norton_det.utils.tables import Table, markdown, mean_and_spread
 
 from .bench import BATCH, Bench, macs_of, ratio_for
 from .calibrated import OFF

@@ -11,19 +11,19 @@ import torch
 from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
-from norton_det.calibration import Calibration
-from norton_det.classify import evaluate
-from norton_det.complexity import count_complexity
-from norton_det.compress import compress
+from norton_det.checkpoint.load import load_weights
+from norton_det.classification.accuracy import evaluate
+from norton_det.classification.finetune import fine_tune
+from norton_det.classification.recipe import Recipe
+from norton_det.compression.calibration import Calibration
+from norton_det.compression.report import CompressionReport
+from norton_det.compression.resnet import compress
 from norton_det.data.classes import ClassFolder
 from norton_det.data.images import load_images
-from norton_det.errors import InputError
-from norton_det.finetune import fine_tune
-from norton_det.recipe import Recipe
-from norton_det.report import CompressionReport
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.weights import load_weights
+from norton_det.models.complexity import count_complexity
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 BATCH = 64
 

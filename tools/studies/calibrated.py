@@ -3,11 +3,11 @@
 from collections import defaultdict
 from typing import Any
 
-from norton_det.cp import cp_decompose_layers
-from norton_det.kept_table import Table, markdown, mean_and_spread
-from norton_det.plots import plot_groups
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
+from norton_det.decomposition.cp import cp_decompose_layers
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.plots import plot_groups
+from norton_det.utils.tables import Table, markdown, mean_and_spread
 
 from .bench import Bench, timed
 from .release import release_state

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from norton_det.cp import Factors
-from norton_det.layers import factors_to_state
-from norton_det.prune import NORM_FIELDS
-from norton_det.saliency import elimination_order, keep_indices, subspace_angles
-from norton_det.spec import CompressionSpec
+from norton_det.compression.criteria import elimination_order, keep_indices, subspace_angles
+from norton_det.compression.prune import NORM_FIELDS
+from norton_det.decomposition.cp import Factors
+from norton_det.models.layers import factors_to_state
+from norton_det.models.spec import CompressionSpec
 
 
 def release_keep(factors: Factors, count: int) -> Tensor:

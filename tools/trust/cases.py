@@ -20,8 +20,8 @@ from typing import NoReturn
 
 import torch
 
-from norton_det.cli import run
-from norton_det.errors import InputError
+from norton_det.commands.parser import run
+from norton_det.utils.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY = 4 << 30  # bytes

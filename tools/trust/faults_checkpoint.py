@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from norton_det.checkpoint import read_checkpoint, save_checkpoint
+from norton_det.checkpoint.checkpoint import read_checkpoint, save_checkpoint
+from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.checkpoint.torch_file import save_torch
 from norton_det.d2.files import newest_checkpoint, read_torch_file
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.tensor_file import write_tensors
-from norton_det.torch_file import save_torch
-from norton_det.weights import load_weights
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 
 from .cases import Fault, refused, tool
 from .small import CONFIG, words

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
-from norton_det.d2.engine import load_config
+from norton_det.d2.build import load_config
 from norton_det.d2.eval_loader import build_test_loader
 from norton_det.d2.evaluation import evaluate_predictor
 from norton_det.data import generate_dataset, register_coco_folder

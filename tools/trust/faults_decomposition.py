@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from norton_det.checkpoint import load_checkpoint, save_checkpoint
-from norton_det.compress import compress_detector_state
-from norton_det.cp import nmse
-from norton_det.detector import choose_layout
-from norton_det.layers import CPConv2d
-from norton_det.resnet import NortonResNet
-from norton_det.spec import CompressionSpec
-from norton_det.surgery import find_candidates
-from norton_det.weights import load_weights
+from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from norton_det.checkpoint.load import load_weights
+from norton_det.compression.detector import choose_layout
+from norton_det.compression.resnet import compress_detector_state
+from norton_det.decomposition.cp import nmse
+from norton_det.models.factorize import find_candidates
+from norton_det.models.layers import CPConv2d
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 
 from .cases import Fault, refused, tool
 

@@ -18,13 +18,13 @@ import torch
 from detectron2.utils import comm
 from torch import distributed as dist
 
-from norton_det import finetune
+from norton_det.classification import finetune
 from norton_det.d2 import launch
-from norton_det.d2.engine import load_config
+from norton_det.d2.build import load_config
 from norton_det.d2.files import newest_checkpoint, read_torch_file
 from norton_det.d2.loader import build_train_loader
 from norton_det.data.register import check_datasets
-from norton_det.files import hold_folder
+from norton_det.utils.files import hold_folder
 
 from .cases import Fault, tool
 from .small import CONFIG, prepare, words
@@ -211,7 +211,7 @@ def interrupted_classifier(folder: Path) -> None:
             inside.mkdir(parents=True)
             for index in range(16):
                 Image.new("RGB", (40, 40), (15 * index, 255 * (name == "left"), 0)).save(inside / f"{index}.png")
-    from norton_det.checkpoint import save_checkpoint
+    from norton_det.checkpoint.checkpoint import save_checkpoint
 
     weights = save_checkpoint(folder / "w.safetensors", model())
     flags = ["--weights", weights, "--data", folder / "data", "--output", folder / "out", "--epochs", 200]

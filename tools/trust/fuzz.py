@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from norton_det.checkpoint import read_checkpoint, save_checkpoint
+from norton_det.checkpoint.checkpoint import read_checkpoint, save_checkpoint
+from norton_det.checkpoint.digest import content_digest
+from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.sources import read_content
+from norton_det.checkpoint.tensor_file import METADATA_KEY
+from norton_det.checkpoint.torch_file import save_torch
 from norton_det.d2.files import read_torch_file
-from norton_det.digest import content_digest
-from norton_det.errors import InputError
-from norton_det.resnet import NortonResNet
-from norton_det.sources import read_content
-from norton_det.spec import CompressionSpec
-from norton_det.tensor_file import METADATA_KEY
-from norton_det.torch_file import save_torch
-from norton_det.weights import load_weights
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
+from norton_det.utils.errors import InputError
 
 from .cases import Row
 

@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 
-from norton_det import epochs, errors, files, sources, tensor_file, torch_file, weights
-from norton_det.d2 import checkpoint, engine, guard, launch, loader, trainer
+from norton_det.checkpoint import load as weights
+from norton_det.checkpoint import sources, tensor_file, torch_file
+from norton_det.classification import epochs
+from norton_det.d2 import build as engine
+from norton_det.d2 import checkpoint, guard, launch, loader, trainer
 from norton_det.data import coco_checks
+from norton_det.utils import errors, files
 
 from . import fuzz, kills, payloads, resume
 from .cases import Fault, Row, run_faults

@@ -20,7 +20,7 @@ from torch import nn
 
 from norton_det.d2.checkpoint import NortonCheckpointer
 from norton_det.d2.files import newest_checkpoint, read_torch_file
-from norton_det.errors import InputError
+from norton_det.utils.errors import InputError
 
 from .cases import Row
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from norton_det.checkpoint import read_tensors, save_checkpoint
-from norton_det.compress import compress
-from norton_det.preprocessing import TORCHVISION
-from norton_det.spec import CompressionSpec
+from norton_det.checkpoint.checkpoint import read_tensors, save_checkpoint
+from norton_det.compression.resnet import compress
+from norton_det.models.preprocessing import TORCHVISION
+from norton_det.models.spec import CompressionSpec
 
 from .cases import REPOSITORY, Row
 from .faults_decomposition import dense_state
@@ -64,8 +64,8 @@ def write_detector(pictures: int, side: int, file: Path) -> None:
     """Compress all of a random Faster R-CNN of Detectron2 on pictures of noise."""
     from detectron2.modeling import build_model
 
-    from norton_det.d2.engine import load_config, save_detector
-    from norton_det.detector import compress_detector
+    from norton_det.compression.detector import compress_detector
+    from norton_det.d2.build import load_config, save_detector
 
     options = {
         "MODEL.DEVICE": "cpu",

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 import yaml
 
-from norton_det.d2.engine import load_config
+from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.safe_pickle import read_arrays
+from norton_det.d2.build import load_config
 from norton_det.d2.files import read_torch_file
-from norton_det.errors import InputError
-from norton_det.safe_pickle import read_arrays
-from norton_det.weights import load_weights
+from norton_det.utils.errors import InputError
 
 from .cases import Row
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from norton_det.d2.engine import load_config
+from norton_det.checkpoint.digest import content_digest
+from norton_det.checkpoint.torch_file import read_torch
+from norton_det.classification.finetune import fine_tune
+from norton_det.classification.recipe import Recipe
+from norton_det.d2.build import load_config
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets
-from norton_det.digest import content_digest
-from norton_det.finetune import fine_tune
-from norton_det.recipe import Recipe
-from norton_det.resnet import NortonResNet
-from norton_det.stop import Interrupted
-from norton_det.torch_file import read_torch
+from norton_det.models.resnet import NortonResNet
+from norton_det.utils.stop import Interrupted
 
 from .cases import Row
 from .faults_checkpoint import SPEC

@@ -4,9 +4,9 @@ Without a network it prints both tables of the paper. Nothing is computed, so it
 
 import argparse
 
-from ...architecture import ARCHITECTURES
-from ...choices import DETECTORS
-from ...cli import parser
+from ...models.architecture import ARCHITECTURES
+from ...utils.options import DETECTORS
+from ..parser import parser
 
 EXAMPLES = """
   norton-det complexity                                       the published tables, recounted

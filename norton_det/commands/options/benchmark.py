@@ -7,8 +7,8 @@ against the dense one in the same form."""
 
 import argparse
 
-from ...choices import FORMS
-from ...cli import add_configs, parser
+from ...utils.options import FORMS
+from ..parser import add_configs, parser
 
 EXAMPLES = """
   norton-det benchmark --config norton_faster_rcnn.yaml                        # backbone compressed, as in the paper

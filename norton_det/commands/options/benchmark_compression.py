@@ -9,7 +9,7 @@ CPU. Needs the packages tensorly and scipy."""
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det benchmark-compression

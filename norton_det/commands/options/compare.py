@@ -5,7 +5,7 @@ DATASETS.TEST. What was cut off goes on where it stopped. Trained detectors are 
 
 import argparse
 
-from ...cli import add_configs, parser
+from ..parser import add_configs, parser
 
 EXAMPLES = """
   norton-det compare --config bccd_dense_faster_rcnn.yaml --config bccd_norton_faster_rcnn.yaml --seeds 2 \\

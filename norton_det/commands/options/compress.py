@@ -6,9 +6,9 @@ The checkpoint carries its ranks, ratios and preprocessing: nothing has to be re
 
 import argparse
 
-from ...choices import CRITERIA
-from ...cli import add_image_options, parser
-from ...spec import PRESETS
+from ...models.spec import PRESETS
+from ...utils.options import CRITERIA
+from ..parser import add_image_options, parser
 
 IMAGES, PICTURES = 512, 64  # to calibrate a ResNet, and a whole detector
 EXAMPLES = """

@@ -9,7 +9,7 @@ frame and drawing. Two detectors see the same frames, one after the other, and e
 import argparse
 import time
 
-from ...cli import parser, refuse
+from ..parser import parser, refuse
 
 STARTED = time.perf_counter()
 EXAMPLES = """

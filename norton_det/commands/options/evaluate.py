@@ -5,7 +5,7 @@ with another head the sorted folders are its classes, or --classes lists them.""
 
 import argparse
 
-from ...cli import add_image_options, parser
+from ..parser import add_image_options, parser
 
 EXAMPLES = """
   norton-det evaluate --weights output/resnet50_norton-78.safetensors --data imagenet/val

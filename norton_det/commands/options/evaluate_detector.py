@@ -3,7 +3,7 @@ stack in PyTorch, dense or compressed."""
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det evaluate-detector --weights detector.xml --dataset coco_2017_val

@@ -5,8 +5,8 @@ norton_det.deploy.Predictor runs the file; preprocessing and classes are in it."
 
 import argparse
 
-from ...choices import FILE_PRECISIONS
-from ...cli import parser
+from ...utils.options import FILE_PRECISIONS
+from ..parser import parser
 
 EXAMPLES = """
   norton-det export --config norton_faster_rcnn.yaml --weights output/norton_faster_rcnn/model_final.pth \\

@@ -4,8 +4,8 @@ The default is the paper's recipe. Writes best.safetensors, last.pth, metrics.js
 
 import argparse
 
-from ...cli import add_image_options, add_train_size, parser
-from ...recipe import Recipe
+from ...classification.recipe import Recipe
+from ..parser import add_image_options, add_train_size, parser
 
 EXAMPLES = """
   norton-det finetune --weights small.safetensors --data imagenet --output output/finetune

@@ -6,7 +6,7 @@ maps with the dense ones is measured over a sample of images, too."""
 
 import argparse
 
-from ...cli import add_image_options, parser
+from ..parser import add_image_options, parser
 
 EXAMPLES = """
   norton-det grad-cam street.jpg dog.jpg --weights resnet50.pth --calibrate imagenet/train --output cam.png

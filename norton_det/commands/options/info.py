@@ -2,7 +2,7 @@
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det info

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ...cli import parser
 from ...data import resolve_datasets_root
+from ..parser import parser
 
 EXAMPLES = """
   norton-det prepare bccd BCCD_Dataset/BCCD                    to where Detectron2 looks for data

@@ -4,8 +4,8 @@ Downloads go on where they stopped, are checked by their MD5, and are kept in RO
 
 import argparse
 
-from ...cli import parser
 from ...data import resolve_coco_root
+from ..parser import parser
 
 EXAMPLES = """
   norton-det prepare coco --check                    # what is there, and what is not

@@ -2,8 +2,8 @@
 
 import argparse
 
-from ...cli import parser
 from ...data import resolve_datasets_root
+from ..parser import parser
 
 EXAMPLES = """
   norton-det prepare generated                                 500 images where Detectron2 looks for data

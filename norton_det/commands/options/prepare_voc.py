@@ -4,7 +4,7 @@ Splits are those of ImageSets/Main; without such lists all images are one, calle
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det prepare voc VOCdevkit/VOC2012 datasets/voc2012 --first-pixel 1

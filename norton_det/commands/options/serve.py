@@ -11,7 +11,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from ...cli import parser, refuse
+from ..parser import parser, refuse
 
 EXAMPLES = """
   norton-det serve                                                        after make demo, then open the address

@@ -6,8 +6,8 @@ and not fine-tuned; trained ones are added by name."""
 
 import argparse
 
-from ...choices import FORMS
-from ...cli import parser
+from ...utils.options import FORMS
+from ..parser import parser
 
 EXAMPLES = """
   norton-det tradeoff --config bccd_dense_faster_rcnn.yaml --weights output/bccd_dense_faster_rcnn/model_final.pth \\

@@ -4,7 +4,7 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det train --config norton_faster_rcnn.yaml

@@ -7,7 +7,7 @@ milliseconds), and compare.csv and tradeoff.csv of those tools."""
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det visualize --predictions output/norton_faster_rcnn/inference/coco_instances_results.json \\

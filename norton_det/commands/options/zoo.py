@@ -6,7 +6,7 @@ that a training starts from."""
 
 import argparse
 
-from ...cli import parser
+from ..parser import parser
 
 EXAMPLES = """
   norton-det zoo                                           all of it

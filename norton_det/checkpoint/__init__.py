@@ -1,0 +1,1 @@
+"""Files of weights: reading every origin without running anything, writing files that describe themselves."""

@@ -1,0 +1,1 @@
+"""Fine-tuning and accuracy of compressed ResNets as classifiers."""

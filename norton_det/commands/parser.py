@@ -1,0 +1,113 @@
+"""What the commands share: one-line errors with exit status 2, help with worked examples.
+
+A command imports this module before all others: it hides what libraries say of their own future, which a user
+of the command can do nothing about. It imports nothing that takes time.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from ..utils.errors import InputError
+
+warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that can spell commands in its help as the user has called them."""
+
+    spelling: Callable[[str], str] = staticmethod(str)  # of the whole text
+
+    def format_help(self) -> str:
+        return self.spelling(super().format_help())
+
+
+def parser(description: str | None, examples: str) -> Parser:
+    """A parser whose ``--help`` ends with worked examples and names each default.
+
+    Args:
+        description: what the command does, the tool's docstring.
+        examples: one command a line.
+    """
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            if action.default in (None, False, [], ""):
+                return action.help  # "(default: None)" tells nobody anything
+            return super()._get_help_string(action)
+
+    return Parser(description=description, epilog=f"examples:\n{examples.strip(chr(10))}", formatter_class=Formatter)
+
+
+def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The flags for the size of a classifier's images, and for the names of its classes."""
+    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; by default 7/8 of --resize")
+    own.add_argument(
+        "--resize",
+        type=int,
+        metavar="S",
+        help="short side before the crop; by default 8/7 of --image-size, or 256, or what smaller images have",
+    )
+
+
+def add_configs(own: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    """``--config``, to be repeated."""
+    own.add_argument(
+        "--config-file", "--config", action="append", default=[], required=required, metavar="FILE", help=text
+    )
+
+
+def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The size of random crops in training, apart from that of evaluation."""
+    own.add_argument(
+        "--train-size",
+        type=int,
+        metavar="S",
+        help="side of the random crops of training; smaller ones are faster; by default that of evaluation",
+    )
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While a command imports what it needs, Ctrl-C ends it at once: libraries make errors of their own of it."""
+
+    def end(*_: object) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def refuse(message: str) -> NoReturn:
+    """End a command that was given bad input: ``error:`` and one line, exit status 2."""
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)  # names of files may hold line breaks
+    sys.exit(2)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
+    try:
+        status = main()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone is met below
+    except InputError as error:
+        refuse(str(error))
+    except KeyboardInterrupt as error:
+        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        status = 128 + getattr(error, "number", signal.SIGINT)
+    except BrokenPipeError:  # `tool | head`: the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

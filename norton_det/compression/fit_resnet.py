@@ -1,0 +1,282 @@
+"""Fit a compressed ResNet to the dense one on a few hundred unlabelled images, in closed form, before any training.
+
+The network is walked through once, layer by layer. Each layer of the compressed network is given what its own
+predecessors really put out, and is fitted to what the *dense* network has at that place (asymmetric reconstruction,
+as in He et al., "Channel Pruning", ICCV 2017, and Nagel et al., "Up or Down?", ICML 2020); so a later layer mends
+what earlier ones lost. The parts are switches of ``Calibration``:
+
+- ``batch_norm``: running statistics become those of the compressed network (precise BN);
+- ``compensate``: 1x1 convolutions, the input factor A of CP layers and the classifier are solved by least squares, so
+  the channels that are left take over what is predictable of those removed. The last convolution of a block is also
+  given the error of the shortcut that it is added to;
+- ``decomposition="output"``: the kernel factors B and C too, against the layer's output (``cp_output``).
+
+A fourth part, the criterion ``css``, chooses the channels to keep (``channels``).
+
+Cost. Time: about three forward passes of the dense network over the images, and solves that do not depend on their
+number. Memory: for N images of H x W about ``N*H*W*4*2.5*256/16`` bytes (1.3 GB for 512 of 128 x 128, 4 GB for 512 of
+224 x 224) for the residual streams of both networks, and 0.5 GB for the covariances of a 3x3 with 512 inputs.
+
+Legend: ``N`` images, ``rows`` sampled positions, ``C`` channels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..decomposition.cp_output import fit_output, flatten_weight, weight_of
+from ..decomposition.moments import Moments
+from ..models.layers import CPConv2d, factors_to_state
+from ..models.resnet import NortonResNet, ResidualBlock
+from ..utils.threads import on_threads
+from .calibration import Calibration, folded_weight, rows_of
+from .patches import patches
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What else reads a stage's output, such as a lateral convolution of an FPN.
+
+    Attributes:
+        weight: (O, C), of the dense channels.
+        biased: whether it has a bias, which can take a shift.
+    """
+
+    weight: Tensor
+    biased: bool
+
+
+Fitted = tuple[Tensor, Tensor]
+"""Of a reader: its weight (O, C') for the channels kept, and what is to be added to its bias, (O,); on the CPU."""
+
+
+@torch.no_grad()
+def calibrate(
+    dense: NortonResNet,
+    small: NortonResNet,
+    kept: Mapping[str, Tensor],
+    calibration: Calibration,
+    readers: Mapping[int, Reader] | None = None,
+    progress: bool = False,
+) -> tuple[dict[str, float], dict[int, Fitted]]:
+    """Fit ``small`` in place.
+
+    Args:
+        dense: the network it was cut from, in eval mode; untouched.
+        small: has the weights of ``prune.cut``.
+        kept: the channels that were kept, by channel set.
+        calibration: images and switches.
+        readers: of the outputs of stages (1..4), to be fitted to what they give on the dense network.
+        progress: show a bar.
+
+    Returns:
+        What is left of the error after each block: squared error of its output on the kept channels, relative to
+        the dense output's energy. And the fitted readers by stage; none without ``compensate``.
+
+    Raises:
+        InputError: activations that are not finite; the layer is named.
+    """
+    walk = _Walk(dense, small, kept, calibration)
+    errors, fitted = {}, {}
+    readers = readers if readers and calibration.compensate else {}
+    for stage, block in tqdm(list(small.spec.blocks()), desc="calibrate", unit="block", disable=not progress):
+        errors[f"layer{stage}.{block}"] = walk.block(stage, block)
+        if stage in readers and block == small.spec.depths[stage - 1] - 1:
+            fitted[stage] = walk.reader(stage, readers[stage])
+    if calibration.compensate and small.num_classes:
+        walk.classifier()
+    return errors, fitted
+
+
+class _Walk:
+    """State of the walk: the maps of both networks in front of the next block, one tensor per batch."""
+
+    def __init__(
+        self, dense: NortonResNet, small: NortonResNet, kept: Mapping[str, Tensor], calibration: Calibration
+    ) -> None:
+        self.dense, self.small, self.calibration = dense, small, calibration
+        self.kept = {name: torch.as_tensor(index, device=calibration.device) for name, index in kept.items()}
+        self.sites = {site.name: site for site in dense.spec.architecture.sites}
+        self.stream = self.kept[self.sites["conv1"].writes]  # channels of the dense stream that the small one has
+        self.draw = calibration.sampler()
+        self.wide = list(
+            on_threads(lambda images: dense.maxpool(dense.bn1(dense.conv1(images)).relu_()), calibration.batches())
+        )
+        self.narrow = [maps[:, self.stream].contiguous(memory_format=torch.channels_last) for maps in self.wide]
+
+    def block(self, stage: int, index: int) -> float:
+        name = f"layer{stage}.{index}"
+        wide, narrow = self.dense.get_submodule(name), self.small.get_submodule(name)
+        assert isinstance(wide, ResidualBlock) and isinstance(narrow, ResidualBlock)
+        outputs = self.kept[f"layer{stage}"]
+        positions, targets, shortcut, sums = self._dense_block(name, wide, outputs)
+        shortcuts = self.narrow
+        if narrow.downsample is not None:
+            conv, norm = narrow.downsample[0], narrow.downsample[1]
+            assert wide.downsample is not None
+            prior = folded_weight(wide.downsample[0], wide.downsample[1])[outputs][:, self.stream]
+            self._pointwise(f"{name}.downsample", conv, norm, prior, self.narrow, positions[-1], shortcut)
+            shortcuts = list(on_threads(narrow.downsample, self.narrow))
+        # of the last convolution the error of the shortcut that it is added to is wanted too
+        rest = [total - rows_of(part, at) for total, part, at in zip(sums, shortcuts, positions[-1], strict=True)]
+        maps, inputs = self.narrow, self.stream
+        for place, (conv_name, conv, norm) in enumerate(narrow.layers()):
+            last, kept = place == len(targets) - 1, self.kept[self.sites[f"{name}.{conv_name}"].writes]
+            prior = folded_weight(*wide.layers()[place][1:])[kept][:, inputs]
+            fit = self._spatial if max(conv.kernel_size) > 1 else self._pointwise  # type: ignore[arg-type]
+            fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], rest if last else targets[place])
+            run = nn.Sequential(conv, norm) if last else nn.Sequential(conv, norm, narrow.relu)
+            maps, inputs = list(on_threads(run, maps)), kept
+        pairs = zip(maps, shortcuts, strict=True)
+        self.narrow = list(on_threads(lambda pair: pair[0].add_(pair[1]).relu_(), pairs))
+        self.stream = outputs
+        error, energy = 0.0, 1e-20
+        for part, total, at in zip(self.narrow, sums, positions[-1], strict=True):
+            dense = total.relu()
+            error += float((rows_of(part, at) - dense).square().sum())
+            energy += float(dense.square().sum())
+        return error / energy
+
+    def _dense_block(
+        self, name: str, block: ResidualBlock, outputs: Tensor
+    ) -> tuple[list[list[Tensor]], list[list[Tensor]], list[Tensor], list[Tensor]]:
+        """Advance the dense maps over a block.
+
+        Returns:
+            By convolution and batch: positions in its outputs; its values there before the ReLU (rows, C), on the
+            channels that are kept, of all but the last. By batch, at the last positions: of the shortcut; of the sum.
+        """
+        positions = [self._positions(maps, block) for maps in self.wide]
+        kept = [self.kept[self.sites[f"{name}.{conv}"].writes] for conv in block.names]
+
+        def advance(batch: int) -> tuple[list[Tensor], Tensor, Tensor]:
+            maps, at, rows = self.wide[batch], positions[batch], []
+            out = maps
+            for place, (_, conv, norm) in enumerate(block.layers()):
+                out = norm(conv(out.relu() if place else out))
+                rows.append(rows_of(out, at[place])[:, kept[place]])
+            shortcut = maps if block.downsample is None else block.downsample(maps)
+            total = out + shortcut
+            found = rows_of(shortcut, at[-1])[:, outputs], rows_of(total, at[-1])[:, outputs]
+            self.wide[batch] = total.relu_()
+            return rows, *found
+
+        rows, shortcuts, sums = map(list, zip(*on_threads(advance, range(len(self.wide))), strict=True))
+        places = [list(part) for part in zip(*positions, strict=True)]
+        return places, [list(part) for part in zip(*rows, strict=True)], shortcuts, sums
+
+    def _positions(self, maps: Tensor, block: ResidualBlock) -> list[Tensor]:
+        """Positions in the outputs of a block's convolutions for a batch of maps; the same ones where the size is."""
+        grids = [maps[:, :1]]
+        for _, conv, _ in block.layers():
+            assert isinstance(conv, CPConv2d | nn.Conv2d)
+            grids.append(grids[-1][:, :, :: conv.stride[0], :: conv.stride[1]])
+        drawn: dict[tuple[int, ...], Tensor] = {}
+        for grid in reversed(grids[1:]):
+            if tuple(grid.shape) not in drawn:
+                drawn[tuple(grid.shape)] = self.draw(grid)
+        return [drawn[tuple(grid.shape)] for grid in grids[1:]]
+
+    def _pointwise(
+        self,
+        name: str,
+        conv: nn.Module,
+        norm: nn.Module,
+        prior: Tensor,
+        maps: list[Tensor],
+        positions: list[Tensor],
+        targets: list[Tensor],
+    ) -> None:
+        """Fit a 1x1 convolution and its normalisation to targets (rows, O) after normalisation."""
+        if not self.calibration.compensate:
+            _set_statistics(norm, list(on_threads(conv, maps)))
+            return
+        assert isinstance(conv, nn.Conv2d)
+        moments = Moments(name)
+        for part, at, target in zip(maps, positions, targets, strict=True):
+            moments.add(rows_of(part, at, conv.stride), target)
+        moments.finish()
+        weight = moments.least_squares(prior.flatten(1), self.calibration.ridge)
+        conv.weight.copy_(weight[:, :, None, None])
+        _set_fitted(norm, moments, weight)
+
+    def _spatial(
+        self,
+        name: str,
+        conv: nn.Module,
+        norm: nn.Module,
+        prior: Tensor,
+        maps: list[Tensor],
+        positions: list[Tensor],
+        targets: list[Tensor],
+    ) -> None:
+        """Fit a 3x3 convolution, CP or dense, and its normalisation."""
+        settings = self.calibration
+        assert isinstance(conv, CPConv2d | nn.Conv2d)
+        factorised = isinstance(conv, CPConv2d)
+        if not (settings.fits if factorised else settings.compensate):
+            _set_statistics(norm, list(on_threads(conv, maps)))
+            return
+        moments = Moments(name)
+        for part, at, target in zip(maps, positions, targets, strict=True):
+            moments.add(patches(part, conv, at), target)
+        moments.finish()
+        prior = flatten_weight(prior)
+        if isinstance(conv, CPConv2d):
+            free = settings.decomposition == "output"
+            sweeps = settings.sweeps or (3 if conv.rank == 1 else 1)
+            factors = fit_output(moments, conv.factors(), prior, settings.ridge, sweeps=sweeps, kernel=free)
+            weight = weight_of(factors)
+            conv.load_state_dict({key: part.float() for key, part in factors_to_state(factors).items()})
+        else:
+            weight = moments.least_squares(prior, settings.ridge)
+            conv.weight.copy_(weight.unflatten(1, (-1, conv.in_channels)).transpose(1, 2).view_as(conv.weight))
+        _set_fitted(norm, moments, weight)
+
+    def reader(self, stage: int, reader: Reader) -> Fitted:
+        """Fit what reads the maps of both networks as they are now, after that stage."""
+        draw, moments = self.calibration.sampler(), Moments(f"layer{stage}")
+        dense = reader.weight.float().to(self.calibration.device)
+        for wide, narrow in zip(self.wide, self.narrow, strict=True):
+            at = draw(wide)
+            moments.add(rows_of(narrow, at), rows_of(wide, at) @ dense.T)
+        moments.finish()
+        if not reader.biased:
+            moments.uncentre()
+        weight = moments.least_squares(dense[:, self.stream], self.calibration.ridge)
+        return weight.float().cpu(), (moments.mean_y - weight @ moments.mean_x).float().cpu()
+
+    def classifier(self) -> None:
+        """Fit the classifier to the dense logits. Few rows and many features: the prior weighs more here."""
+        moments = Moments("fc")
+        for wide, narrow in zip(self.wide, self.narrow, strict=True):
+            moments.add(narrow.mean((2, 3)), self.dense.fc(wide.mean((2, 3))))
+        moments.finish()
+        weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 10 * self.calibration.ridge)
+        self.small.fc.weight.copy_(weight)
+        self.small.fc.bias.copy_(moments.mean_y - weight @ moments.mean_x)
+
+
+def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:
+    """Running statistics of maps (N, O, H, W) in front of a normalisation: precise BN."""
+    values = sum(part.numel() // part.shape[1] for part in maps)
+    mean = torch.stack([part.sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0) / values
+    shift = mean.float().view(1, -1, 1, 1)
+    squares = torch.stack([(part - shift).square().sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0)
+    norm.running_mean.copy_(mean)  # type: ignore[operator]
+    norm.running_var.copy_(squares / values)  # type: ignore[operator]
+
+
+def _set_fitted(norm: nn.Module, moments: Moments, weight: Tensor) -> None:
+    """The normalisation after fitted weights (O, F): true statistics, and the affine part that undoes them.
+
+    So the layer puts out ``W x + b`` in eval mode, and training may go on with batch statistics.
+    """
+    mean, variance = moments.output_moments(weight)
+    norm.running_mean.copy_(mean)  # type: ignore[operator]
+    norm.running_var.copy_(variance)  # type: ignore[operator]
+    norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator]
+    norm.bias.copy_(moments.mean_y)  # type: ignore[operator]

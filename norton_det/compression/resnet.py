@@ -1,0 +1,272 @@
+"""NORTON: decompose every 3x3 filter, prune in the decomposed space, and build the smaller network.
+
+Two steps on one representation (NORTON, sections III-A and III-B):
+
+1. each filter of the 3x3 convolutions gets its own CP decomposition (``cp``);
+2. filters are scored (``saliency``) and the lowest are cut together with all that belongs to them: their batch
+   normalisation and the matching input channels of every layer that reads them (``prune``).
+
+With calibration images a third step follows: what is left is fitted to the dense network's outputs (``calibration``).
+Surgery is on state dicts and gives new tensors; the input is never changed.
+"""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..checkpoint.checkpoint import check_state
+from ..decomposition.cp import Factors, cp_decompose_layers
+from ..models.architecture import Architecture
+from ..models.complexity import count_complexity
+from ..models.keys import split_detector_state
+from ..models.preprocessing import TORCHVISION, Preprocessing
+from ..models.resnet import NortonResNet
+from ..models.spec import CompressionSpec
+from ..models.spec_from_state import spec_from_state
+from ..utils.errors import InputError
+from ..utils.threads import one_thread
+from .calibration import Calibration
+from .channel_statistics import channel_statistics
+from .criteria import get_criterion
+from .fit_resnet import Fitted, Reader, calibrate
+from .prune import cut, cut_laterals, find_laterals, select_channels
+from .report import CompressionReport, layer_reports
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """The new ``model`` (eval mode), the ``report``, and ``readers`` that were fitted, by stage."""
+
+    model: NortonResNet
+    report: CompressionReport
+    readers: dict[int, Fitted]
+
+
+@one_thread()
+def compress(
+    model: nn.Module | Mapping[str, Tensor],
+    spec: CompressionSpec | str,
+    *,
+    criterion: str | None = None,
+    calibration: Tensor | Calibration | None = None,
+    readers: Mapping[int, Reader] | None = None,
+    seed: int = 0,
+    starts: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    stride_in_1x1: bool | None = None,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    progress: bool = False,
+) -> CompressionResult:
+    """Compress a dense ResNet with NORTON; the same input gives the same bits on any number of threads.
+
+    Args:
+        model: torchvision's ResNet-18/34/50/101/152, a dense ``NortonResNet``, or a state dict with their names, any
+            number of classes, with or without the classifier. It is left untouched.
+        spec: ranks and ratios, or the name of a level, such as ``norton-78``.
+        criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
+        calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
+            settings: the compressed network is fitted to the dense one on them.
+        readers: what else reads the outputs of stages (1..4), to be fitted too.
+        seed: of the random starts of the decomposition and of random criteria.
+        starts: initial guesses per filter of the decomposition; by default more for higher ranks.
+        preprocessing, stride_in_1x1: what the weights expect; by default as the model says, else torchvision's.
+        input_size: (3, H, W) at which MACs are counted.
+        progress: show progress bars.
+
+    Raises:
+        InputError: not such a network, already compressed, not finite, an unknown criterion, or one that needs
+            calibration images without them.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: expected 0 to {2**32 - 1}, got {seed}; choose one of them")
+    if calibration is not None and not isinstance(calibration, Calibration):
+        calibration = Calibration(calibration)
+    criterion = criterion or ("pabs" if calibration is None else "css")
+    if get_criterion(criterion).needs_data and calibration is None:
+        raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
+    state, found_preprocessing, found_stride = read_model(model)
+    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
+    stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
+    preprocessing = preprocessing or found_preprocessing
+    if calibration is not None:
+        _check_range(calibration.images, preprocessing)
+    spec = spec_for(state, spec)
+    with torch.device("meta"):
+        dense = NortonResNet(CompressionSpec.dense(spec.arch), classes, stride_in_1x1)
+        small = NortonResNet(spec, classes, stride_in_1x1)
+    check_state(state, dense.state_dict(), "model")
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "decompose"):
+        factors = _decompose(state, spec, seed, starts, progress)
+    teacher, statistics = None, None
+    if calibration is not None:
+        teacher = copy.deepcopy(dense).to_empty(device=calibration.device).eval()
+        teacher.load_state_dict(state)
+        if get_criterion(criterion).needs_data:
+            with _timed(seconds, "channels"):
+                statistics = channel_statistics(teacher, spec, calibration, progress)
+    with _timed(seconds, "prune"):
+        kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
+        pruned = cut(state, factors, kept, spec)
+    small = small.to_empty(device="cpu")
+    small.preprocessing = preprocessing
+    small.load_state_dict(pruned)
+    small.eval()
+    errors: dict[str, float] = {}
+    fitted: dict[int, Fitted] = {}
+    if calibration is not None and teacher is not None and calibration.batch_norm:
+        with _timed(seconds, "calibrate"):
+            small.to(calibration.device)
+            errors, fitted = calibrate(teacher, small, kept, calibration, readers, progress)
+            small.to("cpu")
+    before, after = count_complexity(dense, input_size), count_complexity(small, input_size)
+    report = CompressionReport(
+        spec=spec,
+        criterion=criterion,
+        layers=tuple(layer_reports(state, factors, small)),
+        kept={name: tuple(index.tolist()) for name, index in kept.items()},
+        macs=(before.macs, after.macs),
+        params=(before.params, after.params),
+        input_size=input_size,
+        seconds=seconds,
+        errors=errors,
+    )
+    return CompressionResult(small, report, fitted)
+
+
+def compress_detector_state(
+    state: Mapping[str, Tensor], spec: CompressionSpec, **options: Any
+) -> tuple[dict[str, Tensor], CompressionReport]:
+    """Compress the ResNet inside a trained detector; neck and heads stay as they are.
+
+    Args:
+        state: of a Detectron2 or torchvision R-CNN with FPN and a dense ResNet.
+        spec: ranks and ratios.
+        options: of ``compress``.
+
+    Returns:
+        The new state (the ResNet with torchvision's names below the same prefix, the FPN's lateral convolutions cut
+        to the channels kept) and the report on the ResNet.
+
+    Raises:
+        InputError: no such ResNet in it, already compressed, or not finite.
+    """
+    prefix, resnet, rest = split_detector_state(state)
+    check_finite(rest, "detector")
+    readers = _readers(rest, spec.architecture)
+    result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
+    small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
+    kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
+    narrow = cut_laterals(rest, kept, spec.architecture)
+    for stage, (weight, shift) in result.readers.items():
+        name = readers[stage][0]
+        narrow[name] = weight[:, :, None, None].to(rest[name].dtype)
+        bias = f"{name.removesuffix('weight')}bias"
+        if bias in rest:
+            narrow[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
+    return small | narrow, result.report
+
+
+def _readers(rest: Mapping[str, Tensor], arch: Architecture) -> dict[int, tuple[str, Reader]]:
+    """The FPN's lateral convolutions: name of the weight, and what is to be fitted, by the stage that each reads."""
+    return {
+        stage: (name, Reader(rest[name].flatten(1), f"{name.removesuffix('weight')}bias" in rest))
+        for name, stage in find_laterals(rest, arch).items()
+    }
+
+
+def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:
+    """State dict in float32 on the CPU, preprocessing, and whether strides sit in the 1x1 convolutions."""
+    if isinstance(model, nn.Module):
+        state: Mapping[str, Tensor] = model.state_dict()
+        preprocessing = getattr(model, "preprocessing", TORCHVISION)
+        stride = has_stride_in_1x1(dict(model.named_modules()).get("layer2.0.conv1"))
+    elif isinstance(model, Mapping):
+        state, preprocessing, stride = model, TORCHVISION, False
+    else:
+        raise InputError(f"model: expected a ResNet or its state dict, got {type(model).__name__}; pass nn.Module")
+    if any(name.endswith(".pointwise.weight") for name in state):
+        raise InputError("model: expected dense weights, got CP factors; compress the dense network it came from")
+    clean: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"model: {name}: expected a tensor, got {type(tensor).__name__}; pass model.state_dict()")
+        clean[name] = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
+    check_finite(clean, "model")
+    for name in list(clean):
+        if name.endswith("running_mean"):  # absent in frozen batch normalisation
+            clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
+    return clean, preprocessing, stride
+
+
+def spec_for(state: Mapping[str, Tensor], spec: CompressionSpec | str) -> CompressionSpec:
+    """A spec as given, or the level of that name for the ResNet of a state dict.
+
+    Raises:
+        InputError: neither, or a spec of another ResNet.
+    """
+    if not isinstance(spec, CompressionSpec | str):
+        raise InputError(f"spec: expected a CompressionSpec or a level's name, got {spec!r:.40}; write norton-78")
+    arch = spec_from_state(state).arch
+    if isinstance(spec, str):
+        return CompressionSpec.preset(spec, arch)
+    if spec.arch != arch:
+        raise InputError(f"spec: expected one of {arch}, as the model is, got one of {spec.arch}; give arch='{arch}'")
+    return spec
+
+
+def has_stride_in_1x1(first: nn.Module | None) -> bool:
+    """Whether a stage with that as the first convolution of its first block has its stride in a 1x1 convolution."""
+    return isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.stride != (1, 1)
+
+
+def check_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
+    """Refuse NaN and infinity in tensors.
+
+    Raises:
+        InputError: there is one; the message names the tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"{whose}: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
+
+
+def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:
+    """Refuse images that were not preprocessed: values far outside those that pixels of 0 to 255 become."""
+    mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
+    low, high = float((-mean / std).min()), float(((255 - mean) / std).max())
+    slack = 5 * (high - low)  # far outside: pixels of 0 to 255 that were not normalised
+    found = float(images.min()), float(images.max())
+    if found[0] < low - slack or found[1] > high + slack:
+        raise InputError(
+            f"calibration: images: expected values of {low:.1f} to {high:.1f} ({preprocessing}), got "
+            f"{found[0]:.1f} to {found[1]:.1f}; preprocess them as the weights expect"
+        )
+
+
+def _decompose(
+    state: Mapping[str, Tensor], spec: CompressionSpec, seed: int, starts: int | None, progress: bool
+) -> dict[str, Factors]:
+    """CP factors of every 3x3 convolution that has a rank, by layer name."""
+    ranks = {name: rank for name, rank in zip(spec.architecture.factored, spec.ranks, strict=True) if rank is not None}
+    weights = [state[f"{name}.weight"] for name in ranks]
+    total = sum(len(weight) for weight in weights)
+    with tqdm(total=total, desc="decompose", unit="filter", disable=not progress) as bar:
+        found = cp_decompose_layers(
+            weights, list(ranks.values()), starts=starts, seed=seed, names=list(ranks), progress=bar.update
+        )
+    return dict(zip(ranks, found, strict=True))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - started

@@ -1,0 +1,1 @@
+"""Ranks and widths for a budget of MACs, parameters or milliseconds."""

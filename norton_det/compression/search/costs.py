@@ -1,0 +1,217 @@
+"""What a choice of widths and ranks costs, layer by layer, without building the network.
+
+A *choice* gives every group its value. Groups are those of pruning and decomposition: ``conv1`` (the stem's width),
+``layer1`` to ``layer3`` (residual streams), ``layerS.B`` (inner width of a block), ``layerS.B.conv2`` (CP rank of a 3x3
+convolution), and the names of a detector's layers outside the ResNet (their ranks). A rank may be ``None``: dense.
+
+The figures are those of ``complexity``, where CP layers count in their train form; a test compares both.
+
+Legend: ``I, O`` inputs and outputs, ``R`` rank, ``Kh, Kw`` kernel, places: rows and columns of a map.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ...models.architecture import ARCHITECTURES, Site
+from ...models.complexity import Complexity, count_complexity
+from ...models.factorize import Candidate, Layout
+from ...models.spec import CompressionSpec
+from ...models.spec_from_state import shortest_ratio
+
+Choice = Mapping[str, int | None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer whose cost depends on the choice.
+
+    Attributes:
+        name: of the layer.
+        inputs, outputs: a number of channels, or the group that sets it.
+        rank: the group of its rank; ``None`` if it has none.
+        kernel: (Kh, Kw).
+        before, after: places of its input and of its output.
+        per_output: parameters beside the weight (normalisation, bias), for each output.
+        linear: factors are those of a matrix, else of a convolution.
+    """
+
+    name: str
+    inputs: int | str
+    outputs: int | str
+    rank: str | None = None
+    kernel: tuple[int, int] = (1, 1)
+    before: tuple[int, int] = (1, 1)
+    after: tuple[int, int] = (1, 1)
+    per_output: int = 0
+    linear: bool = False
+
+    @property
+    def groups(self) -> list[str]:
+        return [group for group in (self.inputs, self.outputs, self.rank) if isinstance(group, str)]
+
+    def sizes(self, choice: Choice) -> tuple[int, int, int | None]:
+        """I, O, R of a choice."""
+        inputs, outputs = (choice[side] if isinstance(side, str) else side for side in (self.inputs, self.outputs))
+        assert inputs is not None and outputs is not None
+        return inputs, outputs, choice[self.rank] if self.rank else None
+
+    def macs(self, inputs: int, outputs: int, rank: int | None) -> int:
+        (kh, kw), (rows, columns) = self.kernel, self.after
+        if rank is None:
+            return rows * columns * kh * kw * inputs * outputs
+        if self.linear:
+            return rows * columns * rank * (inputs + outputs)
+        pointwise = self.before[0] * self.before[1] * inputs
+        return outputs * rank * (pointwise + rows * self.before[1] * kh + rows * columns * kw)
+
+    def params(self, inputs: int, outputs: int, rank: int | None) -> int:
+        kh, kw = self.kernel
+        beside = outputs * self.per_output
+        if rank is None:
+            return kh * kw * inputs * outputs + beside
+        return rank * (inputs + outputs) + beside if self.linear else outputs * rank * (inputs + kh + kw) + beside
+
+
+@dataclass(frozen=True)
+class Network:
+    """A dense network as the layers that choices change, and its totals at ``input_size``."""
+
+    arch: str
+    layers: tuple[Layer, ...]
+    complexity: Complexity
+    around: tuple[Candidate, ...] = ()
+
+    def dense(self) -> dict[str, int | None]:
+        """The choice that changes nothing."""
+        widths = {name: width for name, width in resnet_groups(self.arch).items() if width is not None}
+        ranks = {layer.rank: None for layer in self.layers if layer.rank}
+        return {group: widths.get(group) for group in widths | ranks}
+
+    def to_spec(self, choice: Choice) -> tuple[CompressionSpec, Layout]:
+        """The spec and the layout of a choice."""
+        full = resnet_groups(self.arch)
+        widths = [(limit, choice[name]) for name, limit in full.items() if limit is not None]
+        ratios = [shortest_ratio(limit, width) for limit, width in widths if width is not None]
+        ranks = [choice[name] or 0 for name, limit in full.items() if limit is None]
+        layout = {each.name: rank for each in self.around if (rank := choice.get(each.name)) is not None}
+        return CompressionSpec(tuple(ratios), tuple(ranks), self.arch), layout
+
+
+def resnet_groups(arch: str) -> dict[str, int | None]:
+    """Every group of a ResNet with its dense width, ``None`` for ranks; widths in the order of a spec's ratios."""
+    return {**ARCHITECTURES[arch].pruned, **dict.fromkeys(ARCHITECTURES[arch].factored)}
+
+
+def describe(
+    model: nn.Module,
+    arch: str,
+    input_size: tuple[int, int, int],
+    *,
+    stride_in_1x1: bool = False,
+    around: Sequence[Candidate] = (),
+    laterals: Mapping[str, tuple[int, int]] | None = None,
+) -> Network:
+    """The layers of a dense classifier or detector.
+
+    Args:
+        model: a network that ``count_complexity`` takes.
+        arch: of its ResNet.
+        input_size: (3, H, W).
+        stride_in_1x1: where the ResNet strides.
+        around: layers outside the ResNet that can be factored.
+        laterals: the FPN's lateral convolutions by name: the stage (1..4) that each reads, and its outputs.
+    """
+    complexity = count_complexity(model, input_size)
+    places = input_size[1:]
+    if complexity.parts:  # a detector pads its image; all FPN detectors to 32, by the size of their last map
+        places = (-(-places[0] // 32) * 32, -(-places[1] // 32) * 32)
+    layers = list(_resnet(arch, places, stride_in_1x1, laterals or {}))
+    rows = {row.name: row for row in complexity.rows}
+    for each in around:
+        if each.reason or each.largest_rank < 1:
+            continue
+        weight, row = each.module.weight, rows[each.name]
+        assert isinstance(weight, torch.Tensor)
+        total = row.macs // weight.numel()  # places of all levels or regions together
+        height = max(1, round((total * places[0] / places[1]) ** 0.5))
+        while total % height:
+            height -= 1
+        shape = (height, total // height)
+        kernel = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else (1, 1)
+        beside = (row.params - weight.numel()) // weight.shape[0]
+        sizes = (weight.shape[1], weight.shape[0], each.name)
+        layers.append(Layer(each.name, *sizes, kernel, shape, shape, beside, linear=weight.ndim == 2))
+    kept = tuple(each for each in around if not each.reason and each.largest_rank >= 1)
+    return Network(arch, tuple(layers), complexity, kept)
+
+
+def _resnet(
+    arch: str, places: tuple[int, int], stride_in_1x1: bool, laterals: Mapping[str, tuple[int, int]]
+) -> Iterable[Layer]:
+    """Convolutions of a ResNet with the normalisations after them, and what reads the stages' outputs."""
+    dense = ARCHITECTURES[arch]
+    half = _halved(places)
+
+    def layer(site: Site, before: tuple[int, int], after: tuple[int, int]) -> Layer:
+        inputs, outputs = (dense.group(channels) or dense.widths[channels] for channels in (site.reads, site.writes))
+        rank, kernel = (site.name if site.factored else None), (site.kernel, site.kernel)
+        return Layer(site.name, inputs, outputs, rank, kernel, before, after, 2)
+
+    yield layer(dense.sites[0], places, half)
+    at = _halved(half)
+    for stage, block in dense.blocks():
+        start = at
+        for site in dense.sites_of(stage, block):
+            if site.projection:
+                yield layer(site, start, at)
+                continue
+            after = _halved(at) if site.name == dense.strided(stage, block, stride_in_1x1) else at
+            yield layer(site, at, after)
+            at = after
+        if block == dense.depths[stage - 1] - 1:
+            for lateral, (reads, width) in laterals.items():
+                if reads == stage and stage < 4:
+                    yield Layer(lateral, dense.stream(stage), width, None, (1, 1), at, at)
+
+
+def _halved(places: tuple[int, int]) -> tuple[int, int]:
+    return -(-places[0] // 2), -(-places[1] // 2)
+
+
+class Budget:
+    """The cost of a whole network in one unit, and how it changes with one group.
+
+    Args:
+        network: its layers.
+        unit: ``macs`` or ``params``.
+        dense: cost of the whole dense network, where it is not one of these.
+    """
+
+    def __init__(self, network: Network, unit: str, dense: float | None = None) -> None:
+        self.network, self.unit = network, unit
+        self.readers: dict[str, list[Layer]] = {}
+        for layer in network.layers:
+            for group in set(layer.groups):
+                self.readers.setdefault(group, []).append(layer)
+        self.dense = float(getattr(network.complexity, unit)) if dense is None else dense
+        self.constant = self.dense - self.of(network.layers, network.dense())
+
+    def layer(self, layer: Layer, choice: Choice) -> float:
+        """Cost of one layer."""
+        sizes = layer.sizes(choice)
+        return layer.macs(*sizes) if self.unit == "macs" else layer.params(*sizes)
+
+    def of(self, layers: Iterable[Layer], choice: Choice) -> float:
+        return sum(self.layer(layer, choice) for layer in layers)
+
+    def total(self, choice: Choice) -> float:
+        """Cost of the whole."""
+        return self.constant + self.of(self.network.layers, choice)
+
+    def change(self, choice: Choice, group: str, value: int | None) -> float:
+        """What the cost of the whole changes by when one group gets another value."""
+        layers = self.readers[group]
+        return self.of(layers, {**choice, group: value}) - self.of(layers, choice)

@@ -1,0 +1,148 @@
+"""How much of a layer's output is lost at each of its ranks, or of its readers' at each width: the dense network alone.
+
+*From weights*: the relative squared error of the weight at rank R; of channels, the share that is dropped. *From
+images*: what is left of the output's squared error, relative to its variance, when the layer is fitted as
+``reconstruct`` and ``detector_fit`` will fit it (rank), or when its readers are given what can be predicted of the
+dropped channels from the best ones kept (width, ``css_curve``). Filters are fitted one by one in all of these, so a
+sample of them tells of the layer; the errors are of rows that the fit has not seen.
+
+Legend: ``O`` filters, ``I`` input channels, ``K = Kh*Kw``, ``F = K*I`` features, ``rows`` positions of images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...decomposition.cp import cp_decompose, nmse
+from ...decomposition.cp_output import fit_output, flatten_weight, weight_of
+from ...decomposition.moments import Moments
+from ...utils.errors import InputError
+from ..channel_statistics import ChannelStatistics
+from ..criteria import css_curve
+from ..patches import draw_positions, patches
+
+FILTERS = 16  # of a layer that stand for all
+RANKS = (5, 3, 2, 1)  # of convolutions
+SHARES = tuple(step / 8 for step in range(8, 0, -1))  # of channels that are kept
+STARTS = 2  # of the sample's decompositions
+_RIDGE, _SHRINKAGE = 1e-2, 0.3  # as in detector_fit
+
+
+def width_grid(width: int) -> list[int]:
+    """Widths to choose from, the full one first: eighths."""
+    return list(dict.fromkeys(max(1, int(width * share)) for share in SHARES))
+
+
+def rank_grid(largest: int, linear: bool) -> list[int | None]:
+    """Ranks to choose from, dense (``None``) first; those of matrices fall by a quarter or so."""
+    if not linear:
+        return [None, *(rank for rank in RANKS if rank <= largest)]
+    steps = [2**power * part // 4 for power in range(16, 3, -1) for part in (4, 3)]
+    return [None, *(rank for rank in steps if rank <= largest)]
+
+
+def sample_filters(outputs: int) -> Tensor:
+    """Indices of the filters that stand for a layer's, spread evenly."""
+    return torch.linspace(0, outputs - 1, min(FILTERS, outputs)).round().long()
+
+
+def weight_errors(weight: Tensor, ranks: Sequence[int | None]) -> list[float]:
+    """Relative squared error of a weight (O, I, Kh, Kw) or (O, I) at each rank."""
+    weight = weight.detach().float().cpu()
+    if weight.ndim == 2:
+        matrix = weight.double()
+        gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+        energies = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0.0)
+        return [float(energies[rank:].sum() / energies.sum().clamp_min(1e-300)) if rank else 0.0 for rank in ranks]
+    part = weight[sample_filters(len(weight))]
+    return [nmse(part, cp_decompose(part, rank, starts=STARTS)) if rank else 0.0 for rank in ranks]
+
+
+@dataclass
+class Fitted:
+    """A convolution's sampled filters at a rank: ``error`` and what they give instead of the dense ones.
+
+    Attributes:
+        filters: their indices, (o,).
+        weight: (o, I, Kh, Kw).
+        shift: to be added to their outputs, (o,).
+    """
+
+    error: float
+    filters: Tensor
+    weight: Tensor
+    shift: Tensor
+
+
+class ConvRows:
+    """Rows of a convolution's input patches and of its sampled filters' outputs; a fifth is kept to test the fit on.
+
+    Args:
+        name: of the layer, for errors.
+        conv: the dense layer, its bias left out.
+        rows: how many to collect at most, in all.
+        scale: of the normalisation after it, (O,): what its outputs weigh in the error.
+    """
+
+    def __init__(self, name: str, conv: nn.Conv2d, rows: int, scale: Tensor | None = None) -> None:
+        self.name, self.conv, self.left = name, conv, rows
+        self.filters = sample_filters(conv.out_channels)
+        self.scale = torch.ones(len(self.filters)) if scale is None else scale[self.filters]
+        self.moments, self.seen = Moments(name), 0
+        self.tests: list[Tensor] = []
+        self.weight = flatten_weight(conv.weight.detach())[self.filters]  # (o, F)
+
+    def add(self, maps: Tensor, take: int, generator: torch.Generator) -> None:
+        """Add ``take`` positions of inputs (N, I, H, W)."""
+        positions = draw_positions(maps, self.conv, min(take, self.left), generator)
+        count = positions.shape[1]
+        if not count:
+            return
+        self.left -= count
+        x = patches(maps.detach(), self.conv, positions)
+        kept = (torch.arange(self.seen, self.seen + count) % 5 == 0).to(x.device)
+        self.seen += count
+        self.tests.append(x[kept])
+        self.moments.add(x[~kept], x[~kept] @ self.weight.T)
+
+    def fit(self, ranks: Sequence[int]) -> list[Fitted]:
+        """The sampled filters at each rank.
+
+        Raises:
+            InputError: too few rows, or not finite ones.
+        """
+        if self.moments.count < 2 or not any(len(part) for part in self.tests):
+            raise InputError(f"{self.name}: expected activations on the calibration images, got none; give more images")
+        moments, x = self.moments.finish(), torch.cat(self.tests)
+        share = _RIDGE + _SHRINKAGE * moments.xx.shape[0] / moments.rows
+        kernel = tuple(self.conv.kernel_size)
+        dense = self.conv.weight.detach()[self.filters]
+        out = []
+        for rank in ranks:
+            start = cp_decompose(dense, rank, starts=STARTS)
+            factors = fit_output(moments, start, self.weight, share, sweeps=2 if rank == 1 else 1)
+            flat = weight_of(factors)  # (o, F)
+            lost = (x - moments.mean_x.float()) @ (self.weight.double() - flat).float().T * self.scale
+            true = (x - moments.mean_x.float()) @ self.weight.T * self.scale
+            error = float(lost.square().sum() / true.square().sum().clamp_min(1e-30))
+            weight = flat.unflatten(1, (-1, self.conv.in_channels)).transpose(1, 2).unflatten(2, kernel)
+            shift = moments.mean_y - flat @ moments.mean_x
+            out.append(Fitted(min(1.0, error), self.filters, weight.float(), shift.float()))
+        return out
+
+
+def css_errors(statistics: ChannelStatistics) -> tuple[Tensor, Tensor]:
+    """``css_curve`` of a group."""
+    return css_curve(statistics.covariance, statistics.readers)
+
+
+def projection(covariance: Tensor, order: Tensor, keep: int) -> Tensor:
+    """The matrix (C, C) that predicts all channels from the first ``keep`` of an order, by their covariance (C, C)."""
+    kept = order[:keep]
+    system = covariance[kept][:, kept].clone()
+    system.diagonal().add_(1e-4 * covariance.diagonal().mean().clamp_min(1e-30))
+    out = torch.zeros_like(covariance)
+    out[:, kept] = torch.linalg.solve(system, covariance[kept]).T
+    return out

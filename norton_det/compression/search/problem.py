@@ -1,0 +1,245 @@
+"""A dense network as a search sees it: its layers, its ResNet, the images it is tried on, what is timed.
+
+Classifiers and detectors of both stacks differ here only; ``search`` does not tell them apart.
+
+*Ends* are what a network is for: the logits of a classifier; the scores and deltas of a detector's RPN and the outputs
+of its heads, on the regions that the dense detector proposes. A *frame* is what is timed: for a detector the backbone,
+the proposals with their NMS, pooling and heads; without the last NMS, which depends on what a network finds.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...checkpoint.checkpoint import check_state
+from ...models.factorize import Layout, find_candidates, find_layout
+from ...models.fuse import fuse
+from ...models.keys import split_detector_state
+from ...models.resnet import NortonResNet
+from ...models.spec import CompressionSpec
+from ...models.spec_from_state import spec_from_state
+from ...utils.errors import InputError
+from ..calibration import Calibration
+from ..detector import adapter_of, check_images, compress_detector, stack_name
+from ..prune import find_laterals
+from ..resnet import compress, has_stride_in_1x1, read_model
+from .costs import Network, describe
+from .perturbation import Ends
+from .sensitivity import Group, groups_from_images, groups_from_weights
+
+SIDE, CROPS = 384, 24  # of a detector's images, for the layers' own errors
+PROBE_SIDE, PROBES = 256, 3  # for the effect at the ends
+IMAGES, PROBE_IMAGES = 128, 16  # the same of a classifier's images
+REGIONS, FEW = 64, 8  # of a crop in the box head, and in the others, which take many more MACs a region
+DETECTIONS = 100  # regions of mask and keypoint heads in a frame, as in ``complexity``
+HEADS = ("box", "mask", "keypoint")
+ALONE: dict[str, Any] = {"neck_rank": None, "head_rank": None, "box_head_rank": None}
+
+
+@dataclass
+class Subject:
+    """What a search needs of a dense network.
+
+    Attributes:
+        network: its layers and their costs.
+        sensitivity: errors of every choice, with a progress bar or not.
+        frame: makes the call that is timed, of the dense network, or of a quick version of a spec and a layout.
+    """
+
+    network: Network
+    sensitivity: Callable[[bool], list[Group]]
+    frame: Callable[[CompressionSpec | None, Layout], Callable[[], object]] = field(repr=False)
+
+
+def subject_of(model: Any, calibration: Any, input_size: tuple[int, int, int] | None) -> Subject:
+    """A detector's or a classifier's.
+
+    Raises:
+        InputError: neither, or not a dense one.
+    """
+    if isinstance(model, nn.Module) and hasattr(model, "roi_heads"):
+        return _of_detector(model, calibration, input_size or (3, 800, 800))
+    return _of_classifier(model, calibration, input_size or (3, 224, 224))
+
+
+def whole_input(model: nn.Module, size: tuple[int, int, int]) -> Any:
+    """Noise (3, H, W) as a whole call of a network takes it: a batch of one."""
+    if hasattr(model, "roi_heads"):
+        return [adapter_of(stack_name(model), "adapter").noise(size)]
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _of_classifier(
+    model: nn.Module | Mapping[str, Tensor], calibration: Tensor | Calibration | None, size: tuple[int, int, int]
+) -> Subject:
+    state, _, stride = read_model(model)
+    spec = spec_from_state(state)
+    if not spec.is_dense:
+        raise InputError(f"model: expected a dense ResNet, got {spec}; search on the network that it came from")
+    resnet = NortonResNet(spec, state["fc.weight"].shape[0] if "fc.weight" in state else 0, stride)
+    check_state(state, resnet.state_dict(), "model")
+    resnet.load_state_dict(state)
+    resnet.eval()
+    network = describe(resnet, spec.arch, size, stride_in_1x1=stride)
+    images = calibration.images if isinstance(calibration, Calibration) else calibration
+
+    def sensitivity(progress: bool) -> list[Group]:
+        if images is None:
+            return groups_from_weights(network, state, progress)
+        few = images[:PROBE_IMAGES].float()
+        return groups_from_images(
+            network, resnet, images[:IMAGES].float(), resnet, "", lambda: [[resnet(few)]], (), progress
+        )
+
+    def frame(target: CompressionSpec | None, _: Layout) -> Callable[[], object]:
+        quick = resnet if target is None else compress(resnet, target, criterion="norm", starts=1).model
+        picture = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        return partial(fuse(quick), picture)
+
+    return Subject(network, sensitivity, frame)
+
+
+def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[int, int, int]) -> Subject:
+    stack = adapter_of(stack_name(detector), "adapter")
+    if find_layout(detector):
+        raise InputError("detector: expected dense layers around the ResNet, got factored ones; use the dense detector")
+    if inputs is not None:
+        check_images(stack, inputs)
+    dense = compress_detector(detector, None, **ALONE).model  # with our ResNet, whatever the stack's was
+    prefix, part, rest = split_detector_state(dense.state_dict())
+    spec = spec_from_state(part)
+    if not spec.is_dense:
+        raise InputError(f"detector: expected a dense ResNet, got {spec}; search on the detector that it came from")
+    stride = has_stride_in_1x1(dense.get_submodule(f"{prefix}layer2.0.conv1"))
+    found = find_laterals(rest, spec.architecture)
+    laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in found.items()}
+    around = find_candidates(dense)
+    network = describe(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
+
+    def sensitivity(progress: bool) -> list[Group]:
+        state = read_model(part)[0]
+        if inputs is None:
+            return groups_from_weights(network, state, progress)
+        resnet = NortonResNet(spec, 0, stride)
+        resnet.load_state_dict(state)
+        large = _crops(dense, stack, inputs, SIDE, CROPS)
+        small = _crops(dense, stack, inputs, PROBE_SIDE, PROBES)
+        crops = torch.cat([_pixels(crop) for crop in large])
+        runs = [partial(_ends, dense, stack, [crop]) for crop in large]
+        probe = _probe(dense, stack, small)
+        return groups_from_images(network, resnet.eval(), crops, dense, prefix, probe, runs, progress)
+
+    regions: list[Tensor] = []
+
+    def frame(target: CompressionSpec | None, layout: Layout) -> Callable[[], object]:
+        quick = dense
+        if target is not None:
+            options: dict[str, Any] = {"criterion": "norm", "starts": 1, "input_size": size}
+            quick = compress_detector(dense, target, **ALONE, layout=layout, **options).model
+        return _frame(fuse(quick), dense, stack, size, regions)
+
+    return Subject(network, sensitivity, frame)
+
+
+def _frame(
+    fused: nn.Module, dense: nn.Module, stack: ModuleType, size: tuple[int, int, int], regions: list[Tensor]
+) -> Callable[[], object]:
+    """A frame of a fused detector, on noise; ``regions`` keeps those of the dense one for all."""
+    height, width = (-(-side // 32) * 32 for side in size[1:])
+    pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    batch = stack.image_list(pixels.to(next(dense.parameters()).device))
+    pixels = _pixels(batch)
+    if not regions:
+        with torch.inference_mode():
+            regions.append(stack.propose(dense, batch, dense.backbone(pixels)))  # type: ignore[operator]
+
+    def call() -> object:
+        features = fused.backbone(pixels)  # type: ignore[operator]
+        stack.propose(fused, batch, features)
+        return [
+            _predict(fused, stack, head, stack.pool(fused, head, batch, features, boxes))
+            for head in _heads(fused)
+            for boxes in [regions[0] if head == "box" else regions[0][:DETECTIONS]]
+        ]
+
+    return call
+
+
+def _probe(detector: nn.Module, stack: ModuleType, crops: list[Any]) -> Ends:
+    """The ends on crops, with the regions that the detector as it is now proposes."""
+    with torch.no_grad():
+        regions = [_regions(detector, stack, crop, detector.backbone(_pixels(crop))) for crop in crops]  # type: ignore[operator]
+    return lambda: _ends(detector, stack, crops, regions)
+
+
+def _ends(
+    detector: nn.Module, stack: ModuleType, crops: Sequence[Any], regions: Sequence[Tensor] | None = None
+) -> list[list[Tensor]]:
+    """What the RPN and each head put out, tensors of equal kind of all crops in one."""
+    found: list[list[list[Tensor]]] = []
+    for index, crop in enumerate(crops):
+        features = detector.backbone(_pixels(crop))  # type: ignore[operator]
+        boxes = regions[index] if regions is not None else _regions(detector, stack, crop, features)
+        ends = [_rpn(detector, features)]
+        if len(boxes):
+            ends += [
+                _predict(detector, stack, head, stack.pool(detector, head, crop, features, some))
+                for head in _heads(detector)
+                for some in [boxes if head == "box" else boxes[:FEW]]
+            ]
+        found.append(ends)
+    count = max(len(ends) for ends in found)
+    found = [ends for ends in found if len(ends) == count]
+    return [
+        [torch.cat([part.flatten() for part in parts]) for parts in zip(*same, strict=True)]
+        for same in zip(*found, strict=True)
+    ]
+
+
+def _regions(detector: nn.Module, stack: ModuleType, crop: Any, features: dict[str, Tensor]) -> Tensor:
+    return stack.propose(detector, crop, features)[:REGIONS]
+
+
+def _rpn(detector: Any, features: dict[str, Tensor]) -> list[Tensor]:
+    """Scores and deltas of all levels: two tensors of one dimension."""
+    rpn = detector.rpn if hasattr(detector, "rpn") else detector.proposal_generator
+    head = rpn.head if hasattr(rpn, "head") else rpn.rpn_head
+    scores, deltas = head([features[name] for name in getattr(rpn, "in_features", features)])
+    return [torch.cat([level.flatten() for level in levels]) for levels in (scores, deltas)]
+
+
+def _predict(detector: Any, stack: ModuleType, head: str, pooled: Tensor) -> list[Tensor]:
+    """What a head with its predictor puts out for pooled features."""
+    found = stack.head_of(detector, head)(pooled)
+    predictor = getattr(detector.roi_heads, f"{head}_predictor", None)
+    if isinstance(predictor, nn.Module) and not isinstance(predictor, nn.ModuleList):
+        found = predictor(found)
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def _heads(detector: Any) -> list[str]:
+    return [head for head in HEADS if getattr(detector.roi_heads, f"{head}_head", None) is not None]
+
+
+def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any], side: int, count: int) -> list[Any]:
+    """Preprocessed crops of images, one of each as far as they last: image lists of the stack."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    chosen = [inputs[index * len(inputs) // min(count, len(inputs))] for index in range(min(count, len(inputs)))]
+    batches = [stack.preprocess(detector, [image]) for image in chosen]
+    side = min(side, *(min(_pixels(batch).shape[2:]) // 32 * 32 for batch in batches))
+    for batch in batches:
+        pixels = _pixels(batch)
+        top, left = (int(torch.randint(length - side + 1, (1,), generator=generator)) for length in pixels.shape[2:])
+        found.append(stack.image_list(pixels[:, :, top : top + side, left : left + side].contiguous()))
+    return found
+
+
+def _pixels(batch: Any) -> Tensor:
+    """(N, 3, H, W) of an image list of either stack."""
+    return batch.tensor if hasattr(batch, "tensor") else batch.tensors

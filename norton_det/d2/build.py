@@ -1,0 +1,222 @@
+"""Configs and detectors of Detectron2 with norton checkpoints, compressed where they are dense; one-line errors."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+from ..checkpoint.checkpoint import save_tensors
+from ..compression.detector import choose_layout, compress_detector
+from ..compression.detector_report import DetectorReport
+from ..models.factorize import apply_layout, find_candidates
+from ..models.spec import CompressionSpec
+from ..utils.errors import InputError
+from ..utils.files import require_file
+from .checkpoint import NortonCheckpointer, info_of_model
+from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
+from .deploy import resize
+from .files import read_layout
+
+logger = logging.getLogger(__name__)
+NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_backbone")
+
+
+def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output_dir: str = "") -> CfgNode:
+    """A frozen config from a file (a path or a bare name in ``configs/``) and ``KEY VALUE`` pairs.
+
+    Without a GPU, ``MODEL.DEVICE`` becomes cpu. Nothing in the file is executed.
+
+    Raises:
+        InputError: no such file, no YAML, an unknown key, or a value of another type; one line with the mend.
+    """
+    cfg = get_cfg()
+    add_norton_config(cfg)
+    path = find_config(config_file)
+    try:
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except (
+        yaml.YAMLError,
+        KeyError,
+        ValueError,
+        AssertionError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise InputError(f"{path}: {one_line(error)}; correct that key") from None
+    if len(opts) % 2 and not any(word.startswith("--") for word in opts):
+        raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+    for key, value in zip(opts[::2], [*opts[1::2], ""], strict=False):
+        if key.startswith("-"):
+            raise InputError(f"option {key}: expected KEY VALUE, got a flag; flags go before the first KEY")
+        try:
+            cfg.merge_from_list([key, _as_float(cfg, key, value)])
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            text = one_line(error)
+            mend = (
+                "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
+            )
+            raise InputError(f"option {key}: {text}; {mend}") from None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise InputError(
+            f"{path}: MODEL.LOAD_PROPOSALS: expected False, got True: Detectron2's files of proposals are pickles, "
+            "which may run code; leave it out"
+        )
+    rate, reference = "SOLVER.BASE_LR", "SOLVER.REFERENCE_IMS_PER_BATCH"
+    if reference not in opts[::2] and (rate in opts[::2] or not _has_reference(path)):
+        cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is given without one is as it is
+    if output_dir:
+        cfg.OUTPUT_DIR = output_dir
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
+    """A whole number, or its text, for a key that is a float as yacs takes it."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
+    return float(value) if whole and isinstance(node, float) else value
+
+
+def _has_reference(path: Path) -> bool:
+    """Whether the file of a config's bases that sets the learning rate says what batches it is for."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    solver = content.get("SOLVER") or {}
+    if "REFERENCE_IMS_PER_BATCH" in solver or "BASE_LR" in solver:
+        return "REFERENCE_IMS_PER_BATCH" in solver
+    bases = content.get("_BASE_", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    return any(_has_reference(path.parent / Path(base).expanduser()) for base in bases if "://" not in base)
+
+
+def check_weights(cfg: CfgNode) -> None:
+    """Refuse ``MODEL.WEIGHTS`` that is missing or does not fit the config, before anything is built.
+
+    Raises:
+        InputError: one line naming the file and the mend.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if weights and "://" not in weights:
+        require_file(weights, "the weights of MODEL.WEIGHTS")
+    if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
+        info = info_from_config(cfg)
+        asked = _asked_spec(cfg)
+        if asked is not None and not info.spec.same_network(asked):
+            logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have a spec of their own", asked)
+        logger.info("Backbone: %s", info.spec)
+
+
+def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
+    """The spec of MODEL.NORTON; ``None`` where it makes none, which does not matter beside norton weights."""
+    try:
+        return spec_from_config(cfg)
+    except InputError:
+        return None
+
+
+def compress_to_file(
+    path: str | Path, cfg: CfgNode, spec: CompressionSpec | None, *, whole: bool = False, **options: Any
+) -> DetectorReport:
+    """Compress the detector of ``MODEL.WEIGHTS`` with the layers around its ResNet into a norton checkpoint.
+
+    Args:
+        path: of the checkpoint, a .safetensors file.
+        cfg: of the detector as it is; what ``MODEL.NORTON`` says does not matter.
+        spec: ranks and ratios of the ResNet; ``None`` leaves it.
+        whole: refuse weights that lack a part of the detector, or have heads of another number of classes.
+        options: of ``compress_detector``.
+    """
+    result = compress_detector(load_as_it_is(cfg, whole), spec, **options)
+    save_detector(path, result.model)
+    return result.report
+
+
+def load_as_it_is(cfg: CfgNode, whole: bool = True) -> torch.nn.Module:
+    """The detector of ``MODEL.WEIGHTS``, whatever ``MODEL.NORTON`` says; ``whole``: see ``compress_to_file``."""
+    dense = cfg.clone()
+    dense.defrost()
+    dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
+    dense.freeze()
+    check_weights(dense)
+    model = build_detector(dense)
+    NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
+    """Write the norton checkpoint (.safetensors) of a compressed detector."""
+    info = info_of_model(detector)
+    assert info is not None
+    save_tensors(path, detector.state_dict(), info)
+
+
+def to_input(cfg: CfgNode, sizes: tuple[int, int] | None = None) -> Callable[[Any], dict[str, Any]]:
+    """From a Pillow image in RGB to what the config's detector takes: {"image": (3, H, W) in 0..255}, in the order of
+    INPUT.FORMAT, its short and long sides as ``sizes`` say, by default INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
+    """
+    short, longest = sizes or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+
+    def convert(image: Any) -> dict[str, Any]:
+        pixels = np.asarray(image)[:, :, ::step].transpose(2, 0, 1)  # (3, H, W)
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
+        resized = resize(tensor, short, longest)
+        return {"image": resized, "height": pixels.shape[1], "width": pixels.shape[2]}
+
+    return convert
+
+
+def build_detector(cfg: CfgNode) -> torch.nn.Module:
+    """The detector of a config, fresh, with the factored layers that ``MODEL.WEIGHTS`` or else ``MODEL.NORTON`` has.
+
+    A norton checkpoint of a whole detector comes first; other weights are loaded into what ``MODEL.NORTON`` says.
+    """
+    model = build_model(cfg)
+    layout = read_layout(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    ranks = ranks_from_config(cfg)
+    asked, _ = choose_layout(find_candidates(model), single={}, **ranks)
+    if layout is None:
+        return apply_layout(model, asked, "fresh")
+    wanted = {name.removesuffix(".conv"): rank for name, rank in asked.items()}
+    if wanted and wanted != {name.removesuffix(".conv"): rank for name, rank in layout.items()}:
+        text = ", ".join(f"{name.upper()} {rank}" for name, rank in ranks.items() if rank is not None)
+        logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have ranks of their own", text)
+    return apply_layout(model, layout, "empty")
+
+
+def with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
+    """A config with other ``MODEL.WEIGHTS``."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = str(path)
+    cfg.freeze()
+    return cfg
+
+
+def load_detector(cfg: CfgNode) -> torch.nn.Module:
+    """The detector of a config with ``MODEL.WEIGHTS`` loaded, in eval mode."""
+    check_weights(cfg)
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS: expected a trained detector, got none; add MODEL.WEIGHTS FILE")
+    model = build_detector(cfg)
+    NortonCheckpointer(model, whole=True).load(cfg.MODEL.WEIGHTS)
+    return model.eval()
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a configuration error, its lines joined, at most 300 characters."""
+    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:300] or type(error).__name__

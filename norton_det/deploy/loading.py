@@ -1,0 +1,91 @@
+"""What runs from what a user names: a detector of either stack from a config, a file of weights, or both; a predictor
+from these or from an exported file."""
+
+from typing import Any
+
+from torch import nn
+
+from ..checkpoint.sources import local
+from ..utils.errors import InputError
+from .native import NativePredictor
+from .predictor import Predictor
+
+EXPORTED = (".xml", ".onnx")
+
+
+def load_detector(
+    weights: str = "", config: str | None = None, opts: list[str] | tuple[str, ...] = ()
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A detector in eval mode, and what it does not know of itself.
+
+    Args:
+        weights: its file, or ``zoo://NAME``; empty for a fresh detector of ``config``.
+        config: of a Detectron2 detector (a path, or a name in configs/); torchvision's need none.
+        opts: ``KEY VALUE`` pairs for the config.
+
+    Returns:
+        The detector, and ``min_size``, ``max_size`` and ``classes`` as the config has them (empty for torchvision).
+
+    Raises:
+        InputError: neither, no such file, or one that does not fit.
+    """
+    weights = str(local(weights)) if weights else weights
+    if config is None:
+        if opts:
+            raise InputError(f"options: expected none without --config, got {opts[0]}; name the config")
+        if not weights:
+            raise InputError("expected a detector; give --config FILE, --weights FILE, or both")
+        from ..tv.adapter import load_torchvision_detector
+
+        return load_torchvision_detector(weights), {}
+    from ..d2.build import build_detector, load_config
+    from ..d2.build import load_detector as load_trained
+    from ..data.register import class_names
+
+    cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
+    detector = load_trained(cfg) if weights else build_detector(cfg).eval()
+    names = class_names(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else ()
+    known = len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
+    return detector, sizes | ({"classes": names} if known else {})
+
+
+def load_predictor(
+    weights: str,
+    config: str | None = None,
+    opts: list[str] | tuple[str, ...] = (),
+    *,
+    precision: str | None = None,
+    min_size: int | None = None,
+    threads: int | None = None,
+    color: str = "RGB",
+    eager: bool = False,
+) -> Predictor | NativePredictor:
+    """One call for a detector, whatever it runs in.
+
+    Args:
+        weights, config, opts: an exported ``.xml`` or ``.onnx`` file alone, or see ``load_detector``.
+        precision: f32 or bf16; by default what the file says.
+        min_size: pixels of the input's short side, of a detector in PyTorch.
+        threads: of the CPU, of an exported file.
+        color: order of the pictures given: RGB or BGR.
+        eager: run a detector as its own stack does, not in its deploy form.
+
+    Raises:
+        InputError: see ``load_detector`` and ``Predictor``; an option that does not go with the kind of weights.
+    """
+    if weights.endswith(EXPORTED):
+        if config or min_size or opts or eager:
+            raise InputError(f"{weights}: expected no config, size or eager beside an exported file; it has its own")
+        return Predictor(weights, color=color, precision=precision, threads=threads)
+    if threads:
+        raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
+    detector, known = load_detector(weights, config, opts)
+    options = known | ({"min_size": min_size} if min_size else {})
+    if eager:
+        if precision not in (None, "f32"):
+            raise InputError(
+                f"--precision: expected f32 for a detector that runs eagerly, got {precision}; leave it out"
+            )
+        return NativePredictor(detector, color=color, **options)
+    return Predictor(detector, color=color, precision=precision, **options)

@@ -1,0 +1,1 @@
+"""What every package uses: errors, files, threads, seeds, timing, tables. Knows nothing of networks."""
