@@ -199,3 +199,22 @@ def test_these_checks_can_fail(tmp_path):
         list(graphlib.TopologicalSorter(graph).static_order())
     assert package_of("norton_det.compression.search.costs") == "compression.search"
     assert package_of("norton_det.compression.prune") == "compression" and package_of("norton_det.__main__") == ""
+
+
+def table() -> str:
+    """Each package in Markdown: modules, lines, and what it imports."""
+    rows = {package: [0, 0, set()] for package in ("", *MAY_IMPORT)}
+    for name, file in modules().items():
+        row = rows[package_of(name)]
+        row[0] += 1
+        row[1] += len(file.read_text(encoding="utf-8").splitlines())
+        row[2] |= {package_of(target) for target in imported_by(file) if target.startswith("norton_det.")}
+    lines = ["| package | modules | lines | imports |", "|---|---:|---:|---|"]
+    for package, (count, length, targets) in rows.items():
+        others = " ".join(sorted(targets - {package, ""}))
+        lines.append(f"| {package or 'norton_det'} | {count} | {length} | {others} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

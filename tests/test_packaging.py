@@ -17,7 +17,7 @@ import norton_det
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = f"norton_det-{norton_det.__version__}"
 SHIPPED = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md")
-SHIPPED += ("constraints.txt", "pyproject.toml", "setup.cfg", "ruff.toml")
+SHIPPED += ("CONTRIBUTING.md", "constraints.txt", "pyproject.toml", "setup.cfg", "ruff.toml")
 
 
 def files_of(folder: str, *endings: str) -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "SECURITY.md", "datasets/README.md")),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "datasets/README.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 LANGUAGES = ("sh", "python", "yaml", "text")
@@ -38,6 +38,7 @@ NOT_RUN = {  # the set-up, which a test does not do again (of make: are there su
     "cd ": "",
     "ln ": "",
     "torchrun ": "",
+    "python -m pytest ": "",  # of these: is the path there
 }
 
 

@@ -63,6 +63,8 @@ def test_blocks_say_their_language():
 def test_targets_are_there(command):
     if command.startswith("make "):
         subprocess.run(["make", "-n", command.split()[1]], cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+    elif command.startswith("python -m pytest "):
+        assert (REPOSITORY / command.split()[3]).exists()
 
 
 @pytest.mark.parametrize("command", [name for name in commands() if not name.startswith(tuple(NOT_RUN))])
