@@ -11,13 +11,13 @@ import hypothesis
 import pytest
 import torch
 
+from tests import REPOSITORY
+
 # the same examples each time, and no time limit each: a busy machine must not fail a test
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 # other examples each time, and three times as many
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("NORTON_DET_EXAMPLES", "repeatable"))
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def _find_shared() -> Path | None:

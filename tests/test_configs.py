@@ -13,8 +13,9 @@ from detectron2.modeling import FPN, build_model
 from norton_det.d2 import find_config, load_config
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
+from tests import REPOSITORY
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = REPOSITORY / "configs"
 ALL = sorted(
     path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml") if not path.name.startswith("Base")
 )

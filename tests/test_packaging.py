@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import norton_det
+from tests import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = f"norton_det-{norton_det.__version__}"
 SHIPPED = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md")
 SHIPPED += ("CONTRIBUTING.md", "constraints.txt", "pyproject.toml", "setup.cfg", "ruff.toml")

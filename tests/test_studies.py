@@ -1,7 +1,6 @@
 """What the studies of tools/studies are built from."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +8,10 @@ import torch
 from norton_det.decomposition.cp import Factors, cp_decompose
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
+from tests import REPOSITORY
 
 pytest.importorskip("tensorly")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(REPOSITORY / "tools"))
 from studies import ablations, bench, calibrated, release
 
 from norton_det.utils.tables import Table, markdown

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from detectron2.modeling import build_model
-from live.films import video
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,8 +18,8 @@ from norton_det.deploy.export import export
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.tv import fasterrcnn_norton_resnet50_fpn, save_detector
-
-from .pages import REPOSITORY
+from tests import REPOSITORY
+from tests.live.films import video
 
 PICTURES = ("dog.jpg", "street.jpg", "cells.jpg", "photos/one.jpg", "photos/two.jpg")
 FOLDERS = (

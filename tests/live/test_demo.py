@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from norton_det.live import open_source
+from tests import REPOSITORY
 
 from .films import Server, number_of, picture, video
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = "quick_schedules/norton_{}_rcnn_instant_test.yaml"
 SMALL = ("--min-size", 64, "--quiet")
 OPTIONS = ("--opts", "MODEL.DEVICE", "cpu", "MODEL.RPN.POST_NMS_TOPK_TEST", 20, "TEST.DETECTIONS_PER_IMAGE", 5)

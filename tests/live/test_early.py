@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests import REPOSITORY
 
 
 def start(folder: Path, instead_of_torch: str, *words: object) -> subprocess.Popen:

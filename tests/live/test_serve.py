@@ -28,11 +28,10 @@ from websockets.sync.client import connect
 from norton_det.live.answer import to_answer
 from norton_det.live.server import LARGEST_FRAME, LOCAL, VISITORS, Model, decode, is_host, make_app
 from norton_det.utils.errors import InputError
+from tests import REPOSITORY
 
 from .films import picture, video
 from .test_frames import detections
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class Serving:

@@ -126,7 +126,7 @@ def _hash_of(case: str, threads: int, folder: Path) -> str:
 def _properties(short: bool) -> Row:
     """The property tests, with many examples unless it is to be short."""
     environment = _environment(1) | {"NORTON_DET_EXAMPLES": "repeatable" if short else "thorough"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_numerics.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/decomposition/test_numerics.py"]
     promise = "properties of decomposition, distances and pruning"
     try:
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=SECONDS)

@@ -19,8 +19,9 @@ from norton_det.data.coco import KEYPOINT_NAMES, SKELETON, mask_to_box, mask_to_
 from norton_det.data.figures import SHAPES, draw_person, draw_shape
 from norton_det.data.scene import CLASSES, render_scene
 from norton_det.utils.errors import InputError
+from tests import REPOSITORY
 
-TOOL = Path(__file__).parent.parent / "datasets" / "prepare_generated.py"
+TOOL = REPOSITORY / "datasets" / "prepare_generated.py"
 COUNTS = {"train2017": 60, "val2017": 25}
 
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,8 @@ from norton_det.commands import main as dispatcher
 from norton_det.commands.main import COMMANDS, call, main, scripts_for_commands
 from norton_det.utils import options as choices
 from norton_det.utils.errors import InputError
+from tests import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "norton_det"
 
 

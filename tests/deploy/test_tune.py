@@ -17,7 +17,7 @@ from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 from norton_det.utils.timing import Timing
-from tests.test_fuse import randomise
+from tests.models.test_fuse import randomise
 
 module = importlib.import_module("norton_det.deploy.tune")  # the package has the function under this name
 

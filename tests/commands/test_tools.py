@@ -18,8 +18,8 @@ from torch import nn
 from norton_det.checkpoint.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.models.spec import CompressionSpec
+from tests import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for folder in ("tools", "datasets")
