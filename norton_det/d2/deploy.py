@@ -17,7 +17,8 @@ from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
+from ..deploy.graph import DetectorGraph, output_names, too_long
+from ..models.rcnn import BoxRule, Head, PoolRule, ProposalRule
 from ..utils.errors import InputError
 
 

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint.digest import file_digest
-from ..models.fuse import fuse
 from ..utils.errors import InputError, first_line
 from ..utils.extras import mend
 from ..utils.files import require_file
 from .clock import with_rest
-from .graph import DetectorGraph, to_graph
+from .graph import DetectorGraph, fused_graph
 from .info import DeployInfo
 
 INPUT = "image"
@@ -36,7 +35,7 @@ class TorchEngine:
 
     def __init__(self, detector: nn.Module, info: DeployInfo) -> None:
         self.info = info
-        self.graph: DetectorGraph = fuse(to_graph(detector)).to(memory_format=torch.channels_last)  # type: ignore[assignment]
+        self.graph: DetectorGraph = fused_graph(detector).to(memory_format=torch.channels_last)
         self.device = next(self.graph.parameters()).device
         if info.precision not in DTYPES or (info.precision == "f16" and self.device.type == "cpu"):
             expected = "f32 or bf16" if self.device.type == "cpu" else "f32, bf16 or f16"

@@ -22,12 +22,11 @@ from torch import nn
 from tqdm import tqdm
 
 from ..checkpoint.digest import file_digest
-from ..models.fuse import fuse
 from ..utils.errors import InputError, first_line
 from ..utils.files import atomic_path, require_writable
 from ..utils.options import FILE_PRECISIONS
 from .engines import INPUT, METADATA_KEY, WEIGHTS_KEY, require_module
-from .graph import DetectorGraph, to_graph
+from .graph import DetectorGraph, fused_graph
 from .info import DeployInfo, describe
 from .predictor import prepare
 
@@ -78,7 +77,7 @@ def export(
     info = describe(detector, precision=precision, min_size=min_size, max_size=max_size, classes=classes)
     for module in ("onnx", *(("openvino",) if target.suffix == ".xml" else ()), *(("nncf",) * (precision == "int8"))):
         require_module(module)
-    graph = fuse(to_graph(detector)).cpu().float()
+    graph = fused_graph(detector).cpu().float()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.onnx"
         _trace(graph, file)

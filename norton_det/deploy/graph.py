@@ -14,7 +14,6 @@ Legend: ``A`` anchors of a cell, ``L`` levels, ``P`` proposals, ``N`` detections
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,88 +21,13 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from ..compression.detector import adapter_of, stack_name
+from ..models.fuse import fuse
+from ..models.rcnn import BoxRule, Head, ProposalRule
 from ..utils.errors import InputError
 from .roi_align import pool_regions
 
 CLIP = math.log(1000 / 16)  # of the log size in box deltas, both stacks
 FILL = -1e4  # objectness of what is not there
-
-
-@dataclass(frozen=True)
-class ProposalRule:
-    """How proposals are chosen.
-
-    Attributes:
-        pre_nms, post_nms: candidates of each level, and proposals of all.
-        nms: IoU threshold.
-        min_size: pixels; smaller ones are dropped (in torchvision; Detectron2 drops empty ones, 0).
-        score: least objectness, a probability.
-        weights: of the box deltas.
-        strides: of the levels in pixels; ``None``: padded size // size of the map, rounded down, as in torchvision.
-        offset: of the first anchor, in strides.
-    """
-
-    pre_nms: int
-    post_nms: int
-    nms: float
-    min_size: float
-    score: float = 0.0
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    strides: tuple[int, ...] | None = None
-    offset: float = 0.0
-
-
-@dataclass(frozen=True)
-class BoxRule:
-    """How detections are chosen.
-
-    Attributes:
-        score: threshold, exclusive.
-        nms: IoU threshold within a class.
-        limit: detections of an image.
-        min_size: pixels, as in ``ProposalRule``.
-        weights: of the box deltas.
-        background: column of the background among the scores: 0 or -1.
-        agnostic: one box for all classes.
-    """
-
-    score: float
-    nms: float
-    limit: int
-    min_size: float
-    weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
-    background: int = 0
-    agnostic: bool = False
-
-
-@dataclass(frozen=True)
-class PoolRule:
-    """RoIAlign over levels (Lin et al., 2017, equation 1).
-
-    Attributes:
-        size: of the pooled map.
-        scales: of the levels' maps, falling powers of two.
-        sampling: points per bin and direction; 0: as many as the bin has cells.
-        aligned: half-pixel correction.
-        canonical: (pixels, level) of the rule that gives a box its level.
-        eps: added to the logarithm, and to what it is taken of.
-    """
-
-    size: tuple[int, int]
-    scales: tuple[float, ...]
-    sampling: int
-    aligned: bool
-    canonical: tuple[int, int] = (224, 4)
-    eps: tuple[float, float] = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
-class Head:
-    """A head with its pooling: ``layers`` takes regions (P, C, S, S) of those levels."""
-
-    pool: PoolRule
-    layers: nn.Module
-    levels: tuple[int, ...] = (0, 1, 2, 3)
 
 
 class DetectorGraph(nn.Module):
@@ -121,6 +45,9 @@ class DetectorGraph(nn.Module):
         mean, std: of the three colours.
         divisor: sides are padded to multiples of it.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -261,6 +188,13 @@ def to_graph(detector: nn.Module) -> DetectorGraph:
         if not tensor.isfinite().all():
             raise InputError(f"{name}: expected finite weights, got NaN or infinity; use intact weights")
     return adapter_of(stack, "deploy").to_graph(detector)
+
+
+def fused_graph(detector: nn.Module) -> DetectorGraph:
+    """The graph of ``to_graph`` with layers of its own in their deploy form."""
+    graph = fuse(to_graph(detector))
+    assert isinstance(graph, DetectorGraph)
+    return graph
 
 
 def decode(deltas: Tensor, boxes: Tensor, weights: Sequence[float]) -> Tensor:

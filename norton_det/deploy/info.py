@@ -58,7 +58,8 @@ class DeployInfo:
             version = fields.pop("version")
             if version != VERSION:
                 raise InputError(f"{source}: version: expected {VERSION}, got {version!r}; update norton_det")
-            info = cls(**{name: tuple(each) if isinstance(each, list) else each for name, each in fields.items()})
+            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+            info = cls(**fields)
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -38,7 +38,7 @@ class Detections:
     def above(self, score: float) -> "Detections":
         """Those of at least this score."""
         keep = self.scores >= score
-        return Detections(*(None if part is None else part[keep] for part in vars(self).values()))
+        return Detections(**{name: value[keep] for name, value in vars(self).items() if value is not None})
 
     def to_instances(self, height: int, width: int) -> Any:
         """Detectron2's ``Instances`` of a picture of that size, with the fields its models give."""

@@ -12,7 +12,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign
 
-from ..deploy.graph import BoxRule, DetectorGraph, Head, PoolRule, ProposalRule, output_names, too_long
+from ..deploy.graph import DetectorGraph, output_names, too_long
+from ..models.rcnn import BoxRule, Head, PoolRule, ProposalRule
 from ..utils.errors import InputError
 
 PROBE = 128  # pixels: side of the image that tells the strides of the maps

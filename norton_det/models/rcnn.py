@@ -1,0 +1,86 @@
+"""A Faster, Mask or Keypoint R-CNN taken apart: its layers, and the rules by which boxes are chosen between them.
+
+Neither stack's classes appear here: each stack says these things of its own detectors, and the deployment builds its
+one graph from them.
+"""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class ProposalRule:
+    """How proposals are chosen.
+
+    Attributes:
+        pre_nms, post_nms: candidates of each level, and proposals of all.
+        nms: IoU threshold.
+        min_size: pixels; smaller ones are dropped (in torchvision; Detectron2 drops empty ones, 0).
+        score: least objectness, a probability.
+        weights: of the box deltas.
+        strides: of the levels in pixels; ``None``: padded size // size of the map, rounded down, as in torchvision.
+        offset: of the first anchor, in strides.
+    """
+
+    pre_nms: int
+    post_nms: int
+    nms: float
+    min_size: float
+    score: float = 0.0
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    strides: tuple[int, ...] | None = None
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class BoxRule:
+    """How detections are chosen.
+
+    Attributes:
+        score: threshold, exclusive.
+        nms: IoU threshold within a class.
+        limit: detections of an image.
+        min_size: pixels, as in ``ProposalRule``.
+        weights: of the box deltas.
+        background: column of the background among the scores: 0 or -1.
+        agnostic: one box for all classes.
+    """
+
+    score: float
+    nms: float
+    limit: int
+    min_size: float
+    weights: tuple[float, ...] = (10.0, 10.0, 5.0, 5.0)
+    background: int = 0
+    agnostic: bool = False
+
+
+@dataclass(frozen=True)
+class PoolRule:
+    """RoIAlign over levels (Lin et al., 2017, equation 1).
+
+    Attributes:
+        size: of the pooled map.
+        scales: of the levels' maps, falling powers of two.
+        sampling: points per bin and direction; 0: as many as the bin has cells.
+        aligned: half-pixel correction.
+        canonical: (pixels, level) of the rule that gives a box its level.
+        eps: added to the logarithm, and to what it is taken of.
+    """
+
+    size: tuple[int, int]
+    scales: tuple[float, ...]
+    sampling: int
+    aligned: bool
+    canonical: tuple[int, int] = (224, 4)
+    eps: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head with its pooling: ``layers`` takes regions (P, C, S, S) of those levels."""
+
+    pool: PoolRule
+    layers: nn.Module
+    levels: tuple[int, ...] = (0, 1, 2, 3)
