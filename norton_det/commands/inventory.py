@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__
 from ..checkpoint.zoo import folder_of_weights
-from ..utils.configs import FOLDERS
+from ..utils.configs import FOLDER
 from ..utils.extras import mend
 
 DISTRIBUTIONS = {  # module -> names that it is installed under
@@ -60,7 +60,7 @@ def inventory() -> dict[str, Any]:
         "versions": versions,
         "devices": [cpu(), *cuda(), *openvino_devices()],
         "optional": optional,
-        "configs": [str(folder) for folder in FOLDERS if folder.is_dir() and any(folder.glob("*.yaml"))],
+        "configs": [str(FOLDER)] if any(FOLDER.glob("*.yaml")) else [],
         "zoo_folder": str(folder_of_weights()),
     }
 

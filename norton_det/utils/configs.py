@@ -1,13 +1,11 @@
-"""The config files of this project: in a wheel they are the package ``norton_det.configs``, in a clone ``configs/``."""
+"""The config files of this project by name."""
 
 from pathlib import Path
 
 from .errors import InputError
 
-FOLDERS = (
-    Path(__file__).resolve().parents[1] / "configs",  # of an installed wheel
-    Path(__file__).resolve().parents[2] / "configs",  # of a checkout
-)
+FOLDER = (Path(__file__).parents[1] / "configs").resolve()
+"""The configs of an installed wheel; in a clone a link leads to the repository's ``configs/``."""
 
 
 def find_config(name: str) -> Path:
@@ -18,14 +16,11 @@ def find_config(name: str) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
-    found: dict[str, Path] = {}
-    for folder in FOLDERS:
-        for path in sorted(folder.rglob("*.yaml")):
-            found.setdefault(path.relative_to(folder).as_posix(), path)
-    matches = [path for key, path in found.items() if key == name or Path(key).name == name]
+    configs = {path.relative_to(FOLDER).as_posix(): path for path in sorted(FOLDER.rglob("*.yaml"))}
+    matches = [path for key, path in configs.items() if name in (key, path.name)]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise InputError(f"{name}: expected one config of that name, found {', '.join(map(str, matches))}; give a path")
-    names = ", ".join(sorted(key for key in found if not Path(key).name.startswith("Base")))
+    names = ", ".join(key for key, path in configs.items() if not path.name.startswith("Base"))
     raise InputError(f"{name}: expected a config file, found no such file; the project's own are {names}")
