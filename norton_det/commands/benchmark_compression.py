@@ -18,7 +18,8 @@ from tqdm import tqdm
 from ..checkpoint.checkpoint import read_tensors
 from ..checkpoint.load import load_weights
 from ..checkpoint.sources import is_safetensors
-from ..compression.criteria import elimination_order, pabs_distance
+from ..compression.criteria import elimination_order
+from ..decomposition.angles import pabs_distance
 from ..decomposition.cp import Factors, cp_decompose_layers, nmse
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec

@@ -31,7 +31,7 @@ from ..models.fuse import fused_resnet
 from ..models.layers import CPConv2d, LowRankLinear, factors_to_state
 from ..utils.errors import InputError
 from ..utils.threads import Heard, listening, on_threads
-from .patches import draw_positions, patches
+from .sampling import draw_positions, patches
 
 SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
 HEADS = ("box", "mask", "keypoint")

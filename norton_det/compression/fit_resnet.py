@@ -33,7 +33,7 @@ from ..models.layers import CPConv2d, factors_to_state
 from ..models.resnet import NortonResNet, ResidualBlock
 from ..utils.threads import on_threads
 from .calibration import Calibration, folded_weight, rows_of
-from .patches import patches
+from .sampling import patches
 
 
 @dataclass(frozen=True)

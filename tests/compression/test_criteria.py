@@ -14,9 +14,9 @@ from norton_det.compression.criteria import (
     elimination_order,
     get_criterion,
     keep_indices,
-    pabs_distance,
-    subspace_angles,
 )
+from norton_det.decomposition import angles
+from norton_det.decomposition.angles import pabs_distance, subspace_angles
 from norton_det.decomposition.cp import Factors, cp_decompose
 from norton_det.utils.errors import InputError
 
@@ -142,7 +142,7 @@ def test_blocks_do_not_change_the_angles(generator, monkeypatch):
     factor = torch.randn(1, 10, 3, generator=generator, dtype=torch.double)
     factor = factor + 0.01 * torch.randn(9, 10, 3, generator=generator, dtype=torch.double)
     whole = subspace_angles(factor)
-    monkeypatch.setattr(saliency, "_CHUNK", 100)
+    monkeypatch.setattr(angles, "_CHUNK", 100)
     assert torch.allclose(subspace_angles(factor), whole, atol=1e-14)
 
 

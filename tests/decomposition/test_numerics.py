@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from norton_det.compression.criteria import elimination_order, keep_indices, pabs_distance
+from norton_det.compression.criteria import elimination_order, keep_indices
 from norton_det.compression.prune import cut, select_channels
 from norton_det.compression.resnet import compress_detector_state
+from norton_det.decomposition.angles import pabs_distance
 from norton_det.decomposition.cp import Factors, cp_decompose, cp_decompose_layers, nmse, reconstruct
 from norton_det.models.layers import CPConv2d, LowRankLinear
 from norton_det.models.resnet import NortonResNet

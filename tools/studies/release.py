@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from norton_det.compression.criteria import elimination_order, keep_indices, subspace_angles
+from norton_det.compression.criteria import elimination_order, keep_indices
 from norton_det.compression.prune import NORM_FIELDS
+from norton_det.decomposition.angles import subspace_angles
 from norton_det.decomposition.cp import Factors
 from norton_det.models.layers import factors_to_state
 from norton_det.models.spec import CompressionSpec

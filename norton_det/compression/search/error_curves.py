@@ -21,7 +21,7 @@ from ...decomposition.moments import Moments
 from ...utils.errors import InputError
 from ..channel_statistics import ChannelStatistics
 from ..criteria import css_curve
-from ..patches import draw_positions, patches
+from ..sampling import draw_positions, patches
 
 FILTERS = 16  # of a layer that stand for all
 RANKS = (5, 3, 2, 1)  # of convolutions
