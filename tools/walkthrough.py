@@ -25,7 +25,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
-from norton_det.checkpoint.checkpoint import CheckpointInfo, save_tensors
+from norton_det.checkpoint.checkpoint import save_tensors
 from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2.build import load_config, load_detector
 from norton_det.d2.config import spec_from_config
@@ -35,6 +35,7 @@ from norton_det.d2.trainer import NortonTrainer
 from norton_det.data import generate_dataset, register_generated
 from norton_det.live.choice import DEMO, DEMO_CONFIG
 from norton_det.models.complexity import count_complexity
+from norton_det.models.description import NetworkInfo
 from norton_det.models.fuse import fuse
 from norton_det.utils.errors import InputError
 from norton_det.utils.files import atomic_path
@@ -206,7 +207,7 @@ def main() -> None:
     spec = spec_from_config(cfg)
     state, report = compress_detector_state(dense.state_dict(), spec, progress=True)
     compressed_file = save_tensors(
-        output / "compressed.safetensors", state, CheckpointInfo(spec, resnet.preprocessing, 0, resnet.stride_in_1x1)
+        output / "compressed.safetensors", state, NetworkInfo(spec, resnet.preprocessing, 0, resnet.stride_in_1x1)
     )
     with atomic_path(output / "compression.txt") as temporary:
         temporary.write_text(report.table() + "\n")

@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..models.description import NetworkInfo
 from ..models.keys import ResNetPart, find_resnet
 from ..models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
+from ..models.state import check_state, is_counter, match_counters
 from ..utils.errors import InputError, naming
-from .checkpoint import CheckpointInfo, build_from_info, check_state, load_state, read_checkpoint, read_tensors
+from .checkpoint import read_checkpoint, read_tensors
 from .sources import download, is_download, is_safetensors, local, read_content
 from .tensor_file import METADATA_KEY
 
@@ -63,9 +65,8 @@ class LoadedWeights:
 
     def build(self) -> NortonResNet:
         """The network with these weights, in eval mode."""
-        model = build_from_info(CheckpointInfo(self.spec, self.preprocessing, self.num_classes, self.stride_in_1x1))
-        load_state(model, dict(self.state), self.source)
-        return model.eval()
+        info = NetworkInfo(self.spec, self.preprocessing, self.num_classes, self.stride_in_1x1)
+        return info.build_with(self.state, self.source)
 
 
 def load_weights(
@@ -150,22 +151,22 @@ def _understand(
         )
         stored, standard_stride = _conventions(part, _text(fields.get("__author__")))
         if isinstance(fields.get(METADATA_KEY), str):  # a trainer's file of norton_det says so itself
-            own = CheckpointInfo.from_json(fields[METADATA_KEY])
+            own = NetworkInfo.from_json(fields[METADATA_KEY])
             spec, stored, standard_stride = own.spec, own.preprocessing, own.stride_in_1x1
-        info = CheckpointInfo(
+        info = NetworkInfo(
             spec,
             preprocessing or stored,
             _classes(part.state, spec),
             standard_stride if stride_in_1x1 is None else stride_in_1x1,
         )
-        state = _with_statistics(part.state, part.layout != "torchvision")
+        state = part.state if part.layout == "torchvision" else _with_statistics(part.state)
         dtype = _DTYPE_NAMES.get(part.state["conv1.weight"].dtype, "other type")
     return _finish(name, state, info, f"{phrase or _phrase(part)} ({dtype})")
 
 
 def _from_norton(
     name: str,
-    info: CheckpointInfo,
+    info: NetworkInfo,
     tensors: dict[str, Tensor],
     preprocessing: Preprocessing | None,
     stride_in_1x1: bool | None,
@@ -181,13 +182,13 @@ def _from_norton(
     tensors = tensors if not part.prefix else part.state
     first = tensors.get("conv1.weight", torch.zeros(0))
     phrase = f"{kind} ({_DTYPE_NAMES.get(first.dtype, 'other type')})"
-    return _finish(name, _with_statistics(tensors, False), info, phrase)
+    return _finish(name, tensors, info, phrase)
 
 
-def _finish(name: str, state: dict[str, Tensor], info: CheckpointInfo, phrase: str) -> LoadedWeights:
+def _finish(name: str, state: dict[str, Tensor], info: NetworkInfo, phrase: str) -> LoadedWeights:
     """Check names and shapes against the network, then convert; a huge or hollow tensor is met before it is copied."""
-    with torch.device("meta"):
-        expected = build_from_info(info).state_dict()
+    expected = info.expected_state()
+    state = match_counters(state, expected)
     check_state(state, expected, name)
     with naming(name):
         converted = {key: _to_float32(key, state[key]) for key in expected}
@@ -198,7 +199,7 @@ def _to_float32(name: str, tensor: Tensor) -> Tensor:
     """A float32 copy with finite values (int64 for counters)."""
     if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
         raise InputError(f"{name}: expected a dense tensor of real numbers, got another kind; save plain weights")
-    if name.endswith("num_batches_tracked"):
+    if is_counter(name):
         return tensor.detach().to(torch.int64, copy=True)
     if not tensor.is_floating_point():
         raise InputError(
@@ -217,22 +218,19 @@ def _to_float32(name: str, tensor: Tensor) -> Tensor:
     return values
 
 
-def _with_statistics(state: dict[str, Tensor], frozen: bool) -> dict[str, Tensor]:
-    """Add what normalisation may leave out: counters, and all statistics where it is a ``frozen`` affine map."""
-    norms = [
-        name.removesuffix(".weight") for name, tensor in state.items() if _NORM.fullmatch(name) and tensor.ndim == 1
-    ]
+def _with_statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the statistics that frozen normalisation leaves out where it is an affine map alone."""
+    if any(name.endswith(("running_mean", "running_var")) for name in state):
+        return state
     complete = dict(state)
-    if frozen and not any(name.endswith(("running_mean", "running_var")) for name in state):
-        for norm in norms:
-            weight = state[f"{norm}.weight"]
-            channels = weight.shape[0]
-            if channels * weight.element_size() > weight.untyped_storage().nbytes():
-                raise InputError(f"{norm}.weight: expected {channels} stored values, got fewer; get the file again")
-            complete[f"{norm}.running_mean"] = torch.zeros(channels)
-            complete[f"{norm}.running_var"] = torch.full((channels,), 1 - EPS)
-    for norm in norms:
-        complete.setdefault(f"{norm}.num_batches_tracked", torch.tensor(0))
+    for name, weight in state.items():
+        if not _NORM.fullmatch(name) or weight.ndim != 1:
+            continue
+        channels, norm = weight.shape[0], name.removesuffix(".weight")
+        if channels * weight.element_size() > weight.untyped_storage().nbytes():
+            raise InputError(f"{name}: expected {channels} stored values, got fewer; get the file again")
+        complete[f"{norm}.running_mean"] = torch.zeros(channels)
+        complete[f"{norm}.running_var"] = torch.full((channels,), 1 - EPS)
     return complete
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from ..checkpoint.checkpoint import save_checkpoint, save_tensors
 from ..checkpoint.load import load_detector_state, load_weights
 from ..checkpoint.sources import local
 from ..compression.calibration import Calibration
@@ -17,6 +17,7 @@ from ..compression.resnet import compress, compress_detector_state
 from ..compression.search.search import TARGETS, SearchResult, measure_whole, parse_target, search
 from ..data.images import load_images, load_pictures
 from ..models.architecture import ARCHITECTURES
+from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
 from ..utils.device import check_device
@@ -226,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
         models = (dense, result.model) if target else None
     else:
         state, report = compress_detector_state(detector, spec, **options)
-        save_tensors(args.output, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+        save_tensors(args.output, state, NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     print(report.summary() if args.quiet else report.table())
     finish(args, report, found, models)
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")

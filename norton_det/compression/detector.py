@@ -17,19 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.checkpoint import CheckpointInfo
 from ..models.complexity import count_complexity
+from ..models.description import NetworkInfo, has_stride_in_1x1
 from ..models.factorize import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
+from ..models.state import check_finite, match_counters
 from ..utils.errors import InputError
 from ..utils.threads import one_thread
 from .calibration import Calibration
 from .detector_report import DetectorReport, FactoredLayer
 from .fit_detector import fit_around
 from .report import CompressionReport
-from .resnet import check_finite, compress_detector_state, has_stride_in_1x1
+from .resnet import compress_detector_state
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
@@ -193,7 +194,7 @@ def adapter_of(stack: str, what: str) -> ModuleType:
 
 def _compress_resnet(
     detector: nn.Module, stack: ModuleType, spec: CompressionSpec | None, options: dict[str, Any]
-) -> tuple[nn.Module, CheckpointInfo, CompressionReport | None]:
+) -> tuple[nn.Module, NetworkInfo, CompressionReport | None]:
     """A copy of the detector with its ResNet compressed to ``spec``, what it is then, and the report."""
     state = detector.state_dict()
     prefix, part, rest = split_detector_state(state)
@@ -204,7 +205,7 @@ def _compress_resnet(
         raise InputError(f"detector: expected a dense ResNet, got {found}; leave spec out, or use the dense detector")
     stays = spec is None or spec.same_network(found)
     target = found if spec is None or stays else spec
-    info = CheckpointInfo(target, stack.preprocessing_of(detector), 0, _stride_in_1x1(detector))
+    info = NetworkInfo(target, stack.preprocessing_of(detector), 0, _stride_in_1x1(detector))
     model, report = copy.deepcopy(detector), None
     if stays and stack.has_norton_resnet(detector):
         return model, info, None
@@ -219,7 +220,7 @@ def _compress_resnet(
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a whole state; convolutions that read fewer channels now are narrowed, frozen norms have no counters."""
+    """Load a whole state; convolutions that read fewer channels now are narrowed."""
     expected = model.state_dict()
     for name, tensor in state.items():
         if name in expected and expected[name].shape != tensor.shape and tensor.ndim == 4:
@@ -227,8 +228,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             weight = torch.empty_like(tensor, device=expected[name].device)
             conv.weight = nn.Parameter(weight, bool(conv.weight.requires_grad))
             conv.in_channels = tensor.shape[1]  # type: ignore[assignment]
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    model.load_state_dict(counters | {name: tensor for name, tensor in state.items() if name in expected})
+    model.load_state_dict(match_counters(state, expected))
 
 
 def _stride_in_1x1(detector: nn.Module) -> bool:

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..checkpoint.checkpoint import check_state
 from ..decomposition.cp import Factors, cp_decompose_layers
 from ..models.architecture import Architecture
 from ..models.complexity import count_complexity
+from ..models.description import read_network
 from ..models.keys import split_detector_state
-from ..models.preprocessing import TORCHVISION, Preprocessing
+from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
-from ..models.spec_from_state import spec_from_state
+from ..models.state import check_finite, check_state, match_counters
 from ..utils.errors import InputError
 from ..utils.threads import one_thread
 from .calibration import Calibration
@@ -91,16 +91,16 @@ def compress(
     criterion = criterion or ("pabs" if calibration is None else "css")
     if get_criterion(criterion).needs_data and calibration is None:
         raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
-    state, found_preprocessing, found_stride = read_model(model)
-    classes = state["fc.weight"].shape[0] if "fc.weight" in state else 0
-    stride_in_1x1 = found_stride if stride_in_1x1 is None else stride_in_1x1
-    preprocessing = preprocessing or found_preprocessing
+    state, info = read_network(model)
+    stride_in_1x1 = info.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1
+    preprocessing = preprocessing or info.preprocessing
     if calibration is not None:
         _check_range(calibration.images, preprocessing)
-    spec = spec_for(state, spec)
+    spec = spec_for(info.spec.arch, spec)
     with torch.device("meta"):
-        dense = NortonResNet(CompressionSpec.dense(spec.arch), classes, stride_in_1x1)
-        small = NortonResNet(spec, classes, stride_in_1x1)
+        dense = NortonResNet(CompressionSpec.dense(spec.arch), info.num_classes, stride_in_1x1)
+        small = NortonResNet(spec, info.num_classes, stride_in_1x1)
+    state = match_counters(state, dense.state_dict())
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
     with _timed(seconds, "decompose"):
@@ -182,60 +182,19 @@ def _readers(rest: Mapping[str, Tensor], arch: Architecture) -> dict[int, tuple[
     }
 
 
-def read_model(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Preprocessing, bool]:
-    """State dict in float32 on the CPU, preprocessing, and whether strides sit in the 1x1 convolutions."""
-    if isinstance(model, nn.Module):
-        state: Mapping[str, Tensor] = model.state_dict()
-        preprocessing = getattr(model, "preprocessing", TORCHVISION)
-        stride = has_stride_in_1x1(dict(model.named_modules()).get("layer2.0.conv1"))
-    elif isinstance(model, Mapping):
-        state, preprocessing, stride = model, TORCHVISION, False
-    else:
-        raise InputError(f"model: expected a ResNet or its state dict, got {type(model).__name__}; pass nn.Module")
-    if any(name.endswith(".pointwise.weight") for name in state):
-        raise InputError("model: expected dense weights, got CP factors; compress the dense network it came from")
-    clean: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"model: {name}: expected a tensor, got {type(tensor).__name__}; pass model.state_dict()")
-        clean[name] = tensor.detach().cpu().float() if tensor.is_floating_point() else tensor.detach().cpu()
-    check_finite(clean, "model")
-    for name in list(clean):
-        if name.endswith("running_mean"):  # absent in frozen batch normalisation
-            clean.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.zeros((), dtype=torch.long))
-    return clean, preprocessing, stride
-
-
-def spec_for(state: Mapping[str, Tensor], spec: CompressionSpec | str) -> CompressionSpec:
-    """A spec as given, or the level of that name for the ResNet of a state dict.
+def spec_for(arch: str, spec: CompressionSpec | str) -> CompressionSpec:
+    """A spec as given, or the level of that name for a ResNet of that name.
 
     Raises:
         InputError: neither, or a spec of another ResNet.
     """
     if not isinstance(spec, CompressionSpec | str):
         raise InputError(f"spec: expected a CompressionSpec or a level's name, got {spec!r:.40}; write norton-78")
-    arch = spec_from_state(state).arch
     if isinstance(spec, str):
         return CompressionSpec.preset(spec, arch)
     if spec.arch != arch:
         raise InputError(f"spec: expected one of {arch}, as the model is, got one of {spec.arch}; give arch='{arch}'")
     return spec
-
-
-def has_stride_in_1x1(first: nn.Module | None) -> bool:
-    """Whether a stage with that as the first convolution of its first block has its stride in a 1x1 convolution."""
-    return isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.stride != (1, 1)
-
-
-def check_finite(tensors: Mapping[str, Tensor], whose: str) -> None:
-    """Refuse NaN and infinity in tensors.
-
-    Raises:
-        InputError: there is one; the message names the tensor.
-    """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"{whose}: {name}: expected finite weights, got NaN or infinity; use an intact checkpoint")
 
 
 def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:

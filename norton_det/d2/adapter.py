@@ -9,7 +9,7 @@ from detectron2.modeling import FPN
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
-from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
@@ -42,7 +42,7 @@ def replace_resnet(
         if any(parameter.requires_grad for parameter in parameters):
             break
         frozen += 1
-    info = CheckpointInfo(spec, preprocessing, 0, stride_in_1x1)
+    info = NetworkInfo(spec, preprocessing, 0, stride_in_1x1)
     new = NortonResNetBackbone(info, _norm_of(old), tuple(old.output_shape()), frozen)
     fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
 
@@ -109,7 +109,7 @@ def has_norton_resnet(detector: nn.Module) -> bool:
     return isinstance(getattr(detector.backbone, "bottom_up", None), NortonResNetBackbone)
 
 
-def finish(detector: nn.Module, info: CheckpointInfo) -> None:
+def finish(detector: nn.Module, info: NetworkInfo) -> None:
     """Nothing more: checkpoints read what they say off the detector."""
 
 

@@ -10,7 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.description import NetworkInfo
 from ..models.resnet import FEATURE_STRIDES, NortonResNet
 from ..utils.errors import InputError
 from .config import info_from_config
@@ -26,7 +26,7 @@ class NortonResNetBackbone(NortonResNet, Backbone):
         freeze_at: 0 none, 1 the stem, 2 the stem and res2, ... 5 all; frozen parts get FrozenBN.
     """
 
-    def __init__(self, info: CheckpointInfo, norm: str, out_features: tuple[str, ...], freeze_at: int) -> None:
+    def __init__(self, info: NetworkInfo, norm: str, out_features: tuple[str, ...], freeze_at: int) -> None:
         unknown = [name for name in out_features if name not in FEATURE_STRIDES]
         if unknown or not out_features:
             raise InputError(

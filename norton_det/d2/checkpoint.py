@@ -7,10 +7,10 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from ..checkpoint.checkpoint import CheckpointInfo
 from ..checkpoint.load import load_weights
 from ..checkpoint.tensor_file import METADATA_KEY
 from ..checkpoint.torch_file import save_torch
+from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
 from ..models.keys import find_resnet as find_resnet_part
 from ..models.keys import torchvision_to_d2
@@ -171,7 +171,7 @@ def find_resnet(model: nn.Module) -> tuple[NortonResNet | None, str]:
     return None, ""
 
 
-def info_of_model(model: nn.Module) -> CheckpointInfo | None:
+def info_of_model(model: nn.Module) -> NetworkInfo | None:
     """Spec and preprocessing of a detector, for its checkpoints; ``None`` without a compressed ResNet."""
     resnet, _ = find_resnet(model)
-    return resnet and CheckpointInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1, find_layout(model))
+    return resnet and NetworkInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1, find_layout(model))

@@ -4,7 +4,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.spec import ARCHITECTURES, CompressionSpec
 from ..utils.configs import find_config as find_config
@@ -92,7 +92,7 @@ def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
     return Preprocessing(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
 
 
-def info_from_config(cfg: CfgNode) -> CheckpointInfo:
+def info_from_config(cfg: CfgNode) -> NetworkInfo:
     """Spec, preprocessing and stride of the backbone to build.
 
     The spec is that of ``MODEL.WEIGHTS`` when this is a norton checkpoint (and the config's preprocessing has to
@@ -105,7 +105,7 @@ def info_from_config(cfg: CfgNode) -> CheckpointInfo:
     wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
     info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     if info is None:
-        info = CheckpointInfo(spec_from_config(cfg), wanted, 0, stride)
+        info = NetworkInfo(spec_from_config(cfg), wanted, 0, stride)
     else:
         check_agreement(cfg, info.spec.arch, info.preprocessing, info.stride_in_1x1)
     outputs = info.spec.architecture.outputs[0]

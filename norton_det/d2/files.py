@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoint.checkpoint import CheckpointInfo, read_info, read_tensors, tensor_names
+from ..checkpoint.checkpoint import read_info, read_tensors, tensor_names
 from ..checkpoint.sources import read_content
 from ..checkpoint.tensor_file import METADATA_KEY
+from ..models.description import NetworkInfo
 from ..utils.errors import InputError, first_line, naming
 from ..utils.files import require_file
 
@@ -26,7 +27,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     return content if isinstance(content.get("model"), dict) else {"model": content}
 
 
-def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
+def read_checkpoint_info(path: str | Path) -> NetworkInfo | None:
     """What a norton checkpoint, ``.safetensors`` or ``.pth``, says of itself; ``None`` for all other weights."""
     suffix = Path(path).suffix
     if suffix == ".safetensors":
@@ -37,7 +38,7 @@ def read_checkpoint_info(path: str | Path) -> CheckpointInfo | None:
     if text is None:
         return None
     with naming(path):
-        return CheckpointInfo.from_json(text)
+        return NetworkInfo.from_json(text)
 
 
 class Glance(NamedTuple):

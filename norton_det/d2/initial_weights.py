@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
-from ..checkpoint.checkpoint import CheckpointInfo, save_checkpoint, save_tensors
+from ..checkpoint.checkpoint import save_checkpoint, save_tensors
 from ..checkpoint.load import load_detector_state, load_weights
 from ..compression.calibration import Calibration
 from ..compression.detector import CALIBRATION_PIXELS
 from ..compression.resnet import compress, compress_detector_state
 from ..data.images import decoding, read_sample
+from ..models.description import NetworkInfo
 from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
@@ -104,7 +105,7 @@ def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
             save_checkpoint(path, loaded.build())
         else:
             prefix, resnet, rest = split_detector_state(detector)
-            info = CheckpointInfo(loaded.spec, loaded.preprocessing, 0, loaded.stride_in_1x1)
+            info = NetworkInfo(loaded.spec, loaded.preprocessing, 0, loaded.stride_in_1x1)
             save_tensors(path, rest | {f"{prefix}{name}": tensor for name, tensor in resnet.items()}, info)
         return
     options: dict[str, Any] = {
@@ -115,7 +116,7 @@ def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
     }
     if detector is not None:
         state, report = compress_detector_state(detector, spec, **options)
-        save_tensors(path, state, CheckpointInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+        save_tensors(path, state, NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     else:
         result = compress(loaded.state, spec, **options)
         report = result.report

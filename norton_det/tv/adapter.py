@@ -12,18 +12,19 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.functional import pil_to_tensor
 
-from ..checkpoint.checkpoint import CheckpointInfo
-from ..checkpoint.load import load_detector_state as load_state
+from ..checkpoint.load import load_detector_state
 from ..checkpoint.sources import is_safetensors
+from ..models.description import NetworkInfo
 from ..models.keys import split_detector_state
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
+from ..models.state import load_state
 from ..utils.errors import InputError
 from .backbone import resnet_fpn
 from .detectors import BUILDERS, DETECTORS
-from .weights import DetectorInfo, is_detector_file, load_exactly, read_detector_info
+from .weights import DetectorInfo, is_detector_file, read_detector_info
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
 
@@ -38,7 +39,7 @@ def load_torchvision_detector(path: str | Path) -> nn.Module:
     """
     if is_safetensors(path) and is_detector_file(path):
         return BUILDERS[read_detector_info(path).kind](weights=path).eval()
-    state = load_state(path)
+    state = load_detector_state(path)
     if state is None or not any(name.startswith("backbone.body.") for name in state):
         raise InputError(
             f"{path}: expected a detector of torchvision, got other weights; for one of Detectron2 give --config"
@@ -50,9 +51,9 @@ def load_torchvision_detector(path: str | Path) -> nn.Module:
     if scores is None or (kind == "keypoint" and heat is None):
         raise InputError(f"{path}: expected the heads of a {kind} R-CNN, got none; use the whole state dict")
     options = {"num_keypoints": heat.shape[1]} if kind == "keypoint" and heat is not None else {}
-    body = resnet_fpn(CheckpointInfo(spec_from_state(part), num_classes=0), True, None)
+    body = resnet_fpn(NetworkInfo(spec_from_state(part), num_classes=0), True, None)
     detector = DETECTORS[kind](body, len(scores), **options)
-    load_exactly(detector, state, str(path))
+    load_state(detector, state, str(path))
     return detector.eval()
 
 
@@ -153,7 +154,7 @@ def has_norton_resnet(detector: nn.Module) -> bool:
     return isinstance(getattr(detector.backbone, "body", None), IntermediateLayerGetter)
 
 
-def finish(detector: nn.Module, info: CheckpointInfo) -> None:
+def finish(detector: nn.Module, info: NetworkInfo) -> None:
     """Note what ``save_detector`` has to write."""
     heads = detector.roi_heads
     kind = "keypoint" if isinstance(detector, KeypointRCNN) else "mask" if isinstance(detector, MaskRCNN) else "faster"

@@ -12,7 +12,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..checkpoint.checkpoint import CheckpointInfo, load_checkpoint
+from ..checkpoint.checkpoint import load_checkpoint
+from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
@@ -23,7 +24,7 @@ DEFAULT_TRAINABLE = 3
 FPN_CHANNELS = 256
 
 
-def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[CheckpointInfo, dict[str, Tensor], str]:
+def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[NetworkInfo, dict[str, Tensor], str]:
     """Backbone weights for RGB images: what they are, their tensors without the classifier, and their name.
 
     Weights that want BGR get the input channels of their first convolution reversed, and mean and std with
@@ -47,10 +48,10 @@ def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[Checkp
         if "conv1.weight" in state:
             state["conv1.weight"] = state["conv1.weight"].flip(1)  # (O, 3, 7, 7)
         preprocessing = Preprocessing("RGB", preprocessing.mean[::-1], preprocessing.std[::-1])
-    return CheckpointInfo(model.spec, preprocessing, 0, model.stride_in_1x1), state, name
+    return NetworkInfo(model.spec, preprocessing, 0, model.stride_in_1x1), state, name
 
 
-def resnet_fpn(info: CheckpointInfo, trained: bool, trainable_layers: int | None) -> BackboneWithFPN:
+def resnet_fpn(info: NetworkInfo, trained: bool, trainable_layers: int | None) -> BackboneWithFPN:
     """ResNet with FPN: images (N, 3, H, W) -> maps "0".."3" and "pool" of 256 channels at strides 4 to 64.
 
     As in torchvision: batch normalisation is frozen where weights are given, and then the last

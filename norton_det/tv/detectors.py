@@ -11,14 +11,15 @@ from typing import Any
 
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
-from ..checkpoint.checkpoint import CheckpointInfo
+from ..models.description import NetworkInfo
 from ..models.factorize import apply_layout
 from ..models.preprocessing import TORCHVISION, Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
+from ..models.state import load_state
 from ..utils.errors import InputError
 from .backbone import backbone_weights, choose_spec, resnet_fpn
-from .weights import DetectorInfo, load_detector_state, load_exactly, read_detector_info
+from .weights import DetectorInfo, load_detector_state, read_detector_info
 
 DEFAULT_SPEC = "norton-78"
 DETECTORS = {"faster": FasterRCNN, "mask": MaskRCNN, "keypoint": KeypointRCNN}
@@ -122,7 +123,7 @@ def _build(
         backbone, state, source = backbone_weights(weights_backbone)
         choose_spec(spec, backbone.spec, DEFAULT_SPEC)
     else:
-        backbone = CheckpointInfo(choose_spec(spec, None, DEFAULT_SPEC), _chosen_preprocessing(kwargs), 0)
+        backbone = NetworkInfo(choose_spec(spec, None, DEFAULT_SPEC), _chosen_preprocessing(kwargs), 0)
     num_classes = default_classes if num_classes is None else num_classes
     options = kwargs | _normalisation(backbone.preprocessing, kwargs)
     if kind == "keypoint":
@@ -132,7 +133,7 @@ def _build(
     trained = weights is not None or weights_backbone is not None
     body = resnet_fpn(backbone, trained, trainable_layers)
     if state is not None:
-        load_exactly(body.body, state, source)
+        load_state(body.body, state, source)
     model = DETECTORS[kind](body, num_classes, **options)
     if weights is not None:
         apply_layout(model, backbone.layout, "empty")

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..checkpoint.checkpoint import CheckpointInfo, check_state, read_info, read_tensors
+from ..checkpoint.checkpoint import read_info, read_tensors
 from ..checkpoint.tensor_file import read_fields, write_tensors
+from ..models.description import NetworkInfo
+from ..models.state import load_state
 from ..utils.errors import InputError
 
 DETECTOR_KEY = "detector"
@@ -33,7 +35,7 @@ class DetectorInfo:
     """
 
     kind: str
-    backbone: CheckpointInfo
+    backbone: NetworkInfo
     num_classes: int
     num_keypoints: int | None = None
 
@@ -94,14 +96,7 @@ def load_detector_state(model: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: names or shapes differ.
     """
-    load_exactly(model, read_tensors(path), str(path))
-
-
-def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state by name, all or none; counters of batches, which frozen layers lack, are left aside."""
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    check_state(state, model.state_dict(), source)
-    model.load_state_dict(state)
+    load_state(model, read_tensors(path), str(path))
 
 
 def _is_size(value: object) -> bool:

@@ -15,22 +15,22 @@ from torch import Tensor
 
 from norton_det.checkpoint.checkpoint import (
     METADATA_KEY,
-    CheckpointInfo,
-    check_state,
     load_checkpoint,
-    load_state,
     read_info,
     read_tensors,
     save_checkpoint,
     save_tensors,
 )
 from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.models.description import NetworkInfo
 from norton_det.models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
+from norton_det.models.state import check_state, load_state, match_counters
 from norton_det.utils.errors import InputError
 
 SPEC = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16", name="tiny")
+ZERO = torch.zeros(2)
 
 
 def build(spec: CompressionSpec = SPEC, classes: int = 3, stride_in_1x1: bool = False) -> NortonResNet:
@@ -69,8 +69,8 @@ def test_round_trip_gives_identical_outputs(tmp_path, rank, classes, stride_in_1
 
 def test_file_describes_itself(saved):
     info = read_info(saved)
-    assert info == CheckpointInfo(SPEC, TORCHVISION, 3, False)
-    assert CheckpointInfo.from_json(info.to_json()) == info
+    assert info == NetworkInfo(SPEC, TORCHVISION, 3, False)
+    assert NetworkInfo.from_json(info.to_json()) == info
     with safe_open(str(saved), framework="pt") as content:
         fields = json.loads(content.metadata()[METADATA_KEY])
     assert set(fields) == {"version", "spec", "preprocessing", "num_classes", "stride_in_1x1", "sha256"}
@@ -139,7 +139,7 @@ def test_saving_with_a_spec(tmp_path):
 
 def test_tensors_that_share_memory_are_written(tmp_path):
     weight = torch.arange(6.0).view(2, 3)
-    save_tensors(tmp_path / "x.safetensors", {"a": weight, "b": weight.T}, CheckpointInfo(SPEC))
+    save_tensors(tmp_path / "x.safetensors", {"a": weight, "b": weight.T}, NetworkInfo(SPEC))
     read = read_tensors(tmp_path / "x.safetensors")
     assert torch.equal(read["a"], weight) and torch.equal(read["b"], weight.T)
 
@@ -184,7 +184,7 @@ def test_missing_files_and_folders_are_refused(tmp_path, read):
 
 
 def damaged(**changes: object) -> str:
-    fields = json.loads(CheckpointInfo(SPEC, num_classes=3).to_json())
+    fields = json.loads(NetworkInfo(SPEC, num_classes=3).to_json())
     fields.update(changes)
     return json.dumps(fields)
 
@@ -259,11 +259,20 @@ def test_load_state_is_all_or_nothing():
     assert torch.equal(model.fc.weight, state["fc.weight"])
 
 
-def test_check_state_adds_missing_counters():
-    expected = {"bn.num_batches_tracked": torch.tensor(7), "bn.weight": torch.ones(2)}
-    state = {"bn.weight": torch.zeros(2)}
-    check_state(state, expected, "x")
-    assert int(state["bn.num_batches_tracked"]) == 0
+def test_counters_of_batches_follow_the_network():
+    """Zeros where the state lacks them, none where the network's normalisation is frozen, and nothing else changes."""
+    expected = {"bn.num_batches_tracked": torch.tensor(7), "bn.weight": torch.ones(2), "frozen.running_mean": ZERO}
+    state = {"bn.weight": ZERO, "frozen.running_mean": ZERO, "frozen.num_batches_tracked": torch.tensor(3)}
+    before = dict(state)
+    matched = match_counters(state, expected)
+    assert matched.keys() == expected.keys() and int(matched["bn.num_batches_tracked"]) == 0
+    assert match_counters({"bn.num_batches_tracked": torch.tensor(5)}, expected)["bn.num_batches_tracked"] == 5
+    assert "other.num_batches_tracked" in match_counters({"other.num_batches_tracked": ZERO}, expected)
+    check_state(matched, expected, "x")
+    check_state({name: tensor for name, tensor in matched.items() if name != "bn.num_batches_tracked"}, expected, "x")
+    with pytest.raises(InputError, match=r"x: tensors: 1 unexpected \(first: frozen.num_batches_tracked\)"):
+        check_state(state, expected, "x")
+    assert state == before
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path):

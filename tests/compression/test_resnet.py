@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 
 import norton_det as nd
-from norton_det.checkpoint.checkpoint import CheckpointInfo, build_from_info
 from norton_det.compression.resnet import CompressionResult, compress, compress_detector_state, cut_laterals
 from norton_det.models.architecture import ARCHITECTURES
+from norton_det.models.description import NetworkInfo
 from norton_det.models.keys import split_detector_state, torchvision_to_d2
 from norton_det.models.preprocessing import MSRA, TORCHVISION
 from norton_det.models.resnet import NortonResNet
@@ -300,7 +300,7 @@ def test_report(norton_78):
 def test_published_parameters(preset):
     spec = dataclasses.replace(CompressionSpec.preset(preset), rank=None)  # factors are counted below
     result = compress(resnet50(1000), spec)
-    decomposed = build_from_info(CheckpointInfo(CompressionSpec.preset(preset), num_classes=1000))
+    decomposed = NetworkInfo(CompressionSpec.preset(preset), num_classes=1000).build()
     dense_3x3 = sum(t.numel() for n, t in result.model.named_parameters() if n.endswith("conv2.weight"))
     factors = sum(t.numel() for n, t in decomposed.named_parameters() if ".conv2." in n)
     assert result.report.params == (25_557_032, PUBLISHED[preset] + dense_3x3 - factors)

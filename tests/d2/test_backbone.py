@@ -10,8 +10,9 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import nn
 
-from norton_det.checkpoint.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from norton_det.d2 import NortonCheckpointer, add_norton_config, load_config, spec_from_config
+from norton_det.models.description import NetworkInfo
 from norton_det.models.keys import torchvision_to_d2
 from norton_det.models.preprocessing import MSRA
 from norton_det.models.spec import CompressionSpec
@@ -314,4 +315,4 @@ def test_info_of_a_backbone(config, norton_64):
     from norton_det.d2 import info_from_config
 
     info = info_from_config(config(**{"MODEL.WEIGHTS": norton_64}))
-    assert isinstance(info, CheckpointInfo) and info.spec.name == "norton-64" and info.num_classes == 10
+    assert isinstance(info, NetworkInfo) and info.spec.name == "norton-64" and info.num_classes == 10

@@ -10,10 +10,11 @@ import torchvision
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 
-from norton_det.checkpoint.checkpoint import METADATA_KEY, CheckpointInfo, read_info, save_checkpoint, save_tensors
+from norton_det.checkpoint.checkpoint import METADATA_KEY, read_info, save_checkpoint, save_tensors
 from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.files import read_checkpoint_info
+from norton_det.models.description import NetworkInfo
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
@@ -92,9 +93,9 @@ def test_round_trip_of_a_trainers_file(config, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000006.pth"]
 
     info = read_checkpoint_info(file)
-    assert info == CheckpointInfo(CompressionSpec.preset("norton-77"), model.backbone.bottom_up.preprocessing, 0, False)
+    assert info == NetworkInfo(CompressionSpec.preset("norton-77"), model.backbone.bottom_up.preprocessing, 0, False)
     content = torch.load(file, weights_only=True)
-    assert CheckpointInfo.from_json(content[METADATA_KEY]) == info and content["iteration"] == 6
+    assert NetworkInfo.from_json(content[METADATA_KEY]) == info and content["iteration"] == 6
     # any preset in the config: the file's own spec counts
     again = load_detector(config(**keys | {"MODEL.WEIGHTS": file, "MODEL.NORTON.PRESET": "norton-64"}))
     assert not again.training and equal(again, model.state_dict())
@@ -112,7 +113,7 @@ def test_whole_detector_as_safetensors(config, tmp_path):
     dense = detector(config, **{"MODEL.NORTON.PRESET": "dense"})
     spec = CompressionSpec.parse(None, "[0.]+[0.4]*19")
     state, report = compress_detector_state(dense.state_dict(), spec)
-    file = save_tensors(tmp_path / "detector.safetensors", state, CheckpointInfo(spec, num_classes=0))
+    file = save_tensors(tmp_path / "detector.safetensors", state, NetworkInfo(spec, num_classes=0))
     model = load_detector(config(**{"MODEL.WEIGHTS": file}))
     names = model.state_dict().keys()
     assert equal(model, {name: tensor for name, tensor in state.items() if name in names})

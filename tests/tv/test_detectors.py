@@ -8,8 +8,9 @@ import torch
 from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
-from norton_det.checkpoint.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.models.description import NetworkInfo
 from norton_det.models.preprocessing import MSRA
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
@@ -258,7 +259,7 @@ def test_same_spec_may_be_repeated(checkpoint):
     ],
 )
 def test_damaged_metadata(text, tmp_path):
-    backbone = CheckpointInfo(CompressionSpec.preset("norton-78"), num_classes=0)
+    backbone = NetworkInfo(CompressionSpec.preset("norton-78"), num_classes=0)
     file = tmp_path / "detector.safetensors"
     write_tensors(file, {"x": torch.zeros(1)}, backbone.to_fields() | {DETECTOR_KEY: json.loads(text)})
     with pytest.raises(InputError, match=r"detector\.safetensors: ") as caught:

@@ -16,18 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint.checkpoint import check_state
+from ...models.description import has_stride_in_1x1, read_network
 from ...models.factorize import Layout, find_candidates, find_layout
 from ...models.fuse import fuse
 from ...models.keys import split_detector_state
 from ...models.resnet import NortonResNet
 from ...models.spec import CompressionSpec
 from ...models.spec_from_state import spec_from_state
+from ...models.state import load_state
 from ...utils.errors import InputError
 from ..calibration import Calibration
 from ..detector import adapter_of, check_images, compress_detector, stack_name
 from ..prune import find_laterals
-from ..resnet import compress, has_stride_in_1x1, read_model
+from ..resnet import compress
 from .costs import Network, describe
 from .perturbation import Ends
 from .sensitivity import Group, groups_from_images, groups_from_weights
@@ -77,15 +78,12 @@ def whole_input(model: nn.Module, size: tuple[int, int, int]) -> Any:
 def _of_classifier(
     model: nn.Module | Mapping[str, Tensor], calibration: Tensor | Calibration | None, size: tuple[int, int, int]
 ) -> Subject:
-    state, _, stride = read_model(model)
-    spec = spec_from_state(state)
+    state, info = read_network(model)
+    spec = info.spec
     if not spec.is_dense:
         raise InputError(f"model: expected a dense ResNet, got {spec}; search on the network that it came from")
-    resnet = NortonResNet(spec, state["fc.weight"].shape[0] if "fc.weight" in state else 0, stride)
-    check_state(state, resnet.state_dict(), "model")
-    resnet.load_state_dict(state)
-    resnet.eval()
-    network = describe(resnet, spec.arch, size, stride_in_1x1=stride)
+    resnet = info.build_with(state, "model")
+    network = describe(resnet, spec.arch, size, stride_in_1x1=info.stride_in_1x1)
     images = calibration.images if isinstance(calibration, Calibration) else calibration
 
     def sensitivity(progress: bool) -> list[Group]:
@@ -122,11 +120,11 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
     network = describe(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
 
     def sensitivity(progress: bool) -> list[Group]:
-        state = read_model(part)[0]
+        state = read_network(part)[0]
         if inputs is None:
             return groups_from_weights(network, state, progress)
         resnet = NortonResNet(spec, 0, stride)
-        resnet.load_state_dict(state)
+        load_state(resnet, state, "detector")
         large = _crops(dense, stack, inputs, SIDE, CROPS)
         small = _crops(dense, stack, inputs, PROBE_SIDE, PROBES)
         crops = torch.cat([_pixels(crop) for crop in large])
