@@ -138,7 +138,7 @@ def test_one_step_reaches_every_parameter(config, root, tmp_path, kind, loss):
     ],
 )
 def test_evaluation_of_masks_and_keypoints(config, root, tmp_path, kind, names, columns):
-    """Untrained networks find nothing, but in every column; the truth itself scores 100 in tests/data/test_register.py."""
+    """Untrained networks find nothing, but in every column; the truth itself scores 100 in data/test_register.py."""
     register_generated(root)
     cfg = quick(config, kind, OUTPUT_DIR=tmp_path, **{"TEST.DETECTIONS_PER_IMAGE": 2})
     results = NortonTrainer.test(cfg, build_model(cfg).eval())
