@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.data.transforms import ResizeTransform
 from detectron2.layers import ROIAlign
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
@@ -17,7 +17,8 @@ from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..deploy.graph import DetectorGraph, output_names, too_long
+from ..deploy.graph import DetectorGraph, output_names
+from ..models.input_size import input_size
 from ..models.rcnn import BoxRule, Head, PoolRule, ProposalRule
 from ..utils.errors import InputError
 
@@ -135,18 +136,15 @@ def describe(detector: GeneralizedRCNN) -> dict[str, Any]:
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
-    """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it: with Pillow, on whole numbers.
-
-    A ``min_size`` of 0 leaves it as it is.
+    """An image (3, H, W) in 0..255 as Detectron2's ``ResizeShortestEdge`` resizes it, with Pillow, on whole numbers: to
+    the (3, h, w) of ``input_size``.
     """
-    if min_size == 0:
+    old = (image.shape[1], image.shape[2])
+    new = input_size(*old, min_size, max_size)
+    if new == old:
         return image
-    height, width = ResizeShortestEdge.get_output_shape(*image.shape[1:], min_size, max_size)
-    if not min(height, width):
-        raise InputError(too_long(image, max_size))
-    pixels = image.byte().permute(1, 2, 0).numpy()
-    transform = ResizeShortestEdge([min_size, min_size], max_size).get_transform(pixels)
-    return torch.from_numpy(np.ascontiguousarray(transform.apply_image(pixels).transpose(2, 0, 1))).float()
+    pixels = ResizeTransform(*old, *new).apply_image(image.byte().permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
 
 
 def keypoints(heatmaps: Tensor, boxes: Tensor) -> Tensor:

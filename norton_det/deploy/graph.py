@@ -168,12 +168,6 @@ def output_names(masks: bool, keypoints: bool) -> tuple[str, ...]:
     return ("boxes", "scores", "labels", *(["masks"] if masks else []), *(["heatmaps"] if keypoints else []))
 
 
-def too_long(image: Tensor, max_size: int) -> str:
-    """What is wrong with a picture (3, H, W) whose short side vanishes when the long one is resized to ``max_size``."""
-    height, width = image.shape[1:]
-    return f"image: expected a short side that is left at a long one of {max_size}, got {width}x{height}; crop it"
-
-
 def to_graph(detector: nn.Module) -> DetectorGraph:
     """The graph of a Faster, Mask or Keypoint R-CNN of either stack; it shares the detector's layers.
 

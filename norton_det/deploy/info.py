@@ -9,6 +9,7 @@ from torch import nn
 
 from ..compression.detector import ADAPTERS, adapter_of, stack_name
 from ..models.complexity import count_complexity
+from ..models.input_size import LONGEST, is_size
 from ..utils.errors import InputError
 
 VERSION = 1
@@ -24,7 +25,8 @@ class DeployInfo:
         stack: whose rules hold for resizing, masks and keypoints: detectron2 or torchvision.
         outputs: names in order, see ``DetectorGraph.outputs``.
         color: RGB or BGR, what the graph's input is.
-        min_size, max_size: pixels: the short side is resized to ``min_size`` unless the long one passes ``max_size``.
+        min_size, max_size: pixels: the short side is resized to ``min_size`` unless the long one passes ``max_size``
+            (``input_size``); a ``min_size`` of 0 leaves pictures at their size.
         classes: names by label, if they are known.
         precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
@@ -75,12 +77,11 @@ class DeployInfo:
         Raises:
             InputError: one line naming the field.
         """
-        sizes = type(self.min_size) is int and type(self.max_size) is int
         checks = {
             "stack": (self.stack in ADAPTERS, " or ".join(ADAPTERS)),
             "outputs": (tuple(self.outputs[:3]) == ("boxes", "scores", "labels"), "boxes, scores, labels, ..."),
             "color": (self.color in ("RGB", "BGR"), "RGB or BGR"),
-            "min_size": (sizes and 1 <= self.min_size <= self.max_size <= 32768, "1 to max_size, at most 32768"),
+            "min_size": (is_size(self.min_size, self.max_size), f"0 to max_size, at most {LONGEST}"),
             "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             "classes": (all(isinstance(name, str) for name in self.classes), "names"),
             "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),

@@ -66,7 +66,7 @@ def load_predictor(
     Args:
         weights, config, opts: an exported ``.xml`` or ``.onnx`` file alone, or see ``load_detector``.
         precision: f32 or bf16; by default what the file says.
-        min_size: pixels of the input's short side, of a detector in PyTorch.
+        min_size: pixels of the input's short side, of a detector in PyTorch; 0 leaves pictures at their size.
         threads: of the CPU, of an exported file.
         color: order of the pictures given: RGB or BGR.
         eager: run a detector as its own stack does, not in its deploy form.
@@ -75,13 +75,13 @@ def load_predictor(
         InputError: see ``load_detector`` and ``Predictor``; an option that does not go with the kind of weights.
     """
     if weights.endswith(EXPORTED):
-        if config or min_size or opts or eager:
+        if config or min_size is not None or opts or eager:
             raise InputError(f"{weights}: expected no config, size or eager beside an exported file; it has its own")
         return Predictor(weights, color=color, precision=precision, threads=threads)
     if threads:
         raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
     detector, known = load_detector(weights, config, opts)
-    options = known | ({"min_size": min_size} if min_size else {})
+    options = known | ({} if min_size is None else {"min_size": min_size})
     if eager:
         if precision not in (None, "f32"):
             raise InputError(

@@ -1,7 +1,6 @@
 """The ``DetectorGraph`` of a torchvision R-CNN, and what turns its outputs into results as torchvision gives them."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,8 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, paste_masks_in_image
 from torchvision.ops import MultiScaleRoIAlign
 
-from ..deploy.graph import DetectorGraph, output_names, too_long
+from ..deploy.graph import DetectorGraph, output_names
+from ..models.input_size import floor_size, input_size, resize_scale
 from ..models.rcnn import BoxRule, Head, PoolRule, ProposalRule
 from ..utils.errors import InputError
 
@@ -104,14 +104,13 @@ def describe(detector: FasterRCNN) -> dict[str, Any]:
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
-    """An image (3, H, W) as torchvision's ``GeneralizedRCNNTransform`` resizes it: bilinear, on floats."""
-    short, long = sorted(image.shape[1:])
-    scale = min(min_size / short, max_size / long)
-    size = [math.floor(side * scale) for side in image.shape[1:]]
-    if not min(size):
-        raise InputError(too_long(image, max_size))
-    if size == list(image.shape[1:]):
+    """An image (3, H, W) as torchvision's ``GeneralizedRCNNTransform`` resizes it, bilinear, on floats: to the
+    (3, h, w) of ``input_size``.
+    """
+    old = (image.shape[1], image.shape[2])
+    if input_size(*old, min_size, max_size, floor_size) == old:
         return image
+    scale = resize_scale(*old, min_size, max_size)
     options: dict[str, Any] = {"mode": "bilinear", "align_corners": False, "recompute_scale_factor": True}
     return nn.functional.interpolate(image[None], scale_factor=scale, **options)[0]
 
@@ -145,6 +144,8 @@ def detect(detector: FasterRCNN, image: np.ndarray, min_size: int, max_size: int
 
 def _run(detector: FasterRCNN, picture: np.ndarray, min_size: int, max_size: int) -> list[dict[str, Tensor]]:
     image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
+    if min_size == 0:  # not resized
+        min_size, max_size = min(picture.shape[:2]), max(picture.shape[:2])
     kept = detector.transform
     detector.transform = copy.copy(kept)
     detector.transform.min_size, detector.transform.max_size = (min_size,), max_size

@@ -11,6 +11,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from norton_det.compression.detector import compress_detector, stack_name
 from norton_det.data.images import read_image
 from norton_det.deploy import DeployInfo, Detections, Predictor, export
+from norton_det.deploy.native import NativePredictor
 from norton_det.models.complexity import count_complexity
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
@@ -195,7 +196,7 @@ def test_sizes_default_to_the_detectors(faster):
         ({"path": "x.xml", "precision": "fp4"}, "precision: expected f32, bf16, int8 for .xml"),
         ({"path": "x.xml", "precision": "int8"}, "calibration: expected pictures"),
         ({"path": "x.xml", "calibration": [np.zeros((9, 9, 3), np.uint8)]}, "calibration: expected pictures"),
-        ({"path": "x.xml", "min_size": 0}, "min_size: expected 1 to max_size"),
+        ({"path": "x.xml", "min_size": -1}, "min_size: expected 0 to max_size"),
     ],
 )
 def test_export_refuses(faster, tmp_path, options, pattern):
@@ -264,6 +265,16 @@ def test_what_cannot_be_deployed_is_refused(faster, picture, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]
 
 
+def test_no_resizing(detector, picture):
+    """``INPUT.MIN_SIZE_TEST 0`` of Detectron2, in the deploy form and eagerly."""
+    sizes = {"min_size": 0, "max_size": 160}
+    predictor = Predictor(detector, **sizes)
+    assert predictor.prepare(picture).shape == (1, 3, *picture.shape[:2])
+    expected = NativePredictor(detector, **sizes)(picture)
+    assert len(expected) > 3
+    same(predictor(picture), expected)
+
+
 def test_a_picture_that_is_too_long(detector):
     with pytest.raises(InputError, match="expected a short side that is left at a long one of 160, got 2000x1; crop"):
         Predictor(detector, **SIZES)(np.zeros((1, 2000, 3), np.uint8))
@@ -291,7 +302,7 @@ def test_a_file_of_another_tool(tmp_path):
     [
         ({"version": 2}, "version: expected 1, got 2"),
         ({"stack": "yolo"}, "stack: expected detectron2 or torchvision"),
-        ({"min_size": 900}, "min_size: expected 1 to max_size"),
+        ({"min_size": 900}, "min_size: expected 0 to max_size"),
         ({"extra": 1}, "damaged"),
         ({"outputs": ["x"]}, "outputs: expected"),
     ],
