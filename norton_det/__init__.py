@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .compression.resnet import CompressionResult as CompressionResult
     from .compression.resnet import compress as compress
     from .compression.resnet import compress_detector_state as compress_detector_state
-    from .compression.search.search import SearchResult as SearchResult
+    from .compression.search.result import SearchResult as SearchResult
     from .compression.search.search import search as search
     from .decomposition.cp import Factors as Factors
     from .decomposition.cp import cp_decompose as cp_decompose
@@ -54,7 +54,8 @@ _PUBLIC = {
     "compression.precise_bn": ("reestimate_batch_norm",),
     "compression.report": ("CompressionReport",),
     "compression.resnet": ("CompressionResult", "compress", "compress_detector_state"),
-    "compression.search.search": ("SearchResult", "search"),
+    "compression.search.result": ("SearchResult",),
+    "compression.search.search": ("search",),
     "decomposition.cp": ("Factors", "cp_decompose"),
     "deploy.tune": ("tune",),
     "models.complexity": ("count_complexity",),

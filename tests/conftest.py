@@ -3,7 +3,7 @@
 import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,38 +59,32 @@ def real_weights(real_weights_path: Path) -> dict[str, torch.Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 
-@pytest.fixture(scope="module")
-def quick_search() -> Iterator[None]:
-    """Searches of whole detectors with fewer ranks to choose from, told by fewer filters and smaller crops."""
-    from norton_det.compression.search import error_curves, problem
+@pytest.fixture(scope="session")
+def quick_search() -> Any:
+    """For searches of whole detectors: fewer ranks to choose from, told by fewer filters and smaller crops."""
+    from norton_det.compression.search.settings import SearchSettings
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(error_curves, "RANKS", (1,))
-        patch.setattr(error_curves, "FILTERS", 4)
-        for name, value in (("SIDE", 64), ("PROBE_SIDE", 64), ("CROPS", 4), ("PROBES", 2)):
-            patch.setattr(problem, name, value)
-        yield
+    return SearchSettings(ranks=(1,), filters=4, crops=4, crop_side=64, probe_crops=2, probe_side=64)
 
 
-@pytest.fixture
-def search_latency(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """``search`` for an easy latency with few attempts: what it finds, within 5 %, or ``None`` where noise made it miss
-    that; it has to say so in its one line.
+@pytest.fixture(scope="session")
+def planted_clock() -> Callable[..., Any]:
+    """``timing.measure`` on a machine without noise: its seconds are (G FLOPs / 20) ** 0.8, so that the layers of a
+    network take longer alone than together, and a table of layers tells of the whole only roughly.
     """
-    from norton_det.compression.search.search import search
-    from norton_det.utils.errors import InputError
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def run(model: torch.nn.Module, attempts: int, **options: Any) -> Any:
-        monkeypatch.setattr(sys.modules[search.__module__], "ATTEMPTS", attempts)
-        try:
-            found = search(model, target_latency_ms="70%", **options)
-        except InputError as error:
-            assert "the best that was reached is" in str(error)
-            return None
-        assert abs(found.reached / found.target - 1) <= 0.05
-        return found
+    from norton_det.utils.timing import Timing
 
-    return run
+    def measure(candidates: Mapping[str, Callable[[], object]], *, rounds: int, **_: object) -> dict[str, Timing]:
+        timings = {}
+        for name, call in candidates.items():
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                call()
+            timings[name] = Timing(((counter.get_total_flops() / 20e9) ** 0.8,) * rounds)
+        return timings
+
+    return measure
 
 
 @pytest.fixture

@@ -14,7 +14,10 @@ from ..compression.detector import compress_detector, resnet_spec
 from ..compression.detector_report import DetectorReport
 from ..compression.report import CompressionReport
 from ..compression.resnet import compress, compress_detector_state
-from ..compression.search.search import TARGETS, SearchResult, measure_whole, parse_target, search
+from ..compression.search.measured_latency import measure_whole
+from ..compression.search.result import SearchResult
+from ..compression.search.search import search
+from ..compression.search.target import TARGETS, parse_target
 from ..data.images import load_images, load_pictures
 from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo

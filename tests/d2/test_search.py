@@ -13,8 +13,6 @@ from norton_det.d2.build import load_detector, save_detector, to_input
 from norton_det.d2.files import read_layout
 from norton_det.data.images import load_pictures
 
-pytestmark = pytest.mark.usefixtures("quick_search")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -38,18 +36,17 @@ def test_pictures_as_at_test_time(config, folder, colours):
     assert to_input(cfg)(plain)["image"][:, 0, 0].tolist() == ([250, 100, 0] if colours == "RGB" else [0, 100, 250])
 
 
-def test_a_target_with_pictures(config, folder, tmp_path):
+def test_a_target_with_pictures(config, folder, tmp_path, quick_search):
     """Detectron2's own ResNet, by the pictures, to a file that loads again."""
     own = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone", "INPUT.MIN_SIZE_TEST": 64}
     cfg = config("dense_faster_rcnn.yaml", **own)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     inputs, _ = load_pictures(folder, to_input(cfg), count=3)
-    found = search(model, target_macs="35%", calibration=inputs, input_size=(3, 64, 96))
+    size = (3, 64, 96)
+    found = search(model, target_macs="35%", calibration=inputs, input_size=size, settings=quick_search)
     assert abs(found.reached / found.target - 1) <= 0.05 and len(found.layout) == 7
-    result = compress_detector(
-        model, found.spec, layout=found.layout, criterion="norm", starts=1, input_size=(3, 64, 96)
-    )
+    result = compress_detector(model, found.spec, layout=found.layout, criterion="norm", starts=1, input_size=size)
     assert result.report.macs[1] == found.reached
     path = tmp_path / "small.safetensors"
     save_detector(path, result.model)

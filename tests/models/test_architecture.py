@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import norton_det as nd
 from norton_det.compression.calibration import Calibration
-from norton_det.compression.search.costs import Budget, describe
+from norton_det.compression.search.costs import CostModel, describe_network
 from norton_det.models.architecture import ARCHITECTURES, IMAGE, Architecture, architecture
 from norton_det.models.complexity import count_complexity
 from norton_det.models.keys import d2_to_torchvision, torchvision_to_d2
@@ -119,10 +119,10 @@ def test_levels_save_what_their_name_says(name, level):
     spec = CompressionSpec.preset(level, name)
     assert spec.arch == name and spec.name == level and spec_from_state(on_meta(spec).state_dict()) == spec
     found, dense = count_complexity(on_meta(spec)), count_complexity(on_meta(CompressionSpec.dense(name)))
-    network = describe(on_meta(CompressionSpec.dense(name)), name, (3, 224, 224))
+    network = describe_network(on_meta(CompressionSpec.dense(name)), name, (3, 224, 224))
     choice = network.dense() | spec.left() | dict(zip(spec.architecture.factored, spec.ranks, strict=True))
-    assert Budget(network, "macs").total(choice) == found.macs
-    assert Budget(network, "params").total(choice) == found.params
+    assert CostModel(network, "macs").total(choice) == found.macs
+    assert CostModel(network, "params").total(choice) == found.params
     if name != "resnet50":  # there the published rows settle it, see test_resnet.py
         assert abs(100 * (1 - found.macs / dense.macs) - int(level.removeprefix("norton-"))) <= 0.5
 

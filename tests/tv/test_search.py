@@ -1,12 +1,15 @@
 """Targets of whole torchvision detectors, with pictures and without; the result compresses, saves and loads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from norton_det.compression.detector import compress_detector
-from norton_det.compression.search.costs import Budget
-from norton_det.compression.search.problem import subject_of
-from norton_det.compression.search.search import measure_whole, search
+from norton_det.compression.search.costs import CostModel
+from norton_det.compression.search.measured_latency import measure_whole
+from norton_det.compression.search.problem import problem_of
+from norton_det.compression.search.search import search
 from norton_det.models.complexity import count_complexity
 from norton_det.tv import maskrcnn_norton_resnet50_fpn, read_detector_info, save_detector
 from norton_det.utils.errors import InputError
@@ -14,9 +17,6 @@ from norton_det.utils.errors import InputError
 from .test_detectors import BUILDERS, SMALL
 
 SIZE = (3, 96, 128)
-
-
-pytestmark = pytest.mark.usefixtures("quick_search")
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,19 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def found(mask, pictures, quick_search):
-    return search(mask, target_macs="40%", calibration=pictures, input_size=SIZE)
+    return search(mask, target_macs="40%", calibration=pictures, input_size=SIZE, settings=quick_search)
 
 
 def test_costs_are_those_of_the_count(mask):
-    network = subject_of(mask, None, SIZE).network
+    network = problem_of(mask, None, SIZE).network
     choice = {name: 1 if value is None else value // 2 for name, value in network.dense().items()}
     spec, layout = network.to_spec(choice)
     options = {"neck_rank": None, "head_rank": None, "box_head_rank": None, "criterion": "norm", "starts": 1}
     small = compress_detector(mask, spec, layout=layout, input_size=SIZE, **options).model
     counted = count_complexity(small, SIZE)
     assert len(layout) == 4 + 1 + 2 + 4 and set(layout.values()) == {1}
-    assert Budget(network, "macs").total(choice) == counted.macs
-    assert Budget(network, "params").total(choice) == counted.params
+    assert CostModel(network, "macs").total(choice) == counted.macs
+    assert CostModel(network, "params").total(choice) == counted.params
 
 
 def test_the_result_compresses_saves_and_loads(mask, found, tmp_path):
@@ -70,16 +70,20 @@ def test_more_targets(mask, found, target):
     assert abs(other.reached / other.target - 1) <= 0.05
 
 
-def test_a_latency_of_a_detector(mask, found, search_latency):
-    """One choice, measured; whether it is near enough is up to the machine."""
-    search_latency(mask, 1, input_size=SIZE, sensitivity=found.sensitivity, rounds=2)
+def test_a_latency_of_a_detector(mask, found, quick_search, planted_clock):
+    options = {"input_size": SIZE, "sensitivity": found.sensitivity, "rounds": 1}
+    settings = replace(quick_search, measure=planted_clock)
+    result = search(mask, target_latency_ms="70%", settings=settings, **options)
+    assert result.target == pytest.approx(0.7 * result.dense) == pytest.approx(result.reached, rel=0.05)
+    timed = search(mask, target_latency_ms="70%", settings=replace(quick_search, attempts=1, tolerance=1e3), **options)
+    assert len(timed.history) == 1 and timed.reached == timed.history[0].measured > 0 and timed.dense > 0
 
 
-def test_without_pictures_and_what_is_impossible(mask):
+def test_without_pictures_and_what_is_impossible(mask, quick_search):
     with pytest.raises(
         InputError, match=r"got 0\.10 G MACs; the best that was reached is \d+\.\d\d G MACs of"
     ) as caught:
-        search(mask, target_macs="0.1G", input_size=SIZE)
+        search(mask, target_macs="0.1G", input_size=SIZE, settings=quick_search)
     assert "\n" not in str(caught.value)
 
 

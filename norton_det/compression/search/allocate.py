@@ -13,7 +13,7 @@ last step (Shoham and Gersho, 1988).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .costs import Budget
+from .costs import Assignment, CostModel
 from .sensitivity import Group
 
 FULL = 0.98  # of a target is met well enough: widths stay multiples that kernels like
@@ -21,31 +21,31 @@ FULL = 0.98  # of a target is met well enough: widths stay multiples that kernel
 
 @dataclass
 class Allocation:
-    """A choice, its cost and summed error, and whether it meets the target; ``path``: (cost, error) of each step."""
+    """An assignment, its cost and summed error, and whether it meets the target; ``path``: (cost, error) of a step."""
 
-    choice: dict[str, int | None]
+    assignment: dict[str, int | None]
     cost: float
     error: float
     met: bool
     path: list[tuple[float, float]] = field(default_factory=list)
 
 
-def allocate(groups: Sequence[Group], budget: Budget, target: float) -> Allocation:
-    """The choice for a target; where none meets it, the cheapest that was found.
+def allocate(groups: Sequence[Group], costs: CostModel, target: float) -> Allocation:
+    """The assignment for a target; where none meets it, the cheapest that was found.
 
     Args:
         groups: values and errors.
-        budget: costs, in the unit of the target.
+        costs: of every assignment, in the unit of the target.
         target: at most so much.
     """
-    choice, at = budget.network.dense(), {group.name: 0 for group in groups}
-    cost, path = budget.total(choice), [(budget.total(choice), 0.0)]
+    assignment, at = costs.network.dense(), {group.name: 0 for group in groups}
+    cost, path = costs.total(assignment), [(costs.total(assignment), 0.0)]
     while cost > target:
         best: tuple[float, float, Group, int, float] | None = None
         for group in groups:
             now = at[group.name]
             for index in range(now + 1, len(group.values)):
-                saved = -budget.change(choice, group.name, group.values[index])
+                saved = -costs.change(assignment, group.name, group.values[index])
                 useful = min(saved, cost - target)
                 if useful <= 0:
                     continue
@@ -55,33 +55,33 @@ def allocate(groups: Sequence[Group], budget: Budget, target: float) -> Allocati
         if best is None:
             break
         _, _, group, index, saved = best
-        choice[group.name], at[group.name] = group.values[index], index
+        assignment[group.name], at[group.name] = group.values[index], index
         cost -= saved
         path.append((cost, _error(groups, at)))
     met = cost <= target
-    while met and (step := _upwards(groups, budget, choice, at, target - cost)):
+    while met and (step := _upwards(groups, costs, assignment, at, target - cost)):
         group, index, added = step
-        choice[group.name], at[group.name] = group.values[index], index
+        assignment[group.name], at[group.name] = group.values[index], index
         cost += added
     error = _error(groups, at)
     between: set[str] = set()  # groups whose value is none of theirs any more
-    while met and cost < FULL * target and (finer := _between(groups, budget, choice, at, target - cost, between)):
+    while met and cost < FULL * target and (finer := _between(groups, costs, assignment, at, target - cost, between)):
         gained, name, value = finer
-        choice[name] = value
+        assignment[name] = value
         between.add(name)
-        cost, error = budget.total(choice), error - gained
-    return Allocation(choice, cost, error, met, [*path, (cost, error)])
+        cost, error = costs.total(assignment), error - gained
+    return Allocation(assignment, cost, error, met, [*path, (cost, error)])
 
 
 def _upwards(
-    groups: Sequence[Group], budget: Budget, choice: dict[str, int | None], at: Mapping[str, int], room: float
+    groups: Sequence[Group], costs: CostModel, assignment: dict[str, int | None], at: Mapping[str, int], room: float
 ) -> tuple[Group, int, float] | None:
     """The change back up that lowers the error most per cost, within the room; with what it costs."""
     best: tuple[float, Group, int, float] | None = None
     for group in groups:
         now = at[group.name]
         for index in range(now - 1, -1, -1):
-            added = budget.change(choice, group.name, group.values[index])
+            added = costs.change(assignment, group.name, group.values[index])
             gained = group.errors[now] - group.errors[index]
             if added > room or gained < 0 or (gained == 0 and added >= 0):
                 continue
@@ -93,8 +93,8 @@ def _upwards(
 
 def _between(
     groups: Sequence[Group],
-    budget: Budget,
-    choice: Mapping[str, int | None],
+    costs: CostModel,
+    assignment: Assignment,
     at: Mapping[str, int],
     room: float,
     taken: set[str],
@@ -112,7 +112,7 @@ def _between(
         fits, above = low, high
         while above - fits > 1:
             middle = (fits + above) // 2
-            fits, above = (middle, above) if budget.change(choice, group.name, middle) <= room else (fits, middle)
+            fits, above = (middle, above) if costs.change(assignment, group.name, middle) <= room else (fits, middle)
         gained = (group.errors[now] - group.errors[now - 1]) * (fits - low) / (high - low)
         if fits > low and (best is None or gained > best[0]):
             best = (gained, group.name, fits)

@@ -1,8 +1,9 @@
-"""What a choice of widths and ranks costs, layer by layer, without building the network.
+"""What widths and ranks cost, layer by layer, without building the network.
 
-A *choice* gives every group its value. Groups are those of pruning and decomposition: ``conv1`` (the stem's width),
-``layer1`` to ``layer3`` (residual streams), ``layerS.B`` (inner width of a block), ``layerS.B.conv2`` (CP rank of a 3x3
-convolution), and the names of a detector's layers outside the ResNet (their ranks). A rank may be ``None``: dense.
+An *assignment* gives every group its value. Groups are those of pruning and decomposition: ``conv1`` (the stem's
+width), ``layer1`` to ``layer3`` (residual streams), ``layerS.B`` (inner width of a block), ``layerS.B.conv2`` (CP rank
+of a 3x3 convolution), and the names of a detector's layers outside the ResNet (their ranks). A rank may be ``None``:
+dense.
 
 The figures are those of ``complexity``, where CP layers count in their train form; a test compares both.
 
@@ -21,12 +22,12 @@ from ...models.factorize import Candidate, Layout
 from ...models.spec import CompressionSpec
 from ...models.spec_from_state import shortest_ratio
 
-Choice = Mapping[str, int | None]
+Assignment = Mapping[str, int | None]
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer whose cost depends on the choice.
+class CostedLayer:
+    """One layer whose cost depends on the assignment.
 
     Attributes:
         name: of the layer.
@@ -52,11 +53,11 @@ class Layer:
     def groups(self) -> list[str]:
         return [group for group in (self.inputs, self.outputs, self.rank) if isinstance(group, str)]
 
-    def sizes(self, choice: Choice) -> tuple[int, int, int | None]:
-        """I, O, R of a choice."""
-        inputs, outputs = (choice[side] if isinstance(side, str) else side for side in (self.inputs, self.outputs))
+    def sizes(self, assignment: Assignment) -> tuple[int, int, int | None]:
+        """I, O, R of a assignment."""
+        inputs, outputs = (assignment[side] if isinstance(side, str) else side for side in (self.inputs, self.outputs))
         assert inputs is not None and outputs is not None
-        return inputs, outputs, choice[self.rank] if self.rank else None
+        return inputs, outputs, assignment[self.rank] if self.rank else None
 
     def macs(self, inputs: int, outputs: int, rank: int | None) -> int:
         (kh, kw), (rows, columns) = self.kernel, self.after
@@ -77,26 +78,27 @@ class Layer:
 
 @dataclass(frozen=True)
 class Network:
-    """A dense network as the layers that choices change, and its totals at ``input_size``."""
+    """A dense network as the layers that assignments change, and its totals at ``input_size``."""
 
     arch: str
-    layers: tuple[Layer, ...]
+    layers: tuple[CostedLayer, ...]
     complexity: Complexity
     around: tuple[Candidate, ...] = ()
 
     def dense(self) -> dict[str, int | None]:
-        """The choice that changes nothing."""
+        """The assignment that changes nothing."""
         widths = {name: width for name, width in resnet_groups(self.arch).items() if width is not None}
         ranks = {layer.rank: None for layer in self.layers if layer.rank}
         return {group: widths.get(group) for group in widths | ranks}
 
-    def to_spec(self, choice: Choice) -> tuple[CompressionSpec, Layout]:
-        """The spec and the layout of a choice."""
+    def to_spec(self, assignment: Assignment) -> tuple[CompressionSpec, Layout]:
+        """The spec and the layout of a assignment."""
         full = resnet_groups(self.arch)
-        widths = [(limit, choice[name]) for name, limit in full.items() if limit is not None]
+        widths = [(limit, assignment[name]) for name, limit in full.items() if limit is not None]
         ratios = [shortest_ratio(limit, width) for limit, width in widths if width is not None]
-        ranks = [choice[name] or 0 for name, limit in full.items() if limit is None]
-        layout = {each.name: rank for each in self.around if (rank := choice.get(each.name)) is not None}
+        ranks = [assignment[name] or 0 for name, limit in full.items() if limit is None]
+        names = [candidate.name for candidate in self.around]
+        layout = {name: rank for name in names if (rank := assignment.get(name)) is not None}
         return CompressionSpec(tuple(ratios), tuple(ranks), self.arch), layout
 
 
@@ -105,7 +107,7 @@ def resnet_groups(arch: str) -> dict[str, int | None]:
     return {**ARCHITECTURES[arch].pruned, **dict.fromkeys(ARCHITECTURES[arch].factored)}
 
 
-def describe(
+def describe_network(
     model: nn.Module,
     arch: str,
     input_size: tuple[int, int, int],
@@ -130,10 +132,9 @@ def describe(
         places = (-(-places[0] // 32) * 32, -(-places[1] // 32) * 32)
     layers = list(_resnet(arch, places, stride_in_1x1, laterals or {}))
     rows = {row.name: row for row in complexity.rows}
-    for each in around:
-        if each.reason or each.largest_rank < 1:
-            continue
-        weight, row = each.module.weight, rows[each.name]
+    factorable = tuple(candidate for candidate in around if not candidate.reason and candidate.largest_rank >= 1)
+    for candidate in factorable:
+        weight, row = candidate.module.weight, rows[candidate.name]
         assert isinstance(weight, torch.Tensor)
         total = row.macs // weight.numel()  # places of all levels or regions together
         height = max(1, round((total * places[0] / places[1]) ** 0.5))
@@ -142,23 +143,22 @@ def describe(
         shape = (height, total // height)
         kernel = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else (1, 1)
         beside = (row.params - weight.numel()) // weight.shape[0]
-        sizes = (weight.shape[1], weight.shape[0], each.name)
-        layers.append(Layer(each.name, *sizes, kernel, shape, shape, beside, linear=weight.ndim == 2))
-    kept = tuple(each for each in around if not each.reason and each.largest_rank >= 1)
-    return Network(arch, tuple(layers), complexity, kept)
+        sizes = (weight.shape[1], weight.shape[0], candidate.name)
+        layers.append(CostedLayer(candidate.name, *sizes, kernel, shape, shape, beside, linear=weight.ndim == 2))
+    return Network(arch, tuple(layers), complexity, factorable)
 
 
 def _resnet(
     arch: str, places: tuple[int, int], stride_in_1x1: bool, laterals: Mapping[str, tuple[int, int]]
-) -> Iterable[Layer]:
+) -> Iterable[CostedLayer]:
     """Convolutions of a ResNet with the normalisations after them, and what reads the stages' outputs."""
     dense = ARCHITECTURES[arch]
     half = _halved(places)
 
-    def layer(site: Site, before: tuple[int, int], after: tuple[int, int]) -> Layer:
+    def layer(site: Site, before: tuple[int, int], after: tuple[int, int]) -> CostedLayer:
         inputs, outputs = (dense.group(channels) or dense.widths[channels] for channels in (site.reads, site.writes))
         rank, kernel = (site.name if site.factored else None), (site.kernel, site.kernel)
-        return Layer(site.name, inputs, outputs, rank, kernel, before, after, 2)
+        return CostedLayer(site.name, inputs, outputs, rank, kernel, before, after, 2)
 
     yield layer(dense.sites[0], places, half)
     at = _halved(half)
@@ -174,15 +174,15 @@ def _resnet(
         if block == dense.depths[stage - 1] - 1:
             for lateral, (reads, width) in laterals.items():
                 if reads == stage and stage < 4:
-                    yield Layer(lateral, dense.stream(stage), width, None, (1, 1), at, at)
+                    yield CostedLayer(lateral, dense.stream(stage), width, None, (1, 1), at, at)
 
 
 def _halved(places: tuple[int, int]) -> tuple[int, int]:
     return -(-places[0] // 2), -(-places[1] // 2)
 
 
-class Budget:
-    """The cost of a whole network in one unit, and how it changes with one group.
+class CostModel:
+    """The cost of a whole network in one unit, for any assignment, and how it changes with one group.
 
     Args:
         network: its layers.
@@ -192,26 +192,26 @@ class Budget:
 
     def __init__(self, network: Network, unit: str, dense: float | None = None) -> None:
         self.network, self.unit = network, unit
-        self.readers: dict[str, list[Layer]] = {}
+        self.readers: dict[str, list[CostedLayer]] = {}
         for layer in network.layers:
             for group in set(layer.groups):
                 self.readers.setdefault(group, []).append(layer)
         self.dense = float(getattr(network.complexity, unit)) if dense is None else dense
         self.constant = self.dense - self.of(network.layers, network.dense())
 
-    def layer(self, layer: Layer, choice: Choice) -> float:
+    def layer(self, layer: CostedLayer, assignment: Assignment) -> float:
         """Cost of one layer."""
-        sizes = layer.sizes(choice)
+        sizes = layer.sizes(assignment)
         return layer.macs(*sizes) if self.unit == "macs" else layer.params(*sizes)
 
-    def of(self, layers: Iterable[Layer], choice: Choice) -> float:
-        return sum(self.layer(layer, choice) for layer in layers)
+    def of(self, layers: Iterable[CostedLayer], assignment: Assignment) -> float:
+        return sum(self.layer(layer, assignment) for layer in layers)
 
-    def total(self, choice: Choice) -> float:
+    def total(self, assignment: Assignment) -> float:
         """Cost of the whole."""
-        return self.constant + self.of(self.network.layers, choice)
+        return self.constant + self.of(self.network.layers, assignment)
 
-    def change(self, choice: Choice, group: str, value: int | None) -> float:
+    def change(self, assignment: Assignment, group: str, value: int | None) -> float:
         """What the cost of the whole changes by when one group gets another value."""
         layers = self.readers[group]
-        return self.of(layers, {**choice, group: value}) - self.of(layers, choice)
+        return self.of(layers, {**assignment, group: value}) - self.of(layers, assignment)

@@ -19,12 +19,9 @@ from ...decomposition.cp import cp_decompose, nmse
 from ...decomposition.cp_output import fit_output, flatten_weight, weight_of
 from ...decomposition.moments import Moments
 from ...utils.errors import InputError
-from ..channel_statistics import ChannelStatistics
-from ..criteria import css_curve
 from ..sampling import draw_positions, patches
+from .settings import SearchSettings
 
-FILTERS = 16  # of a layer that stand for all
-RANKS = (5, 3, 2, 1)  # of convolutions
 SHARES = tuple(step / 8 for step in range(8, 0, -1))  # of channels that are kept
 STARTS = 2  # of the sample's decompositions
 _RIDGE, _SHRINKAGE = 1e-2, 0.3  # as in detector_fit
@@ -35,33 +32,36 @@ def width_grid(width: int) -> list[int]:
     return list(dict.fromkeys(max(1, int(width * share)) for share in SHARES))
 
 
-def rank_grid(largest: int, linear: bool) -> list[int | None]:
-    """Ranks to choose from, dense (``None``) first; those of matrices fall by a quarter or so."""
-    if not linear:
-        return [None, *(rank for rank in RANKS if rank <= largest)]
+def conv_ranks(largest: int, ranks: Sequence[int]) -> list[int | None]:
+    """CP ranks to choose from, dense (``None``) first: those of ``ranks`` that are not above the largest."""
+    return [None, *(rank for rank in ranks if rank <= largest)]
+
+
+def matrix_ranks(largest: int) -> list[int | None]:
+    """Ranks of a linear layer to choose from, dense (``None``) first; they fall by a quarter or so."""
     steps = [2**power * part // 4 for power in range(16, 3, -1) for part in (4, 3)]
     return [None, *(rank for rank in steps if rank <= largest)]
 
 
-def sample_filters(outputs: int) -> Tensor:
-    """Indices of the filters that stand for a layer's, spread evenly."""
-    return torch.linspace(0, outputs - 1, min(FILTERS, outputs)).round().long()
+def sample_filters(outputs: int, count: int) -> Tensor:
+    """Indices of ``count`` filters that stand for all of a layer, spread evenly."""
+    return torch.linspace(0, outputs - 1, min(count, outputs)).round().long()
 
 
-def weight_errors(weight: Tensor, ranks: Sequence[int | None]) -> list[float]:
-    """Relative squared error of a weight (O, I, Kh, Kw) or (O, I) at each rank."""
+def weight_errors(weight: Tensor, ranks: Sequence[int | None], filters: int) -> list[float]:
+    """Relative squared error of a weight (O, I, Kh, Kw), of so many of its filters, or of (O, I), at each rank."""
     weight = weight.detach().float().cpu()
     if weight.ndim == 2:
         matrix = weight.double()
         gram = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
         energies = torch.linalg.eigvalsh(gram).flip(0).clamp_min(0.0)
         return [float(energies[rank:].sum() / energies.sum().clamp_min(1e-300)) if rank else 0.0 for rank in ranks]
-    part = weight[sample_filters(len(weight))]
-    return [nmse(part, cp_decompose(part, rank, starts=STARTS)) if rank else 0.0 for rank in ranks]
+    sample = weight[sample_filters(len(weight), filters)]
+    return [nmse(sample, cp_decompose(sample, rank, starts=STARTS)) if rank else 0.0 for rank in ranks]
 
 
 @dataclass
-class Fitted:
+class FilterFit:
     """A convolution's sampled filters at a rank: ``error`` and what they give instead of the dense ones.
 
     Attributes:
@@ -82,13 +82,13 @@ class ConvRows:
     Args:
         name: of the layer, for errors.
         conv: the dense layer, its bias left out.
-        rows: how many to collect at most, in all.
+        settings: rows, in all, and filters to look at.
         scale: of the normalisation after it, (O,): what its outputs weigh in the error.
     """
 
-    def __init__(self, name: str, conv: nn.Conv2d, rows: int, scale: Tensor | None = None) -> None:
-        self.name, self.conv, self.left = name, conv, rows
-        self.filters = sample_filters(conv.out_channels)
+    def __init__(self, name: str, conv: nn.Conv2d, settings: SearchSettings, scale: Tensor | None = None) -> None:
+        self.name, self.conv, self.left = name, conv, settings.rows
+        self.filters = sample_filters(conv.out_channels, settings.filters)
         self.scale = torch.ones(len(self.filters)) if scale is None else scale[self.filters]
         self.moments, self.seen = Moments(name), 0
         self.tests: list[Tensor] = []
@@ -107,7 +107,7 @@ class ConvRows:
         self.tests.append(x[kept])
         self.moments.add(x[~kept], x[~kept] @ self.weight.T)
 
-    def fit(self, ranks: Sequence[int]) -> list[Fitted]:
+    def fit(self, ranks: Sequence[int]) -> list[FilterFit]:
         """The sampled filters at each rank.
 
         Raises:
@@ -129,13 +129,8 @@ class ConvRows:
             error = float(lost.square().sum() / true.square().sum().clamp_min(1e-30))
             weight = flat.unflatten(1, (-1, self.conv.in_channels)).transpose(1, 2).unflatten(2, kernel)
             shift = moments.mean_y - flat @ moments.mean_x
-            out.append(Fitted(min(1.0, error), self.filters, weight.float(), shift.float()))
+            out.append(FilterFit(min(1.0, error), self.filters, weight.float(), shift.float()))
         return out
-
-
-def css_errors(statistics: ChannelStatistics) -> tuple[Tensor, Tensor]:
-    """``css_curve`` of a group."""
-    return css_curve(statistics.covariance, statistics.readers)
 
 
 def projection(covariance: Tensor, order: Tensor, keep: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a choice of widths and ranks takes in milliseconds on this machine, as a table of its layers predicts it.
+"""What widths and ranks take in milliseconds on this machine, as a table of its layers predicts it.
 
 Each kind of layer is timed alone in its deploy form with the ReLU after it: dense and, where it can be factored, with
 rank 1 and 2, at its full and at half its widths. Between and beyond those points the time is taken to be linear in the
@@ -8,41 +8,45 @@ The prediction is rough; ``search`` measures the whole and corrects it.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...models.layers import CPConv2d, LowRankLinear
-from ...utils.timing import measure
-from .costs import Budget, Choice, Layer, Network
+from .costs import Assignment, CostedLayer, CostModel, Network
+from .settings import Measure
 
 HALF = 0.5
 SHARE = 0.95  # of a network's time that its layers take at most
 Kind = tuple[object, ...]
 
 
-class LatencyBudget(Budget):
+class LatencyModel(CostModel):
     """Predicted milliseconds of a network.
 
     Args:
         network: its layers.
         dense: measured milliseconds of the whole dense network.
+        measure: what times the layers.
         rounds: of timing each layer.
         progress: show a bar.
     """
 
-    def __init__(self, network: Network, dense: float, rounds: int = 5, progress: bool = False) -> None:
+    def __init__(
+        self, network: Network, dense: float, measure: Measure, rounds: int = 5, progress: bool = False
+    ) -> None:
         self.lines: dict[tuple[Kind, int], tuple[float, float]] = {}
         self.shapes = _shapes(network)
-        self._measure(network, rounds, progress)
+        self._time_layers(network, measure, rounds, progress)
         super().__init__(network, "ms", dense)
         if self.constant < (1 - SHARE) * dense:
             factor = SHARE * dense / (dense - self.constant)
             self.lines = {key: (factor * offset, factor * slope) for key, (offset, slope) in self.lines.items()}
             super().__init__(network, "ms", dense)
 
-    def layer(self, layer: Layer, choice: Choice) -> float:
-        sizes = layer.sizes(choice)
+    def layer(self, layer: CostedLayer, assignment: Assignment) -> float:
+        sizes = layer.sizes(assignment)
         kind, rank = _kind(layer, self.shapes), sizes[2] or 0
         if layer.linear or rank <= 2:
             return self._line((kind, min(rank, 1) if layer.linear else rank), layer.macs(*sizes))
@@ -53,7 +57,7 @@ class LatencyBudget(Budget):
         offset, slope = self.lines[key]
         return offset + slope * macs
 
-    def _measure(self, network: Network, rounds: int, progress: bool) -> None:
+    def _time_layers(self, network: Network, measure: Measure, rounds: int, progress: bool) -> None:
         points: dict[tuple[Kind, int], list[tuple[str, float]]] = {}
         calls: dict[str, Callable[[], object]] = {}
         for layer in network.layers:
@@ -85,13 +89,13 @@ def _shapes(network: Network) -> dict[str, tuple[int, int]]:
     return {layer.name: layer.sizes(dense)[:2] for layer in network.layers}
 
 
-def _kind(layer: Layer, shapes: dict[str, tuple[int, int]]) -> Kind:
+def _kind(layer: CostedLayer, shapes: dict[str, tuple[int, int]]) -> Kind:
     """Layers of one kind take the same time."""
     shape = shapes[layer.name]
     return (*shape, layer.kernel, layer.before, layer.after, bool(layer.rank), layer.linear)
 
 
-def _call(layer: Layer, inputs: int, outputs: int, rank: int | None) -> Callable[[], object]:
+def _call(layer: CostedLayer, inputs: int, outputs: int, rank: int | None) -> Callable[[], object]:
     """One layer of a shape, in deploy form with the activation after it, on noise."""
     generator = torch.Generator().manual_seed(0)
     if layer.linear:
@@ -100,7 +104,7 @@ def _call(layer: Layer, inputs: int, outputs: int, rank: int | None) -> Callable
             nn.Linear(inputs, outputs) if rank is None else LowRankLinear(inputs, outputs, min(rank, inputs, outputs))
         )
         x: Tensor = torch.randn(rows, inputs, generator=generator)
-        return _bound(nn.Sequential(matrix, nn.ReLU(inplace=True)), x)
+        return partial(nn.Sequential(matrix, nn.ReLU(inplace=True)).eval(), x)
     down = [max(1, round(before / after)) for before, after in zip(layer.before, layer.after, strict=True)]
     stride, padding = (down[0], down[1]), (layer.kernel[0] // 2, layer.kernel[1] // 2)
     conv: nn.Module = (
@@ -109,9 +113,4 @@ def _call(layer: Layer, inputs: int, outputs: int, rank: int | None) -> Callable
         else CPConv2d(inputs, outputs, layer.kernel, rank, stride, padding).fuse()
     )
     x = torch.randn(1, inputs, *layer.before, generator=generator)
-    return _bound(nn.Sequential(conv, nn.ReLU(inplace=True)), x)
-
-
-def _bound(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    module.eval()
-    return lambda: module(x)
+    return partial(nn.Sequential(conv, nn.ReLU(inplace=True)).eval(), x)

@@ -1,69 +1,62 @@
-"""What a change in a network does to its outputs: the squared error at its ends, with the change made for a while.
+"""What a change inside a network does to its outputs: their squared error while the change is in place.
 
-A change is a function that makes it and returns what takes it back.
+A *perturbation* is a context manager: within it a layer reads something else, or has other weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Ends = Callable[[], list[list[Tensor]]]
-Change = Callable[[], Callable[[], None]]
+Outputs = Callable[[], list[list[Tensor]]]
+"""Runs a network on a few images and gives, for each of its ends, tensors of what it puts out."""
+
+Perturbation = AbstractContextManager[None]
 
 
-class Effect:
-    """Squared error at the ends of a network, relative to their variance, with something changed in it."""
+class Distortion:
+    """Squared error of a network's outputs, relative to their variance, averaged over its ends."""
 
-    def __init__(self, probe: Ends) -> None:
-        self.probe = probe
-        self.reference = probe()
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+        self.reference = outputs()
 
-    def of(self, changes: Sequence[Change]) -> float:
-        with _all(changes):
-            found = self.probe()
+    def under(self, perturbations: Sequence[Perturbation]) -> float:
+        """The error with all of the perturbations in place; 2 at most for each tensor."""
+        with ExitStack() as stack:
+            for perturbation in perturbations:
+                stack.enter_context(perturbation)
+            perturbed = self.outputs()
         errors = []
-        for end, dense in zip(found, self.reference, strict=True):
-            parts = [
+        for end, reference in zip(perturbed, self.reference, strict=True):
+            tensors = [
                 float((y - x).square().sum() / (x - x.mean()).square().sum().clamp_min(1e-30))
-                for y, x in zip(end, dense, strict=True)
+                for y, x in zip(end, reference, strict=True)
                 if x.numel()
             ]
-            errors.append(sum(min(part, 2.0) for part in parts) / max(1, len(parts)))
+            errors.append(sum(min(error, 2.0) for error in tensors) / max(1, len(tensors)))
         return sum(errors) / max(1, len(errors))
 
 
 @contextmanager
-def _all(changes: Sequence[Change]) -> Iterator[None]:
-    undo = [change() for change in changes]
+def predicted_inputs(module: nn.Module, projection: Tensor) -> Iterator[None]:
+    """A convolution reads what the kept channels tell of its inputs (N, C, H, W), by a matrix (C, C)."""
+
+    def predict(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        mean = inputs[0].mean((0, 2, 3), keepdim=True)
+        return (F.conv2d(inputs[0] - mean, projection[:, :, None, None]) + mean,)
+
+    with module.register_forward_pre_hook(predict):
+        yield
+
+
+@contextmanager
+def swapped_weights(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> Iterator[None]:
+    """A layer has other weights and another bias."""
+    dense = layer.weight, layer.bias
+    layer.weight, layer.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
     try:
         yield
     finally:
-        for back in undo:
-            back()
-
-
-def projected(module: nn.Module, matrix: Tensor) -> Change:
-    """Give a convolution what the kept channels tell of its inputs (N, C, H, W); matrix (C, C)."""
-
-    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        mean = inputs[0].mean((0, 2, 3), keepdim=True)
-        return (F.conv2d(inputs[0] - mean, matrix[:, :, None, None]) + mean,)
-
-    return lambda: module.register_forward_pre_hook(hook).remove
-
-
-def swapped(module: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> Change:
-    """Other weights in a layer."""
-
-    def change() -> Callable[[], None]:
-        old = module.weight, module.bias
-
-        def back() -> None:
-            module.weight, module.bias = old
-
-        module.weight, module.bias = (nn.Parameter(part, requires_grad=False) for part in (weight, bias))
-        return back
-
-    return change
+        layer.weight, layer.bias = dense

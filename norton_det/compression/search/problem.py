@@ -2,9 +2,9 @@
 
 Classifiers and detectors of both stacks differ here only; ``search`` does not tell them apart.
 
-*Ends* are what a network is for: the logits of a classifier; the scores and deltas of a detector's RPN and the outputs
-of its heads, on the regions that the dense detector proposes. A *frame* is what is timed: for a detector the backbone,
-the proposals with their NMS, pooling and heads; without the last NMS, which depends on what a network finds.
+Its *outputs* are what a network is for: the logits of a classifier; the scores and deltas of a detector's RPN and what
+its heads put out, on the regions that the dense detector proposes. A *frame* is what is timed: for a detector the
+backbone, the proposals with their NMS, pooling and heads; without the last NMS, which depends on what a network finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +29,12 @@ from ..calibration import Calibration
 from ..detector import adapter_of, check_images, compress_detector, stack_name
 from ..prune import find_laterals
 from ..resnet import compress
-from .costs import Network, describe
-from .perturbation import Ends
-from .sensitivity import Group, groups_from_images, groups_from_weights
+from .costs import Network, describe_network
+from .image_sensitivity import ImageProbe, groups_from_images
+from .perturbation import Outputs
+from .sensitivity import Group, groups_from_weights
+from .settings import SearchSettings
 
-SIDE, CROPS = 384, 24  # of a detector's images, for the layers' own errors
-PROBE_SIDE, PROBES = 256, 3  # for the effect at the ends
-IMAGES, PROBE_IMAGES = 128, 16  # the same of a classifier's images
 REGIONS, FEW = 64, 8  # of a crop in the box head, and in the others, which take many more MACs a region
 DETECTIONS = 100  # regions of mask and keypoint heads in a frame, as in ``complexity``
 HEADS = ("box", "mask", "keypoint")
@@ -43,21 +42,21 @@ ALONE: dict[str, Any] = {"neck_rank": None, "head_rank": None, "box_head_rank": 
 
 
 @dataclass
-class Subject:
+class SearchProblem:
     """What a search needs of a dense network.
 
     Attributes:
         network: its layers and their costs.
-        sensitivity: errors of every choice, with a progress bar or not.
+        sensitivity: measures the errors of every value, with a progress bar or not.
         frame: makes the call that is timed, of the dense network, or of a quick version of a spec and a layout.
     """
 
     network: Network
-    sensitivity: Callable[[bool], list[Group]]
+    sensitivity: Callable[[SearchSettings, bool], list[Group]]
     frame: Callable[[CompressionSpec | None, Layout], Callable[[], object]] = field(repr=False)
 
 
-def subject_of(model: Any, calibration: Any, input_size: tuple[int, int, int] | None) -> Subject:
+def problem_of(model: Any, calibration: Any, input_size: tuple[int, int, int] | None) -> SearchProblem:
     """A detector's or a classifier's.
 
     Raises:
@@ -77,32 +76,31 @@ def whole_input(model: nn.Module, size: tuple[int, int, int]) -> Any:
 
 def _of_classifier(
     model: nn.Module | Mapping[str, Tensor], calibration: Tensor | Calibration | None, size: tuple[int, int, int]
-) -> Subject:
+) -> SearchProblem:
     state, info = read_network(model)
     spec = info.spec
     if not spec.is_dense:
         raise InputError(f"model: expected a dense ResNet, got {spec}; search on the network that it came from")
     resnet = info.build_with(state, "model")
-    network = describe(resnet, spec.arch, size, stride_in_1x1=info.stride_in_1x1)
+    network = describe_network(resnet, spec.arch, size, stride_in_1x1=info.stride_in_1x1)
     images = calibration.images if isinstance(calibration, Calibration) else calibration
 
-    def sensitivity(progress: bool) -> list[Group]:
+    def sensitivity(settings: SearchSettings, progress: bool) -> list[Group]:
         if images is None:
-            return groups_from_weights(network, state, progress)
-        few = images[:PROBE_IMAGES].float()
-        return groups_from_images(
-            network, resnet, images[:IMAGES].float(), resnet, "", lambda: [[resnet(few)]], (), progress
-        )
+            return groups_from_weights(network, state, settings, progress)
+        few = images[: settings.probe_images].float()
+        probe = ImageProbe(resnet, "", resnet, images[: settings.images].float(), lambda: [[resnet(few)]])
+        return groups_from_images(network, probe, settings, progress)
 
     def frame(target: CompressionSpec | None, _: Layout) -> Callable[[], object]:
         quick = resnet if target is None else compress(resnet, target, criterion="norm", starts=1).model
         picture = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
         return partial(fuse(quick), picture)
 
-    return Subject(network, sensitivity, frame)
+    return SearchProblem(network, sensitivity, frame)
 
 
-def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[int, int, int]) -> Subject:
+def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[int, int, int]) -> SearchProblem:
     stack = adapter_of(stack_name(detector), "adapter")
     if find_layout(detector):
         raise InputError("detector: expected dense layers around the ResNet, got factored ones; use the dense detector")
@@ -117,20 +115,20 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
     found = find_laterals(rest, spec.architecture)
     laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in found.items()}
     around = find_candidates(dense)
-    network = describe(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
+    network = describe_network(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
 
-    def sensitivity(progress: bool) -> list[Group]:
+    def sensitivity(settings: SearchSettings, progress: bool) -> list[Group]:
         state = read_network(part)[0]
         if inputs is None:
-            return groups_from_weights(network, state, progress)
+            return groups_from_weights(network, state, settings, progress)
         resnet = NortonResNet(spec, 0, stride)
         load_state(resnet, state, "detector")
-        large = _crops(dense, stack, inputs, SIDE, CROPS)
-        small = _crops(dense, stack, inputs, PROBE_SIDE, PROBES)
+        large = _crops(dense, stack, inputs, settings.crop_side, settings.crops)
+        small = _crops(dense, stack, inputs, settings.probe_side, settings.probe_crops)
         crops = torch.cat([_pixels(crop) for crop in large])
-        runs = [partial(_ends, dense, stack, [crop]) for crop in large]
-        probe = _probe(dense, stack, small)
-        return groups_from_images(network, resnet.eval(), crops, dense, prefix, probe, runs, progress)
+        runs = [partial(_outputs, dense, stack, [crop]) for crop in large]
+        probe = ImageProbe(dense, prefix, resnet.eval(), crops, _outputs_of(dense, stack, small), runs)
+        return groups_from_images(network, probe, settings, progress)
 
     regions: list[Tensor] = []
 
@@ -141,7 +139,7 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
             quick = compress_detector(dense, target, **ALONE, layout=layout, **options).model
         return _frame(fuse(quick), dense, stack, size, regions)
 
-    return Subject(network, sensitivity, frame)
+    return SearchProblem(network, sensitivity, frame)
 
 
 def _frame(
@@ -168,14 +166,14 @@ def _frame(
     return call
 
 
-def _probe(detector: nn.Module, stack: ModuleType, crops: list[Any]) -> Ends:
-    """The ends on crops, with the regions that the detector as it is now proposes."""
+def _outputs_of(detector: nn.Module, stack: ModuleType, crops: list[Any]) -> Outputs:
+    """Gives the outputs on crops, with the regions that the detector as it is now proposes."""
     with torch.no_grad():
         regions = [_regions(detector, stack, crop, detector.backbone(_pixels(crop))) for crop in crops]  # type: ignore[operator]
-    return lambda: _ends(detector, stack, crops, regions)
+    return lambda: _outputs(detector, stack, crops, regions)
 
 
-def _ends(
+def _outputs(
     detector: nn.Module, stack: ModuleType, crops: Sequence[Any], regions: Sequence[Tensor] | None = None
 ) -> list[list[Tensor]]:
     """What the RPN and each head put out, tensors of equal kind of all crops in one."""

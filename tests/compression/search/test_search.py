@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,19 +11,23 @@ import torch
 import norton_det as nd
 from norton_det.compression.calibration import Calibration
 from norton_det.compression.criteria import css_curve
-from norton_det.compression.search import error_curves
 from norton_det.compression.search.allocate import allocate
-from norton_det.compression.search.costs import Budget, describe
-from norton_det.compression.search.error_curves import rank_grid, width_grid
-from norton_det.compression.search.latency import LatencyBudget
-from norton_det.compression.search.search import _measured, parse_target, search
+from norton_det.compression.search.costs import CostModel, describe_network
+from norton_det.compression.search.error_curves import conv_ranks, matrix_ranks, width_grid
+from norton_det.compression.search.latency import LatencyModel
+from norton_det.compression.search.measured_latency import allocate_measured
+from norton_det.compression.search.search import search
 from norton_det.compression.search.sensitivity import Group
+from norton_det.compression.search.settings import SearchSettings
+from norton_det.compression.search.target import parse_target
 from norton_det.models.complexity import count_complexity
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
+from norton_det.utils.timing import measure
 
 SIZE = (3, 64, 64)
+QUICK = SearchSettings(ranks=(2, 1), filters=4)  # fewer ranks to choose from, told by fewer filters
 
 
 def random_resnet(seed: int = 0, classes: int = 5) -> NortonResNet:
@@ -35,15 +40,6 @@ def random_resnet(seed: int = 0, classes: int = 5) -> NortonResNet:
     return model
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Fewer ranks to choose from, told by fewer filters."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(error_curves, "RANKS", (2, 1))
-        patch.setattr(error_curves, "FILTERS", 4)
-        yield
-
-
 @pytest.fixture(scope="module")
 def model():
     return random_resnet()
@@ -52,7 +48,7 @@ def model():
 @pytest.fixture(scope="module")
 def first(model):
     """A search by the weights; the others begin with its errors."""
-    return search(model, target_macs="50%")
+    return search(model, target_macs="50%", settings=QUICK)
 
 
 # --- costs ------------------------------------------------------------------------------------------------------------
@@ -62,7 +58,7 @@ def first(model):
 def test_costs_are_those_of_the_count(stride_in_1x1, size):
     with torch.device("meta"):
         dense = NortonResNet(CompressionSpec.dense(), 10, stride_in_1x1)
-    network = describe(dense, "resnet50", size, stride_in_1x1=stride_in_1x1)
+    network = describe_network(dense, "resnet50", size, stride_in_1x1=stride_in_1x1)
     generator = random.Random(0)
     for _ in range(3):
         choice = {
@@ -73,22 +69,22 @@ def test_costs_are_those_of_the_count(stride_in_1x1, size):
         with torch.device("meta"):
             counted = count_complexity(NortonResNet(spec, 10, stride_in_1x1), size)
         assert layout == {}
-        assert Budget(network, "macs").total(choice) == counted.macs
-        assert Budget(network, "params").total(choice) == counted.params
+        assert CostModel(network, "macs").total(choice) == counted.macs
+        assert CostModel(network, "params").total(choice) == counted.params
 
 
 def test_a_change_of_one_group_is_the_difference_of_the_totals(model):
-    network = describe(model, "resnet50", SIZE)
-    budget, choice = Budget(network, "macs"), network.dense()
+    network = describe_network(model, "resnet50", SIZE)
+    costs, choice = CostModel(network, "macs"), network.dense()
     for group, value in (("layer2", 100), ("layer3.1", 7), ("layer4.2.conv2", 2), ("conv1", 16)):
-        changed = budget.change(choice, group, value)
-        assert changed == budget.total(choice | {group: value}) - budget.total(choice) < 0
+        changed = costs.change(choice, group, value)
+        assert changed == costs.total(choice | {group: value}) - costs.total(choice) < 0
 
 
 def test_grids():
     assert width_grid(64) == [64, 56, 48, 40, 32, 24, 16, 8]
-    assert rank_grid(8, False) == [None, 2, 1] and rank_grid(1, False) == [None, 1]
-    assert rank_grid(40, True) == [None, 32, 24, 16, 12] and rank_grid(0, True) == [None]
+    assert conv_ranks(8, (9, 2, 1)) == [None, 2, 1] and conv_ranks(1, (2, 1)) == [None, 1]
+    assert matrix_ranks(40) == [None, 32, 24, 16, 12] and matrix_ranks(0) == [None]
 
 
 def test_css_curve_is_what_least_squares_leaves(generator):
@@ -111,51 +107,51 @@ def groups_for(network, errors):
     """Groups whose errors grow with what is dropped, times a number by name."""
     found = []
     for name, value in network.dense().items():
-        values = rank_grid(9, False) if value is None else width_grid(value)
+        values = conv_ranks(9, QUICK.ranks) if value is None else width_grid(value)
         scale = errors.get(name, 1.0)
         found.append(Group(name, tuple(values), tuple(scale * step**1.5 for step in range(len(values)))))
     return found
 
 
 def test_sensitive_layers_keep_more(model):
-    network = describe(model, "resnet50", SIZE)
-    budget = Budget(network, "macs")
-    found = allocate(groups_for(network, {"layer3.1": 100.0, "layer3.2": 0.01}), budget, 0.5 * budget.dense)
-    assert found.met and found.choice["layer3.1"] == 256 and found.choice["layer3.2"] < 100
-    assert 0.97 * budget.dense < 2 * found.cost <= budget.dense
-    assert found.cost == budget.total(found.choice)
+    network = describe_network(model, "resnet50", SIZE)
+    costs = CostModel(network, "macs")
+    found = allocate(groups_for(network, {"layer3.1": 100.0, "layer3.2": 0.01}), costs, 0.5 * costs.dense)
+    assert found.met and found.assignment["layer3.1"] == 256 and found.assignment["layer3.2"] < 100
+    assert 0.97 * costs.dense < 2 * found.cost <= costs.dense
+    assert found.cost == costs.total(found.assignment)
 
 
 def test_allocation_is_near_the_best_of_all():
     """Two groups of few values: against trying everything."""
     with torch.device("meta"):
-        network = describe(NortonResNet(CompressionSpec.dense()), "resnet50", SIZE)
-    budget = Budget(network, "params")
+        network = describe_network(NortonResNet(CompressionSpec.dense()), "resnet50", SIZE)
+    costs = CostModel(network, "params")
     groups = [each for each in groups_for(network, {"layer4.0": 3.0}) if each.name in ("layer4.0", "layer4.1")]
     for share in (0.95, 0.9, 0.8):
-        found = allocate(groups, budget, share * budget.dense)
-        costs = []
+        found = allocate(groups, costs, share * costs.dense)
+        possible = []
         for one, two in itertools.product(range(8), range(8)):
             choice = network.dense() | {"layer4.0": groups[0].values[one], "layer4.1": groups[1].values[two]}
-            if budget.total(choice) <= share * budget.dense:
-                costs.append(groups[0].errors[one] + groups[1].errors[two])
-        assert found.met and found.error <= 1.2 * min(costs)
+            if costs.total(choice) <= share * costs.dense:
+                possible.append(groups[0].errors[one] + groups[1].errors[two])
+        assert found.met and found.error <= 1.2 * min(possible)
 
 
 def test_what_is_left_goes_to_values_between(model):
     """One group of two coarse values: the target lies between them."""
-    network = describe(model, "resnet50", SIZE)
-    budget = Budget(network, "params")
+    network = describe_network(model, "resnet50", SIZE)
+    costs = CostModel(network, "params")
     groups = [Group("layer4.1", (512, 64), (0.0, 1.0))]
-    found = allocate(groups, budget, 0.9 * budget.dense)
-    assert 64 < found.choice["layer4.1"] < 512 and 0.89 * budget.dense < found.cost <= 0.9 * budget.dense
-    assert found.cost == budget.total(found.choice) and 0 < found.error < 1
+    found = allocate(groups, costs, 0.9 * costs.dense)
+    assert 64 < found.assignment["layer4.1"] < 512 and 0.89 * costs.dense < found.cost <= 0.9 * costs.dense
+    assert found.cost == costs.total(found.assignment) and 0 < found.error < 1
 
 
 def test_what_cannot_be_met_is_the_cheapest(model):
-    network = describe(model, "resnet50", SIZE)
-    found = allocate(groups_for(network, {}), Budget(network, "macs"), 1.0)
-    assert not found.met and found.choice["layer1"] == 32 and found.choice["layer4.1.conv2"] == 1
+    network = describe_network(model, "resnet50", SIZE)
+    found = allocate(groups_for(network, {}), CostModel(network, "macs"), 1.0)
+    assert not found.met and found.assignment["layer1"] == 32 and found.assignment["layer4.1.conv2"] == 1
 
 
 # --- search -----------------------------------------------------------------------------------------------------------
@@ -195,7 +191,7 @@ def test_images_tell_which_layers_matter(generator):
         model.layer3[2].bn3.bias.zero_()
     images = torch.nn.functional.interpolate(torch.randn(8, 3, 6, 6, generator=generator), size=64, mode="bilinear")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = search(model, target_macs="60%", calibration=Calibration(images))
+    found = search(model, target_macs="60%", calibration=Calibration(images), settings=QUICK)
     assert abs(found.reached / found.target - 1) <= 0.05
     assert found.spec.widths().blocks[2][2] == 32 and min(found.spec.widths().blocks[2][3:]) > 32
     errors = {group.name: group.errors for group in found.sensitivity}
@@ -204,38 +200,56 @@ def test_images_tell_which_layers_matter(generator):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-class Clock:
-    """Measures what a budget predicts, off by a factor and an offset."""
+class Meter:
+    """Measures what a cost model predicts, off by a factor and an offset."""
 
-    def __init__(self, budget, factor):
-        self.budget, self.factor = budget, factor
+    def __init__(self, costs, factor):
+        self.costs, self.factor = costs, factor
 
-    def of(self, found):
-        return self.budget.dense - self.factor * (self.budget.dense - found.cost)
+    def milliseconds(self, allocation):
+        return self.costs.dense - self.factor * (self.costs.dense - allocation.cost)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.6, 1.4])
 def test_latencies_are_corrected_by_what_is_measured(model, factor):
-    network = describe(model, "resnet50", SIZE)
-    budget = Budget(network, "macs", 100.0 + Budget(network, "macs").dense)
-    found, reached, history = _measured(groups_for(network, {}), budget, 0.6 * budget.dense, Clock(budget, factor))
-    assert abs(reached / (0.6 * budget.dense) - 1) <= 0.05 and found.met
-    assert len(history) == (1 if factor == 1.0 else len(history)) and len(history) < 8
+    network = describe_network(model, "resnet50", SIZE)
+    costs = CostModel(network, "macs", 100.0 + CostModel(network, "macs").dense)
+    target, meter = 0.6 * costs.dense, Meter(costs, factor)
+    allocation, reached, history = allocate_measured(groups_for(network, {}), costs, target, meter, QUICK)
+    assert reached == meter.milliseconds(allocation) == pytest.approx(target, rel=0.05) and allocation.met
+    assert len(history) == 1 if factor == 1.0 else 1 < len(history) < 8
+    missed = abs(history[0].measured / target - 1)
+    assert missed <= 0.04 if factor == 1.0 else missed > 0.05
 
 
 def test_a_latency_table_predicts_less_for_less(model):
-    network = describe(model, "resnet50", SIZE)
-    budget = LatencyBudget(network, 50.0, rounds=2)
+    network = describe_network(model, "resnet50", SIZE)
+    costs = LatencyModel(network, 50.0, measure, rounds=2)
     smallest = {name: 1 if value is None else value // 8 for name, value in network.dense().items()}
-    assert budget.total(network.dense()) == pytest.approx(50.0)
-    assert budget.total(smallest) < 50.0
+    assert costs.total(network.dense()) == pytest.approx(50.0)
+    assert costs.total(smallest) < 50.0
 
 
-def test_a_latency_is_searched_on_this_machine(model, first, search_latency):
-    """One that is easy to meet; noise may make even that fail, but then with the one line that says so."""
-    found = search_latency(model, 3, input_size=SIZE, sensitivity=first.sensitivity, rounds=3)
-    if found is not None:
-        assert "threads" in found.summary() and all(step.measured > 0 for step in found.history)
+def test_a_latency_is_met_where_the_table_of_layers_is_wrong(model, first, planted_clock):
+    settings = replace(QUICK, measure=planted_clock)
+    result = search(model, target_latency_ms="70%", input_size=SIZE, sensitivity=first.sensitivity, settings=settings)
+    assert result.target == pytest.approx(0.7 * result.dense) == pytest.approx(result.reached, rel=0.05)
+    assert abs(result.history[0].measured / result.target - 1) > 0.05  # as predicted it would have missed
+    x = torch.randn(1, *SIZE)
+    networks = {"dense": model, "small": nd.compress(model, result.spec, criterion="norm", starts=1).model}
+    times = planted_clock({name: partial(nd.fuse(network), x) for name, network in networks.items()}, rounds=1)
+    assert 1e3 * times["dense"].median == pytest.approx(result.dense)
+    assert 1e3 * times["small"].median == pytest.approx(result.reached)
+
+
+def test_a_latency_is_timed_on_this_machine(model, first):
+    """Whatever the clock says, it is reported, and the network is smaller."""
+    settings = replace(QUICK, attempts=2, tolerance=1e3)
+    options = {"input_size": SIZE, "sensitivity": first.sensitivity, "rounds": 3, "settings": settings}
+    result = search(model, target_latency_ms="70%", **options)
+    assert 1 <= len(result.history) <= 2 and all(step.measured > 0 for step in result.history)
+    assert result.reached in [step.measured for step in result.history] and "threads" in result.summary()
+    assert not result.spec.is_dense and result.dense > 0
 
 
 @pytest.mark.parametrize(
