@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..models.spec import ARCHITECTURES
+from ..models.architecture import ARCHITECTURES
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .digest import check_beside

@@ -4,9 +4,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
-from ..models.spec import ARCHITECTURES, CompressionSpec
+from ..models.spec import CompressionSpec
 from ..utils.configs import find_config as find_config
 from ..utils.errors import InputError
 from .files import read_checkpoint_info

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from ..utils.errors import InputError
-from .layers import CPConv2d, LowRankLinear, check_supported
+from .layers import CPConv2d, Factored, LowRankLinear, check_supported
 
 Layout = dict[str, int]
 Start = Literal["decompose", "fresh", "empty"]
@@ -66,7 +66,7 @@ class Candidate:
 
 def find_candidates(detector: nn.Module) -> list[Candidate]:
     """Dense convolutions larger than 1x1 and linear layers of the detector's parts, in the order of its modules."""
-    factored = [n for n, module in detector.named_modules() if isinstance(module, CPConv2d | LowRankLinear)]
+    factored = [name for name, module in detector.named_modules() if isinstance(module, Factored)]
     found = []
     for name, module in detector.named_modules():
         part = part_of(name)
@@ -88,10 +88,12 @@ def find_candidates(detector: nn.Module) -> list[Candidate]:
 
 def find_layout(detector: nn.Module) -> Layout:
     """Ranks of the factored layers that a detector has outside its ResNet."""
+    modules = dict(detector.named_modules())
     layout = {}
-    for name, module in detector.named_modules():
-        if isinstance(module, CPConv2d | LowRankLinear) and part_of(name):
-            layout[name.removesuffix(".conv") if _is_wrapped(detector, name) else name] = module.rank
+    for name, module in modules.items():
+        if isinstance(module, Factored) and part_of(name):
+            parent = name.rpartition(".")[0]
+            layout[parent if isinstance(modules[parent], WithNormAndActivation) else name] = module.rank
     return layout
 
 
@@ -139,12 +141,16 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
             value[:] = [new if each is old else each for each in value]
 
 
+class WithNormAndActivation(nn.Sequential):
+    """``conv``, a factored layer, and the ``norm`` and ``activation`` of the convolution that it stands for."""
+
+
 def wrap_like(old: nn.Module, layer: nn.Module) -> nn.Module:
     """A layer with what Detectron2's convolutions do after the linear map: ``norm`` and ``activation``."""
     norm, activation = getattr(old, "norm", None), getattr(old, "activation", None)
     if norm is None and activation is None:
         return layer
-    wrapped = nn.Sequential()
+    wrapped = WithNormAndActivation()
     wrapped.add_module("conv", layer)
     if norm is not None:
         wrapped.add_module("norm", norm)
@@ -153,9 +159,9 @@ def wrap_like(old: nn.Module, layer: nn.Module) -> nn.Module:
     return wrapped.train(old.training)
 
 
-def factored_layer(module: nn.Module) -> CPConv2d | LowRankLinear:
+def factored_layer(module: nn.Module) -> Factored:
     """The factored layer that a module is, or that its ``wrap_like`` holds."""
-    return next(part for part in module.modules() if isinstance(part, CPConv2d | LowRankLinear))
+    return next(layer for layer in module.modules() if isinstance(layer, Factored))
 
 
 class _Function(nn.Module):
@@ -172,7 +178,7 @@ class _Function(nn.Module):
 def _factored(module: nn.Conv2d | nn.Linear, rank: int, weights: Start) -> nn.Module:
     has_bias = module.bias is not None
     if isinstance(module, nn.Linear):
-        layer: CPConv2d | LowRankLinear = (
+        layer: Factored = (
             LowRankLinear(module.in_features, module.out_features, rank, has_bias)
             if weights == "empty"
             else LowRankLinear.from_linear(module, rank)
@@ -186,16 +192,7 @@ def _factored(module: nn.Conv2d | nn.Linear, rank: int, weights: Start) -> nn.Mo
             else CPConv2d.from_conv(module, rank)
         )
     if weights == "fresh":
-        first = layer.pointwise if isinstance(layer, CPConv2d) else layer.first
         with torch.no_grad():
-            first.weight.mul_(module.weight.norm() / layer.to_weight().norm().clamp_min(1e-12))
+            layer.input_factor.weight.mul_(module.weight.norm() / layer.to_weight().norm().clamp_min(1e-12))
     layer.requires_grad_(module.weight.requires_grad)
     return wrap_like(module, layer.to(module.weight.device))
-
-
-def _is_wrapped(detector: nn.Module, name: str) -> bool:
-    """Whether a factored layer sits in a ``wrap_like``: its name ends in .conv beside norm or activation alone."""
-    parent_name, _, child = name.rpartition(".")
-    parent = detector.get_submodule(parent_name)
-    names = [each for each, _ in parent.named_children()]
-    return child == "conv" and type(parent) is nn.Sequential and set(names) <= {"conv", "norm", "activation"}

@@ -21,7 +21,26 @@ from ..utils.errors import InputError
 from ..utils.threads import one_thread
 
 
-class CPConv2d(nn.Module):
+class Factored(nn.Module):
+    """A layer whose weight is kept as factors: what all factored layers share.
+
+    Attributes:
+        rank: R, how many components the weight, or each filter of it, has.
+    """
+
+    rank: int
+
+    @property
+    def input_factor(self) -> nn.Conv2d | nn.Linear:
+        """The factor that reads the inputs; the weight is linear in it."""
+        raise NotImplementedError
+
+    def to_weight(self) -> Tensor:
+        """The dense weight that this layer stands for."""
+        raise NotImplementedError
+
+
+class CPConv2d(Factored):
     """Convolution (N, I, H, W) -> (N, O, H', W') with a rank-R CP decomposition per filter.
 
     Args:
@@ -91,6 +110,10 @@ class CPConv2d(nn.Module):
             self.horizontal.weight.detach().view(o, r, -1).transpose(1, 2),
         )
 
+    @property
+    def input_factor(self) -> nn.Conv2d:
+        return self.pointwise
+
     def to_weight(self) -> Tensor:
         """The dense weight (O, I, Kh, Kw) that this layer stands for."""
         return reconstruct(self.factors())
@@ -131,7 +154,7 @@ class CPConv2d(nn.Module):
         )
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(Factored):
     """Linear layer (..., I) -> (..., O) of rank r: ``first`` I -> r without bias, ``second`` r -> O.
 
     It saves where ``r * (I + O) < I * O``.
@@ -176,6 +199,10 @@ class LowRankLinear(nn.Module):
             if bias is not None:
                 layer.second.bias.copy_(bias)
         return layer
+
+    @property
+    def input_factor(self) -> nn.Linear:
+        return self.first
 
     def to_weight(self) -> Tensor:
         """The dense weight (O, I) that this layer stands for."""

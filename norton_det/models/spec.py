@@ -22,10 +22,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..utils.errors import InputError
-from .architecture import ARCHITECTURES as ARCHITECTURES
-from .architecture import Architecture, architecture
+from .architecture import ARCHITECTURES, Architecture, architecture
 from .notation import format_list, parse_list, shorten
-from .presets import PRESETS as PRESETS
 from .presets import presets
 
 SPEC_VERSION = 1

@@ -23,8 +23,9 @@ from norton_det.checkpoint.zoo_table import DETECTIONS, ENTRIES, LEVELS, NETWORK
 from norton_det.commands.main import main
 from norton_det.models.architecture import ARCHITECTURES
 from norton_det.models.complexity import count_complexity
+from norton_det.models.presets import PRESETS
 from norton_det.models.resnet import NortonResNet
-from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 
 OWN = [entry for entry in ENTRIES if not entry.origin]

@@ -15,8 +15,9 @@ from norton_det.compression.search.costs import CostModel, describe_network
 from norton_det.models.architecture import ARCHITECTURES, IMAGE, Architecture, architecture
 from norton_det.models.complexity import count_complexity
 from norton_det.models.keys import d2_to_torchvision, torchvision_to_d2
+from norton_det.models.presets import PRESETS
 from norton_det.models.resnet import NortonResNet
-from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec import CompressionSpec
 from norton_det.models.spec_from_state import spec_from_state
 from norton_det.utils.errors import InputError
 

@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from norton_det.models.layers import CPConv2d
+from norton_det.models.presets import PRESETS
 from norton_det.models.resnet import FEATURE_STRIDES, NortonResNet, ResidualBlock
-from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec import CompressionSpec
 
 TINY = CompressionSpec.parse(1, "[0.75]+[0.9]*3+[0.85]*16")
 

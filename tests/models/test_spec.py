@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from norton_det.models.architecture import ARCHITECTURES
 from norton_det.models.notation import format_list, parse_list
-from norton_det.models.spec import ARCHITECTURES, PRESETS, CompressionSpec
+from norton_det.models.presets import PRESETS
+from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 
 RATIOS = st.floats(min_value=0, max_value=0.98, allow_nan=False)

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from norton_det.models.architecture import ARCHITECTURES
+from norton_det.models.presets import PRESETS
 from norton_det.models.resnet import NortonResNet
-from norton_det.models.spec import PRESETS, CompressionSpec
+from norton_det.models.spec import CompressionSpec
 from norton_det.models.spec_from_state import shortest_ratio, spec_from_state
 from norton_det.utils.errors import InputError
 

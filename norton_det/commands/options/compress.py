@@ -6,7 +6,7 @@ The checkpoint carries its ranks, ratios and preprocessing: nothing has to be re
 
 import argparse
 
-from ...models.spec import PRESETS
+from ...models.presets import PRESETS
 from ...utils.options import CRITERIA
 from ..parser import add_image_options, parser
 
