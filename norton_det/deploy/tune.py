@@ -1,12 +1,12 @@
-"""Never slower: the form of every factored layer is chosen by its measured time on the target.
+"""Never slower: the variant of every factored layer is chosen by its measured time on the target.
 
 MACs do not say what is fast: a factored convolution of few channels, of a higher rank or with a stride can take
-longer than the dense one it replaced. All forms of a layer (see ``forms``) are the same linear map, so the choice
-costs nothing but the measurement. The memory format is chosen in the same way: PyTorch's depthwise convolutions on
-the CPU are up to three times faster in channels-last format.
+longer than the dense one it replaced. All variants of a layer (see ``layer_variants``) are the same linear map, so the
+choice costs nothing but the measurement. The memory format is chosen in the same way: PyTorch's depthwise convolutions
+on the CPU are up to three times faster in channels-last format.
 
 Times are those of the fastest call: other work on the machine only ever adds to a time (J. Chen, J. Revels, "Robust
-benchmarking in noisy environments", IEEE HPEC 2016), and forms take turns, so that they meet the same noise.
+benchmarking in noisy environments", IEEE HPEC 2016), and variants take turns, so that they meet the same noise.
 """
 
 import copy
@@ -23,16 +23,17 @@ from tqdm import tqdm
 
 from ..models.factorize import replace_module
 from ..models.fuse import fold_batch_norms, fuse
-from ..models.layers import LowRankLinear
+from ..models.layers import CPConv2d, Factored, LowRankLinear
 from ..utils.errors import InputError, first_line
 from ..utils.timing import Timing, environment, measure
-from .layer_forms import Factored, form_names, make_form
+from .layer_variants import make_variant, variant_names
 from .tune_report import LayerTiming, TuneReport
 
 Input = tuple[tuple[int, ...], torch.dtype, bool]  # shape, dtype, whether channels last
+Kind = tuple[object, ...]  # layers of one kind take the same time; first what it is in words
 
 LEAST = 5  # measured calls of each candidate, however long they take
-LAYER = 1.0  # seconds: about as long as the forms of one layer are measured on one input
+LAYER = 1.0  # seconds: about as long as the variants of one layer are measured on one input
 WHOLE = 20.0  # seconds: the same for whole models
 OTHER = "tuned, channels last"
 
@@ -57,8 +58,8 @@ def tune(
 ) -> TuneResult:
     """The fastest deploy form of a model with factored layers, a new model: outputs equal to 1e-5; input untouched.
 
-    Runs the model on the example, measures every form of each layer on the inputs it met, summed over its calls, and
-    puts the fastest in place; folds batch normalisations as ``fuse`` does. The whole is then measured beside
+    Runs the model on the example, measures every variant of each layer on the inputs it met, summed over its calls,
+    and puts the fastest in place; folds batch normalisations as ``fuse`` does. The whole is then measured beside
     ``fuse(model)``, which is the result where it is faster by the margin. Tune where the model will run: the choice
     holds for this machine, number of threads, dtype and example size.
 
@@ -68,8 +69,8 @@ def tune(
         example: what the model takes, ``model(example)``, of the size and on the device that it will have.
         baseline: the dense model, to be measured beside it; the report says if the new one is slower.
         memory_format: of the weights; ``auto`` tunes as given and for channels last, and takes the faster.
-        margin: share by which a form has to be faster than the fused one to take its place, against noise.
-        rounds: measured calls of each form at most; fewer where they take long, but not below 5 (or ``rounds``).
+        margin: share by which a variant has to be faster than the fused one to take its place, against noise.
+        rounds: measured calls of each variant at most; fewer where they take long, but not below 5 (or ``rounds``).
         progress: show bars.
 
     Raises:
@@ -151,28 +152,31 @@ def _runs_channels_last(model: nn.Module, example: Any) -> bool:
 def _choose(
     model: nn.Module, example: Any, last: bool, margin: float, rounds: int, progress: bool
 ) -> tuple[LayerTiming, ...]:
-    """Time the forms of every factored layer on the inputs that it meets in one run of the model."""
+    """Time the variants of every factored layer on the inputs that it meets in one run of the model."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Factored)}
     inputs = _record(model, layers, example)
-    jobs: dict[tuple[Any, ...], Factored] = {}
+    jobs: dict[tuple[Kind, Input], Factored] = {}
     for name, layer in layers.items():
-        for each in inputs[name]:
-            jobs.setdefault((_describe(layer), each), layer)
-    times = {}
-    for (kind, (shape, dtype, input_last)), layer in tqdm(jobs.items(), desc="layers", unit="", disable=not progress):
-        device = next(layer.parameters()).device
-        x = torch.randn(shape, device=device).to(dtype)
+        for met in inputs[name]:
+            jobs.setdefault((_kind(layer), met), layer)
+    ms: dict[tuple[Kind, Input], dict[str, float]] = {}
+    for (kind, met), layer in tqdm(jobs.items(), desc="layers", unit="", disable=not progress):
+        shape, dtype, input_last = met
+        x = torch.randn(shape, device=next(layer.parameters()).device).to(dtype)
         x = x.to(memory_format=torch.channels_last) if input_last else x
-        calls = {form: partial(_formatted(make_form(layer, form), last), x) for form in form_names(layer)}
-        timings = _time(calls, x, rounds, LAYER)
-        times[kind, (shape, dtype, input_last)] = {form: 1e3 * min(each.seconds) for form, each in timings.items()}
-    found = []
+        variants = {name: _formatted(make_variant(layer, name), last) for name in variant_names(layer)}
+        timings = _time({name: partial(variant, x) for name, variant in variants.items()}, x, rounds, LAYER)
+        ms[kind, met] = {name: 1e3 * min(timing.seconds) for name, timing in timings.items()}
+    chosen = []
     for name, layer in layers.items():
-        met, kind = inputs[name], _describe(layer)
-        ms = {form: sum(count * times[kind, each][form] for each, count in met.items()) for form in form_names(layer)}
-        calls_ = tuple((shape, input_last, count) for (shape, _, input_last), count in met.items())
-        found.append(LayerTiming(name, kind[0], calls_, ms if met else {}, _fastest(ms, margin)))
-    return tuple(found)
+        counts, kind = inputs[name], _kind(layer)
+        sums = {
+            variant: sum(count * ms[kind, met][variant] for met, count in counts.items())
+            for variant in variant_names(layer)
+        }
+        calls = tuple((shape, input_last, count) for (shape, _, input_last), count in counts.items())
+        chosen.append(LayerTiming(name, str(kind[0]), calls, sums if counts else {}, _fastest(sums, margin)))
+    return tuple(chosen)
 
 
 def _record(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> dict[str, Counter[Input]]:
@@ -204,26 +208,27 @@ def _time(
 
 
 def _fastest(ms: Mapping[str, float], margin: float) -> str:
-    """The fastest form, or the first one where that is hardly slower."""
+    """The fastest variant, or the first one where that is hardly slower."""
     first, best = next(iter(ms)), min(ms, key=ms.__getitem__)
     return best if ms[best] < (1 - margin) * ms[first] else first
 
 
 def _put(model: nn.Module, choices: Mapping[str, str], last: bool) -> nn.Module:
-    """Put the chosen forms in place; a layer that is used in several places stays one."""
+    """Put the chosen variants in place; a layer that is used in several places stays one."""
     names = list(model.named_modules(remove_duplicate=False))
-    forms = {id(layer): make_form(layer, choices[name]) for name, layer in names if name in choices}
+    variants = {id(layer): make_variant(layer, choices[name]) for name, layer in names if name in choices}
     for name, layer in names:
-        if id(layer) in forms and name:
-            replace_module(model, name, forms[id(layer)])
-    return _formatted(forms.get(id(model), model), last)
+        if id(layer) in variants and name:
+            replace_module(model, name, variants[id(layer)])
+    return _formatted(variants.get(id(model), model), last)
 
 
-def _describe(layer: Factored) -> tuple[Any, ...]:
+def _kind(layer: Factored) -> Kind:
     """A layer in words, then what else its time depends on."""
     if isinstance(layer, LowRankLinear):
         words = f"LowRankLinear {layer.in_features} -> {layer.out_features}, rank {layer.rank}"
         return words, layer.second.bias is not None, layer.first.weight.dtype
+    assert isinstance(layer, CPConv2d)
     kernel, stride = "x".join(map(str, layer.kernel_size)), max(layer.stride)
     words = f"CPConv2d {layer.in_channels} -> {layer.out_channels}, {kernel}, stride {stride}, rank {layer.rank}"
     return words, layer.stride, layer.padding, layer.bias is not None, layer.pointwise.weight.dtype

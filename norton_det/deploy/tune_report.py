@@ -14,8 +14,8 @@ class LayerTiming:
         name: in the model.
         kind: the layer in words, ``CPConv2d 64 -> 64, 3x3, stride 2, rank 1``.
         calls: its inputs in one run of the model.
-        ms: milliseconds of each form, summed over the calls; empty for a layer that was not called.
-        choice: the form that was put in place.
+        ms: milliseconds of each variant, summed over the calls; empty for a layer that was not called.
+        choice: the variant that was put in place.
     """
 
     name: str
@@ -52,15 +52,22 @@ class TuneReport:
 
     @property
     def sums(self) -> dict[str, float]:
-        """Milliseconds of all layers together: in each form (the first, where a layer has no such form), as chosen."""
-        found = {}
-        for form in dict.fromkeys(form for layer in self.layers for form in layer.ms):
-            found[form] = sum(layer.ms.get(form, next(iter(layer.ms.values()))) for layer in self.layers if layer.ms)
-        return found | {"chosen": sum(layer.ms[layer.choice] for layer in self.layers if layer.ms)}
+        """Milliseconds of all layers together: in each variant (the first, where a layer lacks it), as chosen."""
+        called = [layer for layer in self.layers if layer.ms]
+        sums = {
+            variant: sum(layer.ms.get(variant, next(iter(layer.ms.values()))) for layer in called)
+            for variant in self.variants
+        }
+        return sums | {"chosen": sum(layer.ms[layer.choice] for layer in called)}
+
+    @property
+    def variants(self) -> list[str]:
+        """Names of the variants that were measured."""
+        return list(dict.fromkeys(variant for layer in self.layers for variant in layer.ms))
 
     @property
     def choices(self) -> dict[str, str]:
-        """The form in place, by layer name."""
+        """The variant in place, by layer name."""
         return {layer.name: layer.choice for layer in self.layers}
 
     @property
@@ -75,27 +82,26 @@ class TuneReport:
         return asdict(self) | {"sums": self.sums, "slower": self.slower}
 
     def table(self) -> str:
-        """One line per layer with the time of each form, sums, then whole models, then what came out slower."""
+        """One line per layer with the time of each variant, sums, then whole models, then what came out slower."""
         if not self.layers and not self.whole:
             return "tune: no factored layers; batch normalisations folded, nothing to choose"
-        forms = list(dict.fromkeys(form for layer in self.layers for form in layer.ms))
-        width = max([len(layer.name) for layer in self.layers] + [10])
-        wide = max([len(layer.kind) for layer in self.layers] + [5])
-        heads = " ".join(f"{form:>9}" for form in forms)
-        lines = [f"{'layer':{width}} {'kind':{wide}} {'calls':>5} {heads}  choice (ms)"]
+        variants, sums = self.variants, self.sums
+        names = max([len(layer.name) for layer in self.layers] + [10])  # width of the column
+        kinds = max([len(layer.kind) for layer in self.layers] + [5])
+        heads = " ".join(f"{variant:>9}" for variant in variants)
+        lines = [f"{'layer':{names}} {'kind':{kinds}} {'calls':>5} {heads}  choice (ms)"]
         for layer in self.layers:
-            times = " ".join(f"{layer.ms[form]:9.3f}" if form in layer.ms else f"{'-':>9}" for form in forms)
+            times = " ".join(f"{layer.ms[name]:9.3f}" if name in layer.ms else f"{'-':>9}" for name in variants)
             count = sum(count for _, _, count in layer.calls)
-            lines.append(f"{layer.name:{width}} {layer.kind:{wide}} {count:5d} {times}  {layer.choice}")
-        sums = self.sums
-        times = " ".join(f"{sums[form]:9.3f}" for form in forms)
-        lines += [f"{'sum':{width}} {'':{wide}} {'':5} {times}  {sums['chosen']:.3f} as chosen", ""]
+            lines.append(f"{layer.name:{names}} {layer.kind:{kinds}} {count:5d} {times}  {layer.choice}")
+        times = " ".join(f"{sums[variant]:9.3f}" for variant in variants)
+        lines += [f"{'sum':{names}} {'':{kinds}} {'':5} {times}  {sums['chosen']:.3f} as chosen", ""]
         lines.append(f"{'whole model':30} {'ms':>9} {'median':>9} {'ratio':>7}")
         for name, ms in self.whole.items():
             mark = "  <- the new model" if name == self.result else ""
             ratio = ms / self.whole[self.result]
             lines.append(f"{name:30} {ms:9.2f} {self.medians[name]:9.2f} {ratio:6.2f}x{mark}")
         lines += [f"slower than {name}: {ratio:.3f} times its time" for name, ratio in self.slower.items()]
-        form = "channels last" if self.channels_last else "memory format as given"
-        lines.append(f"fastest of interleaved calls; {form}; {self.environment}; {self.seconds:.0f} s")
+        memory = "channels last" if self.channels_last else "memory format as given"
+        lines.append(f"fastest of interleaved calls; {memory}; {self.environment}; {self.seconds:.0f} s")
         return "\n".join(lines)

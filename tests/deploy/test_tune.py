@@ -1,4 +1,4 @@
-"""Tuning: every form is the same map, the fastest is in place, nothing else changes, the report adds up."""
+"""Tuning: every variant is the same map, the fastest is in place, nothing else changes, the report adds up."""
 
 import copy
 import importlib
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from norton_det.deploy.layer_forms import form_names, make_form
+from norton_det.deploy.layer_variants import make_variant, variant_names
 from norton_det.deploy.tune import tune
 from norton_det.models.factorize import wrap_like
 from norton_det.models.fuse import fuse
@@ -34,7 +34,7 @@ def assert_close(got, expected) -> None:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Instead of the clock: seconds by form name; asked for by tests that need to know who is the fastest."""
+    """Instead of the clock: seconds by variant name; asked for by tests that need to know who is the fastest."""
     seconds: dict[str, float] = {}
 
     def measure(candidates, *, rounds, warmup, device, progress=False):
@@ -67,28 +67,28 @@ class Pyramid(nn.Module):
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_every_form_of_a_convolution_is_the_same_map(rank, stride, bias):
+def test_every_variant_of_a_convolution_is_the_same_map(rank, stride, bias):
     layer = CPConv2d(5, 7, (3, 5), rank, stride, (1, 0), bias).eval()
     if bias:
         nn.init.normal_(layer.bias)
     x = noise(2, 5, 9, 11)
-    for name in form_names(layer):
-        for form in (make_form(layer, name), make_form(layer, name).to(memory_format=torch.channels_last)):
-            assert_close(form(x), layer(x))
-            assert not {id(p) for p in form.parameters()} & {id(p) for p in layer.parameters()}
-    assert len(form_names(layer)) == (3 if rank == 1 else 5)
+    for name in variant_names(layer):
+        for variant in (make_variant(layer, name), make_variant(layer, name).to(memory_format=torch.channels_last)):
+            assert_close(variant(x), layer(x))
+            assert not {id(p) for p in variant.parameters()} & {id(p) for p in layer.parameters()}
+    assert len(variant_names(layer)) == (3 if rank == 1 else 5)
 
 
-def test_every_form_of_a_matrix_is_the_same_map():
+def test_every_variant_of_a_matrix_is_the_same_map():
     for bias in (True, False):
         layer = LowRankLinear(12, 9, 4, bias)
-        for name in form_names(layer):
-            assert_close(make_form(layer, name)(noise(6, 12)), layer(noise(6, 12)))
+        for name in variant_names(layer):
+            assert_close(make_variant(layer, name)(noise(6, 12)), layer(noise(6, 12)))
 
 
 @pytest.mark.parametrize("fastest", ["fused", "factored", "branches", "stacked", "dense"])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_classifier_in_every_form(rank, fastest, clock):
+def test_classifier_in_every_variant(rank, fastest, clock):
     clock[fastest] = 0.5
     model = randomise(NortonResNet(CompressionSpec.parse(rank, "[0.5]+[0.9]*19"), 5))
     before = copy.deepcopy(model.state_dict())
@@ -124,7 +124,7 @@ def test_by_the_real_clock_the_fastest_is_chosen_and_the_report_adds_up():
         best, ms = min(layer.ms.values()), layer.ms
         if report.result != "fused":
             assert ms[layer.choice] == best or (layer.choice == "fused" and best >= 0.97 * ms["fused"])
-        assert [n for _, _, n in layer.calls] == [1] and set(ms) == set(form_names(model.layer1[0].conv2))
+        assert [n for _, _, n in layer.calls] == [1] and set(ms) == set(variant_names(model.layer1[0].conv2))
     sums = report.sums
     assert sums["chosen"] == pytest.approx(sum(layer.ms[layer.choice] for layer in report.layers))
     assert sums["dense"] == pytest.approx(sum(layer.ms["dense"] for layer in report.layers))
@@ -136,7 +136,7 @@ def test_by_the_real_clock_the_fastest_is_chosen_and_the_report_adds_up():
 
 
 def test_a_layer_is_decided_by_the_sum_over_its_calls(clock, monkeypatch):
-    """Dense wins on the small map, the factored forms on the large one, and the large one weighs more."""
+    """Dense wins on the small map, the factored variants on the large one, and the large one weighs more."""
     slow = {"fused": 8.0, "factored": 5.0, "dense": 6.0}
     quick = {"fused": 1.0, "factored": 3.0, "dense": 1.5}
 

@@ -1,7 +1,7 @@
-"""Exact forms of a factored layer: the same linear map, computed in other ways; which is fastest is measured.
+"""Exact variants of a factored layer: the same linear map, computed in other ways; which is fastest is measured.
 
 ========  ===========================================================  =================================
-form      computes                                                     of
+variant   computes                                                     of
 ========  ===========================================================  =================================
 factored  1x1, Kh x 1, 1 x Kw, sum over R; of a matrix two products    CPConv2d, LowRankLinear
 fused     1x1, grouped Kh x Kw (R -> 1)                                CPConv2d
@@ -23,9 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..decomposition.cp import Factors, khatri_rao, reconstruct
-from ..models.layers import CPConv2d, LowRankLinear
-
-Factored = CPConv2d | LowRankLinear
+from ..models.layers import CPConv2d, Factored, LowRankLinear
 
 
 class Branches(nn.Module):
@@ -63,17 +61,18 @@ class Stacked(nn.Module):
         return self.spatial(self.pointwise(x)).unflatten(1, (self.rank, -1)).sum(1)  # (N, O, H', W')
 
 
-def form_names(layer: Factored) -> tuple[str, ...]:
-    """The forms that a layer has; the first is the one to keep unless another is faster."""
+def variant_names(layer: Factored) -> tuple[str, ...]:
+    """The variants that a layer has; the first is the one to keep unless another is faster."""
     if isinstance(layer, LowRankLinear):
         return ("factored", "dense")
     return ("fused", "factored", *(("branches", "stacked") if layer.rank > 1 else ()), "dense")
 
 
-def make_form(layer: Factored, name: str) -> nn.Module:
-    """A form of a layer by its name, a new module in eval mode; same device, dtype and outputs."""
+def make_variant(layer: Factored, name: str) -> nn.Module:
+    """A variant of a layer by its name, a new module in eval mode; same device, dtype and outputs."""
     if isinstance(layer, LowRankLinear):
         return _LINEAR[name](layer).eval()
+    assert isinstance(layer, CPConv2d)
     return _CONV[name](layer).eval()
 
 
