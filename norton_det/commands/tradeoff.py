@@ -59,8 +59,8 @@ def main(args: argparse.Namespace) -> None:
         if case in cases and not paths[case].exists():
             preset, ranks = cases[case]
             pictures, _ = load_pictures(args.calibrate, to_input(cfg), count=args.images)
-            level = None if preset == "dense" else preset
-            compress_to_file(paths[case], cfg, level, calibration=pictures, whole=True, **ranks)
+            spec = None if preset == "dense" else preset
+            compress_to_file(paths[case], cfg, spec, calibration=pictures, whole=True, **ranks)
         detector = load(args, paths[case])
         counted = count_complexity(detector, (3, *args.size))
         columns = published_columns(NortonTrainer.test(cfg, detector))[0]

@@ -128,14 +128,14 @@ def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
 
 
 def compress_to_file(
-    path: str | Path, cfg: CfgNode, spec: CompressionSpec | None, *, whole: bool = False, **options: Any
+    path: str | Path, cfg: CfgNode, spec: CompressionSpec | str | None, *, whole: bool = False, **options: Any
 ) -> DetectorReport:
     """Compress the detector of ``MODEL.WEIGHTS`` with the layers around its ResNet into a norton checkpoint.
 
     Args:
         path: of the checkpoint, a .safetensors file.
         cfg: of the detector as it is; what ``MODEL.NORTON`` says does not matter.
-        spec: ranks and ratios of the ResNet; ``None`` leaves it.
+        spec: ranks and ratios of the ResNet, or a preset's name; ``None`` leaves it.
         whole: refuse weights that lack a part of the detector, or have heads of another number of classes.
         options: of ``compress_detector``.
     """
