@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from torchvision.models import resnet50
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from norton_det.models import keys
+from norton_det.models.architecture import ARCHITECTURES
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
@@ -14,31 +17,36 @@ from norton_det.utils.errors import InputError
 @pytest.fixture(scope="module")
 def names() -> list[str]:
     with torch.device("meta"):
-        return list(resnet50().state_dict())
+        return list(torchvision.models.resnet50().state_dict())
 
 
-@pytest.fixture(scope="module")
-def d2_names() -> set[str]:
-    """Of Detectron2's own ResNet-50 with batch normalisation and a classifier."""
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_names_map_onto_those_of_detectron2s_own_network(arch):
+    """Batch normalisation and a classifier included: every name of one is exactly one name of the other."""
     resnet = pytest.importorskip("detectron2.modeling.backbone.resnet", reason="needs Detectron2")
+    depth = int(arch.removeprefix("resnet"))
     with torch.device("meta"):
-        stem = resnet.BasicStem(norm="BN")
-        model = resnet.ResNet(stem, resnet.ResNet.make_default_stages(50, norm="BN"), num_classes=1000)
-    return set(model.state_dict())
-
-
-def test_torchvision_to_d2_is_a_bijection(names, d2_names):
+        names = list(getattr(torchvision.models, arch)().state_dict())
+        stages = resnet.ResNet.make_default_stages(depth, norm="BN")
+        theirs = list(resnet.ResNet(resnet.BasicStem(norm="BN"), stages, num_classes=1000).state_dict())
     mapped = [keys.torchvision_to_d2(name) for name in names]
-    assert set(mapped) == d2_names and len(mapped) == len(d2_names)
+    assert sorted(mapped) == sorted(theirs)
     assert [keys.d2_to_torchvision(name) for name in mapped] == names
 
 
-def test_cp_layers_map_both_ways():
+@given(st.sampled_from(list(ARCHITECTURES)), st.data())
+@settings(max_examples=10)
+def test_names_of_any_compressed_network_map_both_ways(arch, data):
+    """Whichever convolutions are factored: no two names become one, and each comes back."""
+    count = len(ARCHITECTURES[arch].factored)
+    ranks = data.draw(st.lists(st.integers(0, 9), min_size=count, max_size=count))
     with torch.device("meta"):
-        names = list(NortonResNet(CompressionSpec.preset("norton-78")).state_dict())
-    mapped = [keys.torchvision_to_d2(name) for name in names]
-    assert "res5.2.conv2.vertical.weight" in mapped and len(set(mapped)) == len(names)
-    assert [keys.d2_to_torchvision(name) for name in mapped] == names
+        state = NortonResNet(CompressionSpec.parse(ranks, None, arch)).state_dict()
+    mapped = [keys.torchvision_to_d2(name) for name in state]
+    assert len(set(mapped)) == len(mapped) and not set(mapped) & set(state)
+    assert [keys.d2_to_torchvision(name) for name in mapped] == list(state)
+    factored = sum(name.endswith(".vertical.weight") for name in mapped)
+    assert factored == sum(rank > 0 for rank in ranks)
 
 
 def test_caffe2_names_agree_with_detectron2(names):

@@ -14,14 +14,23 @@ from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 
 RATIOS = st.floats(min_value=0, max_value=0.98, allow_nan=False)
-RANKS = st.one_of(st.none(), st.integers(1, 9), st.lists(st.integers(1, 9), min_size=16, max_size=16).map(tuple))
+
+
+def runs(values, length):
+    """Lists of a length with runs of equal values, as people write them."""
+    parts = st.lists(st.tuples(values, st.integers(1, length)), min_size=1, max_size=5)
+    return parts.map(
+        lambda drawn: [value for value, count in drawn for _ in range(count)] + [drawn[0][0]] * length
+    ).map(lambda numbers: numbers[:length])
 
 
 @st.composite
 def specs(draw):
-    # runs of equal ratios, as people write them
-    ratios = [ratio for ratio in draw(st.lists(RATIOS, min_size=4, max_size=4)) for _ in range(5)]
-    return CompressionSpec(tuple(ratios), draw(RANKS), name=draw(st.text(max_size=12)))
+    arch = ARCHITECTURES[draw(st.sampled_from(list(ARCHITECTURES)))]
+    ranks = runs(st.integers(0, 9), len(arch.factored)).map(tuple)  # 0: dense
+    rank = draw(st.none() | st.integers(1, 9) | ranks)
+    ratios = draw(runs(RATIOS, len(arch.pruned)))
+    return CompressionSpec(tuple(ratios), rank, arch.name, draw(st.text(max_size=12)))
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
@@ -34,7 +43,7 @@ def test_lists_come_back_unchanged(numbers):
 def test_specs_come_back_unchanged(spec):
     assert CompressionSpec.from_json(spec.to_json()) == spec
     rank = format_list(spec.rank) if isinstance(spec.rank, tuple) else str(spec.rank)
-    assert CompressionSpec.parse(rank, format_list(spec.ratios), name=spec.name) == spec
+    assert CompressionSpec.parse(rank, format_list(spec.ratios), spec.arch, spec.name) == spec
     assert hash(spec) == hash(CompressionSpec.from_dict(spec.to_dict()))
 
 
