@@ -27,15 +27,15 @@ DEFAULTS = {"neck": 1, "head": 1, "box": 128}
 
 def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
     """Preset and ranks of a case."""
-    preset, *parts = text.split(",")
+    preset, *settings = text.split(",")
     if preset != "dense":
         CompressionSpec.preset(preset)
     ranks: dict[str, int | None] = dict(DEFAULTS)
-    for part in parts:
-        name, _, rank = part.partition("=")
+    for setting in settings:
+        name, _, rank = setting.partition("=")
         if name not in RANKS or not (rank.isdigit() or rank == "dense"):
             raise InputError(
-                f"--case {text}: expected {', '.join(f'{each}=R' for each in RANKS)}, got {part!r}; write neck=2"
+                f"--case {text}: expected {', '.join(f'{part}=R' for part in RANKS)}, got {setting!r}; write neck=2"
             )
         ranks[name] = None if rank == "dense" else int(rank)
     return preset, {RANKS[name]: rank for name, rank in ranks.items()}
@@ -82,17 +82,17 @@ def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> 
         calls[case] = make_call(load(args, path), args.form, picture, folder).call
     timings = measure(calls, rounds=args.rounds, progress=True)
     rows = []
-    for found in table.rows:
-        if found["case"] in timings:
+    for row in table.rows:
+        if row["case"] in timings:
             rows.append(
                 {
-                    "case": found["case"],
-                    "AP": found["AP"],
-                    "AP50": found["AP50"],
-                    "MACs G": found["macs"] / 1e9,
-                    "params M": found["params"] / 1e6,
-                    "ms": 1e3 * timings[found["case"]].median,
-                    "speed-up": timings["dense"].median / timings[found["case"]].median,
+                    "case": row["case"],
+                    "AP": row["AP"],
+                    "AP50": row["AP50"],
+                    "MACs G": row["macs"] / 1e9,
+                    "params M": row["params"] / 1e6,
+                    "ms": 1e3 * timings[row["case"]].median,
+                    "speed-up": timings["dense"].median / timings[row["case"]].median,
                 }
             )
     height, width = args.size
@@ -101,7 +101,7 @@ def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> 
     with atomic_path(output / "tradeoff.md") as temporary:
         temporary.write_text(f"{text}\n\n{markdown(rows)}", encoding="utf-8")
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in sorted(rows, key=lambda each: each["ms"]):
+    for row in sorted(rows, key=lambda timed: timed["ms"]):
         name = row["case"].partition(",")[0]
         series.setdefault(name, ([], []))
         series[name][0].append(row["ms"])

@@ -40,8 +40,8 @@ class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.parts
         total = first(x)
-        for part in others:
-            total += part(x)
+        for branch in others:
+            total += branch(x)
         return total
 
 
@@ -95,9 +95,9 @@ def _pointwise(layer: CPConv2d, weight: Tensor) -> nn.Conv2d:
 
 def _depthwise(layer: CPConv2d, kernels: Tensor, bias: Tensor | None) -> nn.Conv2d:
     """Depthwise convolution of kernels (P, Kh, Kw)."""
-    parts = len(kernels)
+    channels = len(kernels)
     sizes = (layer.kernel_size, layer.stride, layer.padding)
-    conv = nn.Conv2d(parts, parts, *sizes, groups=parts, bias=bias is not None)
+    conv = nn.Conv2d(channels, channels, *sizes, groups=channels, bias=bias is not None)
     return _filled(conv, layer, kernels[:, None], bias)
 
 

@@ -102,7 +102,7 @@ def tune(
         whole |= {"baseline": baseline, "baseline, fused": fuse(baseline)}
         if OTHER in formats:
             whole["baseline, fused, channels last"] = _formatted(fuse(baseline), True)
-    calls = {name: partial(each, example) for name, each in whole.items()}
+    calls = {name: partial(candidate, example) for name, candidate in whole.items()}
     timings = _time(calls, first, rounds, WHOLE, progress)
     fastest = {name: 1e3 * min(timing.seconds) for name, timing in timings.items()}
     medians = {name: 1e3 * timing.median for name, timing in timings.items()}
@@ -116,8 +116,8 @@ def tune(
 
 
 def _check(model: nn.Module, baseline: nn.Module | None, memory_format: str, margin: float, rounds: int) -> None:
-    for name, each in (("model", model), ("baseline", baseline)):
-        if each is not None and each.training:
+    for name, candidate in (("model", model), ("baseline", baseline)):
+        if candidate is not None and candidate.training:
             raise InputError(f"tune: expected a {name} in eval mode, got training mode; call {name}.eval() first")
     if memory_format not in ("auto", "keep", "channels_last"):
         raise InputError(f"memory_format: expected auto, keep or channels_last, got {memory_format!r}; use one of them")

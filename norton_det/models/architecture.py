@@ -101,19 +101,19 @@ class Architecture:
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Every convolution, in the order of torchvision's modules."""
-        found = [Site("conv1", "bn1", 7, IMAGE, self.stream(0), 0, 0)]
+        sites = [Site("conv1", "bn1", 7, IMAGE, self.stream(0), 0, 0)]
         for stage, block in self.blocks():
             name, source = f"layer{stage}.{block}", self.stream(stage if block else stage - 1)
             reads = source
             for conv, kernel in self.convs:
                 writes = self.stream(stage) if conv == self.convs[-1][0] else f"{name}.{conv}"
                 norm = f"{name}.{norm_name(conv)}"
-                found.append(Site(f"{name}.{conv}", norm, kernel, reads, writes, stage, block, kernel > 1))
+                sites.append(Site(f"{name}.{conv}", norm, kernel, reads, writes, stage, block, kernel > 1))
                 reads = writes
             if self.projects(stage, block):
                 shortcut = (f"{name}.downsample.0", f"{name}.downsample.1")
-                found.append(Site(*shortcut, 1, source, self.stream(stage), stage, block, projection=True))
-        return tuple(found)
+                sites.append(Site(*shortcut, 1, source, self.stream(stage), stage, block, projection=True))
+        return tuple(sites)
 
     def sites_of(self, stage: int, block: int) -> list[Site]:
         """The convolutions of one block, a projection last."""
@@ -137,11 +137,11 @@ class Architecture:
     @cached_property
     def widths(self) -> dict[str, int]:
         """Channels of every channel set of the dense network."""
-        found = {IMAGE: 3, self.stream(0): self.stem}
+        widths = {IMAGE: 3, self.stream(0): self.stem}
         for site in self.sites[1:]:
             inside = site.writes != self.stream(site.stage)
-            found[site.writes] = (self.inner if inside else self.outputs)[site.stage - 1]
-        return found
+            widths[site.writes] = (self.inner if inside else self.outputs)[site.stage - 1]
+        return widths
 
     @cached_property
     def pruned(self) -> dict[str, int]:

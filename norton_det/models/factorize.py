@@ -67,23 +67,23 @@ class Candidate:
 def find_candidates(detector: nn.Module) -> list[Candidate]:
     """Dense convolutions larger than 1x1 and linear layers of the detector's parts, in the order of its modules."""
     factored = [name for name, module in detector.named_modules() if isinstance(module, Factored)]
-    found = []
+    candidates = []
     for name, module in detector.named_modules():
         part = part_of(name)
         if part is None or any(name.startswith(f"{prefix}.") for prefix in factored):
             continue
         if isinstance(module, nn.Linear):
-            found.append(Candidate(name, part, module))
+            candidates.append(Candidate(name, part, module))
         elif isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             reason = ""
             try:
                 check_supported(module, name)
             except InputError as error:
                 reason = str(error).removeprefix(f"{name}: ").partition(";")[0]
-            found.append(Candidate(name, part, module, reason))
+            candidates.append(Candidate(name, part, module, reason))
         elif isinstance(module, nn.ConvTranspose2d):
-            found.append(Candidate(name, part, module, "expected a Conv2d, got ConvTranspose2d"))
-    return found
+            candidates.append(Candidate(name, part, module, "expected a Conv2d, got ConvTranspose2d"))
+    return candidates
 
 
 def find_layout(detector: nn.Module) -> Layout:
@@ -110,7 +110,7 @@ def apply_layout(detector: nn.Module, layout: Mapping[str, int], weights: Start 
         InputError: there is no such layer, or its rank is out of range; the detector is untouched then.
     """
     modules = dict(detector.named_modules())
-    made = {}
+    layers = {}
     for name, rank in layout.items():
         module = modules.get(name)
         small = isinstance(module, nn.Conv2d) and max(module.kernel_size) == 1
@@ -122,10 +122,10 @@ def apply_layout(detector: nn.Module, layout: Mapping[str, int], weights: Start 
                 "build the detector that the weights are of"
             )
         try:
-            made[name] = _factored(module, rank, weights)
+            layers[name] = _factored(module, rank, weights)
         except InputError as error:
             raise InputError(f"layout: {name}: {error}") from None
-    for name, layer in made.items():
+    for name, layer in layers.items():
         replace_module(detector, name, layer)
     return detector
 
@@ -138,7 +138,7 @@ def replace_module(root: nn.Module, name: str, new: nn.Module) -> None:
     setattr(parent, child, new)
     for value in vars(parent).values():
         if isinstance(value, list):
-            value[:] = [new if each is old else each for each in value]
+            value[:] = [new if item is old else item for item in value]
 
 
 class WithNormAndActivation(nn.Sequential):

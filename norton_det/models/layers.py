@@ -68,10 +68,10 @@ class CPConv2d(Factored):
             raise InputError(f"rank: expected 1 to {kh * kw} (Kh*Kw), got {rank}; use 1 to {kh * kw}")
         self.in_channels, self.out_channels, self.rank = in_channels, out_channels, rank
         self.kernel_size, self.stride, self.padding = (kh, kw), (sh, sw), (ph, pw)
-        parts = out_channels * rank
-        self.pointwise = nn.Conv2d(in_channels, parts, 1, bias=False)
-        self.vertical = nn.Conv2d(parts, parts, (kh, 1), (sh, 1), (ph, 0), groups=parts, bias=False)
-        self.horizontal = nn.Conv2d(parts, parts, (1, kw), (1, sw), (0, pw), groups=parts, bias=False)
+        components = out_channels * rank
+        self.pointwise = nn.Conv2d(in_channels, components, 1, bias=False)
+        self.vertical = nn.Conv2d(components, components, (kh, 1), (sh, 1), (ph, 0), groups=components, bias=False)
+        self.horizontal = nn.Conv2d(components, components, (1, kw), (1, sw), (0, pw), groups=components, bias=False)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     @classmethod
@@ -122,10 +122,10 @@ class CPConv2d(Factored):
         """Deploy form, a new module with the same outputs: 1x1 convolution, grouped Kh x Kw convolution."""
         factors = self.factors()
         kernel = khatri_rao(factors.b, factors.c)  # (O, K, R)
-        parts = self.out_channels * self.rank
-        pointwise = nn.Conv2d(self.in_channels, parts, 1, bias=False)
+        components = self.out_channels * self.rank
+        pointwise = nn.Conv2d(self.in_channels, components, 1, bias=False)
         spatial = nn.Conv2d(
-            parts,
+            components,
             self.out_channels,
             self.kernel_size,
             self.stride,

@@ -31,10 +31,10 @@ def parse_list(text: str, field: str = "ratios") -> list[float]:
                 f"the problem is at character {position + 1}"
             )
         times = int(term[2] or 1)
-        part = [float(number) for number in term[1].split(",") if number.strip()]
-        if len(numbers) + times * len(part) > _MAX_LENGTH:
+        term_numbers = [float(number) for number in term[1].split(",") if number.strip()]
+        if len(numbers) + times * len(term_numbers) > _MAX_LENGTH:
             raise InputError(f"{field}: expected at most {_MAX_LENGTH} numbers, got {shorten(text)}; use fewer")
-        numbers += part * times
+        numbers += term_numbers * times
         position = term.end()
         separator = re.compile(r"\s*\+\s*").match(stripped, position)
         if separator is None:
@@ -64,6 +64,6 @@ def _shortest(number: float) -> str:
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    nested = isinstance(value, list | tuple) and any(isinstance(each, list | tuple | dict) for each in value)
+    nested = isinstance(value, list | tuple) and any(isinstance(item, list | tuple | dict) for item in value)
     text = reprlib.repr(value) if nested else repr(value)  # lists that share their parts are long only when written
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,4 +1,4 @@
-"""The levels by name: ranks and ratios of the paper's rows for ResNet-50, and what saves as much of other ResNets.
+"""The presets by name: ranks and ratios of the paper's rows for ResNet-50, and what saves as much of other ResNets.
 
 Standard library only.
 """
@@ -15,7 +15,7 @@ PRESETS: dict[str, tuple[int | None, str]] = {
     "norton-77": (1, "[0.]+[0.45]*19"),
     "norton-78": (1, "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"),
 }
-# The same levels of other ResNets, by MACs saved at 224 x 224: rank and uniform ratios that meet them within 0.5 %.
+# The same presets of other ResNets, by MACs saved at 224 x 224: rank and uniform ratios that meet them within 0.5 %.
 PRESETS_BY_TARGET: dict[str, dict[str, tuple[int, str]]] = {
     "resnet18": {
         "norton-43": (4, "[0.06]*11"),
@@ -49,7 +49,7 @@ PRESETS_BY_TARGET: dict[str, dict[str, tuple[int, str]]] = {
 
 
 def presets(arch: str) -> dict[str, tuple[int | None, str]]:
-    """Rank and ratios of every level that there is for an architecture, by name.
+    """Rank and ratios of every preset that there is for an architecture, by name.
 
     Raises:
         InputError: no such architecture.

@@ -91,8 +91,8 @@ class CompressionSpec:
             ranks = tuple(_as_int(rank, "rank") for rank in self.rank)
             expected = len(self.architecture.factored)
             if len(ranks) != expected:
-                each = "one per block" if expected == self.num_blocks else "one per 3x3 convolution"
-                raise InputError(f"rank: expected one number or {expected} ({each}), got {len(ranks)}; give {expected}")
+                per = "one per block" if expected == self.num_blocks else "one per 3x3 convolution"
+                raise InputError(f"rank: expected one number or {expected} ({per}), got {len(ranks)}; give {expected}")
             object.__setattr__(self, "rank", (ranks[0] or None) if len(set(ranks)) == 1 else ranks)
             lowest = 0
         else:
@@ -130,7 +130,7 @@ class CompressionSpec:
 
     @classmethod
     def preset(cls, name: str, arch: str = "resnet50") -> "CompressionSpec":
-        """A level by its name, such as ``norton-78``: for ResNet-50 a published row of the paper, for another ResNet
+        """A preset by its name, such as ``norton-78``: for ResNet-50 a published row of the paper, for another ResNet
         ranks and ratios that save as many MACs (in %, at 224 x 224).
         """
         known = presets(arch)

@@ -42,15 +42,15 @@ def spec_from_state(
     if (got := _filters(state, last, whole)) != whole:
         raise InputError(f"{last.name}.weight: expected {whole} filters, got {got}; stage 4 is not pruned")
     kept = zip(arch.pruned.values(), widths, strict=True)
-    found = CompressionSpec(tuple(shortest_ratio(*pair) for pair in kept), tuple(ranks), arch.name)
-    if rank is not None and set(found.ranks) != {rank}:
-        told = ", ".join(sorted({str(number or "none") for number in found.ranks}))
+    spec = CompressionSpec(tuple(shortest_ratio(*pair) for pair in kept), tuple(ranks), arch.name)
+    if rank is not None and set(spec.ranks) != {rank}:
+        told = ", ".join(sorted({str(number or "none") for number in spec.ranks}))
         raise InputError(f"rank: the file says {rank}, its tensors have {told}; get the file again or remove its rank")
-    levels = (CompressionSpec.preset(name, arch.name) for name in presets(arch.name))
-    preset = next((spec for spec in levels if spec.same_network(found)), None)
+    known = (CompressionSpec.preset(name, arch.name) for name in presets(arch.name))
+    preset = next((candidate for candidate in known if candidate.same_network(spec)), None)
     if ratios is not None:
-        return _declared(found, ratios, [site.name for site in sites]).named(preset.name if preset else "")
-    return found if preset is None else preset
+        return _declared(spec, ratios, [site.name for site in sites]).named(preset.name if preset else "")
+    return spec if preset is None else preset
 
 
 def _architecture(state: Mapping[str, Tensor]) -> Architecture:
@@ -61,7 +61,7 @@ def _architecture(state: Mapping[str, Tensor]) -> Architecture:
     depths = tuple(len(indices) for indices in blocks)
     kind = "bottleneck" if any(re.match(r"layer\d\.\d+\.conv3\.", name) for name in state) else "basic"
     alike = [arch for arch in ARCHITECTURES.values() if (arch.kind, arch.depths) == (kind, depths)]
-    if alike and all(max(found) == len(found) - 1 for found in blocks):
+    if alike and all(max(indices) == len(indices) - 1 for indices in blocks):
         last = state.get(f"layer4.0.{norm_name(BLOCKS[kind][-1][0])}.weight")
         width = len(last) if last is not None and last.ndim else 0
         return next((arch for arch in alike if arch.outputs[3] == width), alike[0])
@@ -114,14 +114,14 @@ def shortest_ratio(limit: int, width: int) -> float:
     return (limit - width - 0.5) / limit  # the middle of the interval
 
 
-def _declared(found: CompressionSpec, ratios: str | Sequence[float], layers: Sequence[str]) -> CompressionSpec:
-    """The spec with the ratios that a file states, if they give the widths that were found."""
+def _declared(stored: CompressionSpec, ratios: str | Sequence[float], layers: Sequence[str]) -> CompressionSpec:
+    """The spec with the ratios that a file states, if they give the stored widths."""
     numbers = parse_list(ratios, "compress_rate") if isinstance(ratios, str) else list(ratios)
-    spec = CompressionSpec(tuple(numbers[: len(layers)]), found.rank, found.arch)
-    for layer, stated, stored in zip(layers, spec.left().values(), found.left().values(), strict=True):
-        if stated != stored:
+    spec = CompressionSpec(tuple(numbers[: len(layers)]), stored.rank, stored.arch)
+    for layer, stated, filters in zip(layers, spec.left().values(), stored.left().values(), strict=True):
+        if stated != filters:
             raise InputError(
                 f"compress_rate: {format_list(spec.ratios)} leaves {stated} filters in {layer}, but {layer}.weight has "
-                f"{stored}; get the file again or remove its compress_rate"
+                f"{filters}; get the file again or remove its compress_rate"
             )
     return spec

@@ -2,7 +2,7 @@
 
 *From weights*: the relative squared error of the weight at rank R; of channels, the share that is dropped. *From
 images*: what is left of the output's squared error, relative to its variance, when the layer is fitted as
-``reconstruct`` and ``detector_fit`` will fit it (rank), or when its readers are given what can be predicted of the
+``fit_resnet`` and ``fit_detector`` will fit it (rank), or when its readers are given what can be predicted of the
 dropped channels from the best ones kept (width, ``css_curve``). Filters are fitted one by one in all of these, so a
 sample of them tells of the layer; the errors are of rows that the fit has not seen.
 
@@ -39,7 +39,7 @@ def conv_ranks(largest: int, ranks: Sequence[int]) -> list[int | None]:
 
 def matrix_ranks(largest: int) -> list[int | None]:
     """Ranks of a linear layer to choose from, dense (``None``) first; they fall by a quarter or so."""
-    steps = [2**power * part // 4 for power in range(16, 3, -1) for part in (4, 3)]
+    steps = [2**power * quarters // 4 for power in range(16, 3, -1) for quarters in (4, 3)]
     return [None, *(rank for rank in steps if rank <= largest)]
 
 
@@ -113,13 +113,13 @@ class ConvRows:
         Raises:
             InputError: too few rows, or not finite ones.
         """
-        if self.moments.count < 2 or not any(len(part) for part in self.tests):
+        if self.moments.count < 2 or not any(map(len, self.tests)):
             raise InputError(f"{self.name}: expected activations on the calibration images, got none; give more images")
         moments, x = self.moments.finish(), torch.cat(self.tests)
         share = _RIDGE + _SHRINKAGE * moments.xx.shape[0] / moments.rows
         kernel = tuple(self.conv.kernel_size)
         dense = self.conv.weight.detach()[self.filters]
-        out = []
+        fits = []
         for rank in ranks:
             start = cp_decompose(dense, rank, starts=STARTS)
             factors = fit_output(moments, start, self.weight, share, sweeps=2 if rank == 1 else 1)
@@ -129,8 +129,8 @@ class ConvRows:
             error = float(lost.square().sum() / true.square().sum().clamp_min(1e-30))
             weight = flat.unflatten(1, (-1, self.conv.in_channels)).transpose(1, 2).unflatten(2, kernel)
             shift = moments.mean_y - flat @ moments.mean_x
-            out.append(FilterFit(min(1.0, error), self.filters, weight.float(), shift.float()))
-        return out
+            fits.append(FilterFit(min(1.0, error), self.filters, weight.float(), shift.float()))
+        return fits
 
 
 def projection(covariance: Tensor, order: Tensor, keep: int) -> Tensor:
@@ -138,6 +138,6 @@ def projection(covariance: Tensor, order: Tensor, keep: int) -> Tensor:
     kept = order[:keep]
     system = covariance[kept][:, kept].clone()
     system.diagonal().add_(1e-4 * covariance.diagonal().mean().clamp_min(1e-30))
-    out = torch.zeros_like(covariance)
-    out[:, kept] = torch.linalg.solve(system, covariance[kept]).T
-    return out
+    matrix = torch.zeros_like(covariance)
+    matrix[:, kept] = torch.linalg.solve(system, covariance[kept]).T
+    return matrix

@@ -58,8 +58,8 @@ class SearchResult:
         width = max(len(name) for name, *_ in self.chosen)
         lines = [f"{'group':{width}} {'dense':>6} {'chosen':>6} {'error':>8}"]
         for name, dense, value, error in self.chosen:
-            shown = ["dense" if part is None else str(part) for part in (dense, value)]
-            lines.append(f"{name:{width}} {shown[0]:>6} {shown[1]:>6} {error:8.5f}")
+            values = ["dense" if number is None else str(number) for number in (dense, value)]
+            lines.append(f"{name:{width}} {values[0]:>6} {values[1]:>6} {error:8.5f}")
         return "\n".join([*lines, self.summary()])
 
     def summary(self) -> str:

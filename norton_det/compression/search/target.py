@@ -16,13 +16,13 @@ def parse_target(value: float | str, kind: str, dense: float | None = None) -> f
     Raises:
         InputError: not such a number, or not above 0.
     """
-    forms = {"macs": "25G, 25e9", "params": "12.5M, 12.5e6", "latency_ms": "300, 300ms"}[kind]
-    found = _TARGET.fullmatch(str(value).strip())
-    unit = found[2].lower() if found else ""
-    number = float(found[1]) if found else -1.0
+    examples = {"macs": "25G, 25e9", "params": "12.5M, 12.5e6", "latency_ms": "300, 300ms"}[kind]
+    match = _TARGET.fullmatch(str(value).strip())
+    unit = match[2].lower() if match else ""
+    number = float(match[1]) if match else -1.0
     wrong = (unit == "ms") is not (kind == "latency_ms") and unit not in ("", "%")
-    if isinstance(value, bool) or not found or wrong or not 0 < number < float("inf"):
-        raise InputError(f"target_{kind}: expected a number such as {forms} or 40%, got {value!r}; write it so")
+    if isinstance(value, bool) or not match or wrong or not 0 < number < float("inf"):
+        raise InputError(f"target_{kind}: expected a number such as {examples} or 40%, got {value!r}; write it so")
     if unit == "%":
         return number / 100 * (dense if dense is not None else 1.0)
     return number * _FACTORS.get(unit, 1.0)
