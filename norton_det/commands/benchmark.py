@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..data.images import load_pictures, read_image
+from ..data.decode import read_image
+from ..data.images import load_pictures, resized
 from ..deploy.benchmark import Runner, available_forms, make_call, peak_memory, time_parts
 from ..deploy.loading import load_detector
 from ..deploy.speed_table import speed_table
@@ -38,7 +39,7 @@ def read(path: str | None, height: int, width: int) -> np.ndarray:
     """A picture (H, W, 3), RGB, at that size."""
     if path is None:
         return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    return np.asarray(read_image(require_file(path, "a picture")).resize((width, height)))
+    return resized(read_image(require_file(path, "a picture")), height, width)
 
 
 def load(args: argparse.Namespace, config: str | None, model: str) -> nn.Module:
@@ -57,7 +58,7 @@ def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:
     if args.calibrate is None:
         return []
     height, width = args.size
-    return load_pictures(args.calibrate, lambda image: np.asarray(image.resize((width, height))), count=32)[0]
+    return load_pictures(args.calibrate, lambda image: resized(image, height, width), count=32)[0]
 
 
 def memory_of(args: argparse.Namespace, config: str | None, model: str, form: str) -> float:

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from ..d2.evaluation import class_rows, evaluate_predictor, format_classes, format_rows, published_columns, without_nan
-from ..data.images import read_image
 from ..data.register import check_datasets, register_entries
 from ..deploy import Detections, Predictor
 from ..deploy.loading import load_predictor
@@ -79,7 +77,6 @@ def main(args: argparse.Namespace) -> None:
         results = evaluate_predictor(
             predict,
             args.dataset,
-            lambda path: np.asarray(read_image(Path(path))),
             first_label=1 if predictor.info.stack == "torchvision" else 0,
             output_dir=args.output,
             progress=not args.quiet,

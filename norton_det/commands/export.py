@@ -7,16 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import load_pictures, read_image
+from ..data.decode import read_image
+from ..data.images import load_pictures
 from ..deploy import Detections, Predictor, export
 from ..deploy.loading import load_detector
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_writable
-
-
-def read(path: str | Path) -> np.ndarray:
-    """A picture (H, W, 3), RGB."""
-    return np.asarray(read_image(Path(path)))
 
 
 def compare(expected: Detections, found: Detections) -> dict[str, float]:
@@ -56,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     if args.json and not args.check:
         raise InputError("--json: expected pictures to compare on, got none; give --check IMAGE")
     for path in args.check:
-        read(path)
+        read_image(path)
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
     detector, known = load_detector(args.weights, args.config_file, args.opts)
@@ -80,7 +76,7 @@ def main(args: argparse.Namespace) -> None:
     rows = {}
     print(f"{'picture':30} {'PyTorch':>8} {exported.name:>13} {'matched':>8} {'box px':>8} {'score':>9}")
     for path in args.check:
-        row = rows[path] = compare(plain(read(path)), exported(read(path)))
+        row = rows[path] = compare(plain(read_image(path)), exported(read_image(path)))
         print(
             f"{Path(path).name[-30:]:30} {row['expected']:8d} {row['found']:13d} {row['matched']:8d} "
             f"{row['box_pixels']:8.4f} {row['score']:9.2e}"

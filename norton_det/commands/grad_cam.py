@@ -10,7 +10,8 @@ from ..checkpoint.load import LoadedWeights, load_weights
 from ..classification.grad_cam import agreement, draw_grid, grad_cam, require_library, to_pixels
 from ..compression.calibration import Calibration
 from ..compression.resnet import compress
-from ..data.images import choose_size, load_images, make_transform, read_image
+from ..data.decode import read_image
+from ..data.images import choose_size, load_images, make_transform
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError

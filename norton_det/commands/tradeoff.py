@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.utils.logger import setup_logger
 
 from ..d2.build import compress_to_file, load_config, load_detector, to_input
 from ..d2.evaluation import published_columns
 from ..d2.trainer import NortonTrainer
-from ..data.images import find_images, load_pictures, read_image
+from ..data.decode import read_image
+from ..data.images import find_images, load_pictures, resized
 from ..data.register import check_datasets
 from ..deploy.benchmark import make_call
 from ..models.complexity import count_complexity
@@ -74,7 +74,7 @@ def load(args: argparse.Namespace, path: Path) -> Any:
 
 def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> None:
     """Time every case in turns; write the table and the plot."""
-    picture = np.asarray(read_image(find_images(args.calibrate)[0]).resize(args.size[::-1]))
+    picture = resized(read_image(find_images(args.calibrate)[0]), *args.size)
     calls = {}
     for case, path in paths.items():
         folder = Path(args.output) / "exported" / path.stem

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.images import beside, read_image
+from ..data.decode import read_image
+from ..data.images import beside
 from ..data.register import check_datasets, register_entries
 from ..deploy import Detections
 from ..live import Frame, Overlay
@@ -58,7 +59,7 @@ def draw(args: argparse.Namespace, output: Path) -> None:
     sink = PictureSink(output)
     for index in chosen:
         record = records[index]
-        image = np.ascontiguousarray(np.asarray(read_image(Path(record["file_name"])))[:, :, ::-1])
+        image = np.ascontiguousarray(read_image(record["file_name"])[:, :, ::-1])
         truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
         sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
         picture = beside([overlay.draw(image, what, [line], scores=what is seen) for what, line in sides])

@@ -163,14 +163,14 @@ def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
     save_tensors(path, detector.state_dict(), info)
 
 
-def to_input(cfg: CfgNode, sizes: tuple[int, int] | None = None) -> Callable[[Any], dict[str, Any]]:
-    """From a Pillow image in RGB to what the config's detector takes: {"image": (3, H, W) in 0..255}, in the order of
-    INPUT.FORMAT, its short and long sides as ``sizes`` say, by default INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
+def to_input(cfg: CfgNode, sizes: tuple[int, int] | None = None) -> Callable[[np.ndarray], dict[str, Any]]:
+    """From a picture (H, W, 3), RGB, uint8, to what the config's detector takes: {"image": (3, h, w) in 0..255}, in the
+    order of INPUT.FORMAT, its short and long sides as ``sizes`` say, by default INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
     """
     short, longest = sizes or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
 
-    def convert(image: Any) -> dict[str, Any]:
+    def convert(image: np.ndarray) -> dict[str, Any]:
         pixels = np.asarray(image)[:, :, ::step].transpose(2, 0, 1)  # (3, H, W)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
         resized = resize(tensor, short, longest)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..utils.errors import InputError
+from .mapper import read_file
 
 COLUMNS = {
     # task -> (name, position in COCOeval.stats)
@@ -70,7 +71,7 @@ class NortonCOCOEvaluator(COCOEvaluator):
 def evaluate_predictor(
     predict: Callable[[np.ndarray], Any],
     dataset_name: str,
-    read: Callable[[str], np.ndarray],
+    read: Callable[[str], np.ndarray] = read_file,
     *,
     first_label: int = 0,
     output_dir: str | None = None,
@@ -81,7 +82,7 @@ def evaluate_predictor(
     Args:
         predict: picture (H, W, 3), uint8 -> ``Detections``.
         dataset_name: registered with Detectron2, its classes in the order of the detector's.
-        read: file -> the picture as ``predict`` takes it.
+        read: file -> the picture as ``predict`` takes it; by default in RGB.
         first_label: the detector's label of the first class; torchvision's is 1.
         output_dir: where Detectron2's evaluator keeps the detections, in COCO's result format.
         progress: show a bar.

@@ -10,12 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils import comm
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
@@ -24,7 +23,7 @@ from ..checkpoint.load import load_detector_state, load_weights
 from ..compression.calibration import Calibration
 from ..compression.detector import CALIBRATION_PIXELS
 from ..compression.resnet import compress, compress_detector_state
-from ..data.images import decoding, read_sample
+from ..data.images import Input, read_sample
 from ..models.description import NetworkInfo
 from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
@@ -32,6 +31,7 @@ from ..utils.errors import InputError
 from .build import NORTON_BACKBONES, compress_to_file, to_input, with_weights
 from .config import check_agreement, ranks_from_config, spec_from_config
 from .files import newest_checkpoint, read_checkpoint_info, read_layout
+from .mapper import read_file
 
 logger = logging.getLogger(__name__)
 RESNET_CROP = 224  # pixels; of pictures for the ResNet alone
@@ -124,8 +124,8 @@ def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
     logger.info("Compressed:\n%s", report.table())
 
 
-def training_pictures(cfg: CfgNode, convert: Callable[[Any], Any], most: int) -> list[Any] | None:
-    """A random sample of the pictures of ``DATASETS.TRAIN``, converted from Pillow images in RGB; what cannot be read
+def training_pictures(cfg: CfgNode, convert: Callable[[np.ndarray], Input], most: int) -> list[Input] | None:
+    """A random sample of the pictures of ``DATASETS.TRAIN``, converted from (H, W, 3), RGB, uint8; what cannot be read
     is named. ``MODEL.NORTON.CALIBRATION_IMAGES`` says how many, but no more than ``most``; ``None`` for 0.
 
     Raises:
@@ -137,17 +137,11 @@ def training_pictures(cfg: CfgNode, convert: Callable[[Any], Any], most: int) ->
     files = sorted({str(record["file_name"]) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)})
     random.Random(max(cfg.SEED, 0)).shuffle(files)
     what = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
-    found, broken = read_sample(what, files, convert, count, read=_read, progress=True)
+    found, broken = read_sample(what, files, convert, count, read=read_file, progress=True)
     for file in broken:
         logger.warning("Skipped, cannot be read: %s", file)
     logger.info("Fitted to %d pictures of %s", len(found), what)
     return found
-
-
-def _read(file: str) -> Image.Image:
-    """A picture in RGB as Detectron2 reads it for training: turned as its EXIF data say, from wherever it is."""
-    with decoding(file):
-        return Image.fromarray(read_image(file, "RGB"))
 
 
 def _calibration(cfg: CfgNode) -> Calibration | None:
@@ -157,7 +151,7 @@ def _calibration(cfg: CfgNode) -> Calibration | None:
     convert = to_input(cfg, (short, cfg.INPUT.MAX_SIZE_TRAIN))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
 
-    def crop(image: Image.Image) -> Tensor:
+    def crop(image: np.ndarray) -> Tensor:
         return (center_crop(convert(image)["image"], [side, side]) - mean) / std
 
     pictures = training_pictures(cfg, crop, CALIBRATION_PIXELS // side**2)

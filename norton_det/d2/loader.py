@@ -13,19 +13,20 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
-from PIL import Image
 from pycocotools import mask as mask_utils
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.coco import mask_to_polygons
+from ..data.decode import UnreadableImage
 from ..utils.errors import InputError, first_line
 from ..utils.seeds import seeded
+from .mapper import EvaluationMapper, ImageMapper
 
-UNREADABLE = (OSError, SyntaxError, EOFError, Image.DecompressionBombError)  # Pillow's, on damaged files
+UNREADABLE = (UnreadableImage, OSError, SyntaxError, EOFError)  # the others are of a mapper of one's own
 ATTEMPTS = 100  # of other images, where one has nothing to train on
 Item = tuple[int, int]
 
@@ -56,7 +57,8 @@ class SeededImages(Dataset):
                 try:
                     found = self.mapper(record)
                 except UNREADABLE as error:
-                    unreadable.append((str(record["file_name"]), first_line(error, 80)))
+                    reason = error.reason if isinstance(error, UnreadableImage) else first_line(error)
+                    unreadable.append((str(record["file_name"]), reason[:80]))
                     found = None
                 except SizeMismatchError as error:
                     raise InputError(
@@ -118,7 +120,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
 
     Args:
         cfg: of Detectron2.
-        mapper: from a record to what the model takes; Detectron2's ``DatasetMapper`` by default.
+        mapper: from a record to what the model takes; ``ImageMapper`` by default.
 
     Raises:
         InputError: a batch that cannot be shared evenly among the processes.
@@ -129,15 +131,16 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
             f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {size}; choose such a number"
         )
     check_classes(cfg, cfg.DATASETS.TRAIN)
-    parts = _train_loader_from_config(cfg, mapper=mapper)
+    parts = _train_loader_from_config(cfg, mapper=mapper or ImageMapper)  # the class alone: records come first
     records, sampler = parts["dataset"], parts["sampler"]
+    read = mapper or ImageMapper(cfg, is_train=True)  # asks for names of keypoints, which come with the records
     if cfg.MODEL.MASK_ON and mapper is None:
         _prepare_masks(records, cfg.INPUT.MASK_FORMAT)
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches
     grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
     wide = [grouped and record["width"] > record["height"] for record in records]
     loader = DataLoader(
-        SeededImages(DatasetFromList(records, copy=False), parts["mapper"], 0),
+        SeededImages(DatasetFromList(records, copy=False), read, 0),
         batch_sampler=BatchStream(sampler, wide, size, comm.get_rank(), processes),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
@@ -145,6 +148,11 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
     )
     set_seed(loader, cfg.SEED)
     return loader
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's loader of a data set to evaluate on, with ``EvaluationMapper``."""
+    return build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(cfg, is_train=False))
 
 
 def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
@@ -196,5 +204,7 @@ def is_stream(loader: object) -> bool:
 
 def set_seed(loader: DataLoader, seed: int) -> None:
     """Give a loader that has not started yet another seed, of its order and its augmentation."""
-    loader.dataset.seed = seed
-    loader.batch_sampler.indices._seed = seed
+    dataset: Any = loader.dataset
+    dataset.seed = seed
+    sampler: Any = loader.batch_sampler
+    sampler.indices._seed = seed

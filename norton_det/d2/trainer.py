@@ -20,11 +20,10 @@ from ..utils.stop import StopOnSignal
 from .build import build_detector, check_weights, load_as_it_is, one_line, with_weights
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
-from .eval_loader import build_test_loader
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .guard import Guard, guarded
 from .hooks import Average, Reseed
-from .loader import build_train_loader, check_classes, is_stream, set_seed
+from .loader import build_test_loader, build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from ..models.preprocessing import Preprocessing
 from ..utils.errors import InputError
 from ..utils.files import require_file
-from .images import SUFFIXES, choose_size, make_transform, read_image
+from .decode import read_image
+from .images import SUFFIXES, choose_size, make_transform
 
 logger = logging.getLogger(__name__)
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")  # the 1000 classes of ILSVRC 2012, in the order of their heads

@@ -2,24 +2,29 @@
 
 What cannot be read is skipped and named, never guessed. Images are resized so that the short side is ``resize``, then
 cropped to ``size`` x ``size`` in the middle, as torchvision's classifiers are evaluated (bilinear, antialiased).
-Pillow and torchvision are imported by the functions, not with the module.
+torchvision is imported by the function that needs it, not with the module.
 """
 
+import contextlib
 import random
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..models.preprocessing import Preprocessing
-from ..utils.errors import InputError, first_line
+from ..utils.errors import InputError
+from .decode import read_image, short_side
 
+Input = TypeVar("Input")
+File = TypeVar("File", bound=str | Path)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
 GAP = 6  # pixels between pictures side by side
 _MARGIN = 224 / 256  # of a crop in its resized image
@@ -51,15 +56,10 @@ def choose_size(images: Sequence[Path], size: int | None = None, resize: int | N
     The crop is 0.875 of the resized image unless both are given.
     """
     if size is None and resize is None:
-        from PIL import Image
-
         sides = []
         for path in random.Random(0).sample(list(images), min(32, len(images))):
-            try:
-                with Image.open(path) as image:
-                    sides.append(min(image.size))
-            except OSError:
-                continue
+            with contextlib.suppress(InputError):
+                sides.append(short_side(path))
         resize = min(256, round(statistics.median(sides))) if sides else 256
     if size is None:
         assert resize is not None
@@ -116,13 +116,18 @@ def load_images(
 
 
 def load_pictures(
-    folder: str | Path, convert: Callable[[Any], Any], *, count: int = 64, seed: int = 0, progress: bool = False
-) -> tuple[list[Any], list[Path]]:
+    folder: str | Path,
+    convert: Callable[[np.ndarray], Input],
+    *,
+    count: int = 64,
+    seed: int = 0,
+    progress: bool = False,
+) -> tuple[list[Input], list[Path]]:
     """A random sample of the images below a folder as a detector or an engine takes them, for calibration.
 
     Args:
         folder: searched with its sub-folders.
-        convert: from a Pillow image in RGB to what is wanted.
+        convert: from a picture (H, W, 3), RGB, uint8, to the input.
         count: how many images at most.
         seed: of the sample.
         progress: show a bar.
@@ -147,32 +152,32 @@ def _shuffled(folder: str | Path, count: int, seed: int, enough: int) -> list[Pa
 
 def read_sample(
     what: object,
-    found: Sequence[Any],
-    convert: Callable[[Any], Any],
+    files: Sequence[File],
+    convert: Callable[[np.ndarray], Input],
     count: int,
     *,
-    read: Callable[[Any], Any] | None = None,
+    read: Callable[[File], np.ndarray] = read_image,
     progress: bool = False,
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[Input], list[File]]:
     """The first ``count`` files that can be read, converted, and those that could not.
 
     Args:
         what: the folder or data set that they are of, for the error.
-        found: files.
-        convert: from a Pillow image in RGB to what is wanted.
+        files: to be read in this order.
+        convert: from a picture (H, W, 3), RGB, uint8, to the input.
         count: how many at most.
-        read: from a file to the image; by default ``read_image``.
+        read: from a file to the picture; by default ``read_image``.
         progress: show a bar.
 
     Raises:
         InputError: none can be read.
     """
-    images: list[Any] = []
-    broken: list[Any] = []
-    with tqdm(total=min(count, len(found)), desc="images", unit="image", disable=not progress) as bar:
-        for path in found:
+    images: list[Input] = []
+    broken: list[File] = []
+    with tqdm(total=min(count, len(files)), desc="images", unit="image", disable=not progress) as bar:
+        for path in files:
             try:
-                images.append(convert((read or read_image)(path)))
+                images.append(convert(read(path)))
                 bar.update()
             except InputError:
                 broken.append(path)
@@ -186,49 +191,15 @@ def read_sample(
     return images, broken
 
 
-def read_image(path: Path) -> Any:
-    """A Pillow image in RGB; one of 16 bits a pixel is brought to 8, where Pillow would make it white.
-
-    Raises:
-        InputError: it cannot be decoded, or has pixels of another kind (floats).
-    """
-    from PIL import Image
-
-    with decoding(path), Image.open(path) as image:
-        if image.mode == "F":
-            raise ValueError("pixels are floating-point numbers")
-        return (_to_8_bits(image) if image.mode.startswith("I") else image).convert("RGB")
-
-
-def _to_8_bits(image: Any) -> Any:
-    """A grey Pillow image of 16 bits; values up to 255 are taken as they are."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.asarray(image).astype(np.int64)
-    values = values >> 8 if values.max(initial=0) > 255 else values
-    made = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    made.info = image.info  # EXIF data among it
-    return made
-
-
-@contextmanager
-def decoding(path: Path | str) -> Iterator[None]:
-    """Pillow's errors on a file as one line: it cannot be decoded."""
-    from PIL import Image
-
-    try:
-        yield
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{path}: expected an image, got a damaged or other file ({first_line(error, 80)}); remove it"
-        ) from None
+def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture (H, W, 3), uint8, as (height, width, 3): bicubic, with Pillow."""
+    return np.array(Image.fromarray(image).resize((width, height)))
 
 
 def make_transform(
     preprocessing: Preprocessing, shape: ImageSize, augment: bool = False, least_area: float = 0.35
-) -> Callable[[Any], Tensor]:
-    """A function from a Pillow image to the network's input (3, size, size).
+) -> Callable[[np.ndarray], Tensor]:
+    """A function from a picture (H, W, 3), RGB, uint8, to a classifier's input (3, size, size).
 
     Args:
         preprocessing: colour order, mean and std.
@@ -246,18 +217,16 @@ def make_transform(
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     flip = preprocessing.color == "BGR"
 
-    def transform(image: Any) -> Tensor:
-        pixels = picture(image).float()
+    def transform(image: np.ndarray) -> Tensor:
+        pixels = picture(Image.fromarray(image)).float()
         return ((pixels.flip(0) if flip else pixels) - mean) / std
 
     return transform
 
 
-def beside(pictures: Sequence[Any], shade: int = 0) -> Any:
+def beside(pictures: Sequence[np.ndarray], shade: int = 0) -> np.ndarray:
     """Pictures (H, W, 3), uint8 arrays of one height, in a row with gaps of this shade between them."""
-    import numpy as np
-
-    parts: list[Any] = []
+    parts: list[np.ndarray] = []
     for picture in pictures:
         parts += [picture, np.full((picture.shape[0], GAP, 3), shade, np.uint8)]
     return np.concatenate(parts[:-1], axis=1)

@@ -13,7 +13,6 @@ Only pages of the same origin may connect, and only by the names the server is m
 
 import asyncio
 import contextlib
-import io
 import ipaddress
 import json
 import logging
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.decode import UnreadableImage, read_image
 from ..deploy.engines import require_module
 from ..deploy.predictor import Detections
 from ..utils.errors import InputError, first_line
@@ -107,16 +107,9 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         InputError: it is neither, damaged, or too large.
     """
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-            if image.width * image.height > LARGEST_PICTURE:
-                raise InputError(f"frame: expected at most {LARGEST_PICTURE} pixels, got {image.width}x{image.height}")
-            return np.array(image.convert("RGB"))
-    except InputError:
-        raise
-    except Exception:  # Pillow's decoders raise whatever their libraries do
+        return read_image(data, name="frame", formats=("JPEG", "PNG"), most_pixels=LARGEST_PICTURE)
+    except UnreadableImage:
         raise InputError("frame: expected a picture (JPEG or PNG), got bytes that do not decode; send one") from None
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ImageOps
 
-from ..data.images import SUFFIXES, find_images, read_image
+from ..data.decode import read_image
+from ..data.images import SUFFIXES, find_images
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .camera import Camera
@@ -34,7 +34,7 @@ class Pictures(Source):
     def __iter__(self) -> Iterator[Frame]:
         for index, file in enumerate(self.files):
             try:
-                image = np.asarray(ImageOps.exif_transpose(read_image(file)))
+                image = read_image(file)
             except InputError as error:
                 self.skipped.append(str(error).rpartition("; ")[0] + "; give another")
                 continue

@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
-from torchvision.transforms.functional import pil_to_tensor
 
 from ..checkpoint.load import load_detector_state
 from ..checkpoint.sources import is_safetensors
@@ -100,9 +100,9 @@ def check_image(image: object) -> str:
     return ""
 
 
-def to_input(image: Any) -> Tensor:
-    """A Pillow image in RGB as torchvision's detectors take it: (3, H, W) in 0..1; they resize it themselves."""
-    return pil_to_tensor(image).float() / 255
+def to_input(image: np.ndarray) -> Tensor:
+    """A picture (H, W, 3), RGB, uint8, as torchvision's detectors take it: (3, H, W) in 0..1; they resize it."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:

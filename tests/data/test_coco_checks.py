@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from norton_det.d2.build import load_config
-from norton_det.d2.eval_loader import build_test_loader
 from norton_det.d2.evaluation import evaluate_predictor
+from norton_det.d2.loader import build_test_loader
 from norton_det.data import check_datasets, register_coco_folder
 from norton_det.data import coco as coco_module
 from norton_det.data.coco import mask_to_runs, read_coco

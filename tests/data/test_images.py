@@ -1,12 +1,12 @@
 """Folders of images: sizes, classes, and what cannot be read."""
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from norton_det.data.classes import WNIDS, ClassFolder, match_classes, read_classes
-from norton_det.data.images import ImageSize, choose_size, find_images, load_images, make_transform, read_image
+from norton_det.data.decode import read_image
+from norton_det.data.images import ImageSize, choose_size, find_images, load_images, make_transform
 from norton_det.models.preprocessing import MSRA, TORCHVISION
 from norton_det.utils.errors import InputError
 
@@ -134,12 +134,3 @@ def test_no_images(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="expected images in its class folders"):
         ClassFolder(tmp_path, 1, TORCHVISION)
-
-
-def test_pictures_of_16_bits_are_brought_to_8(tmp_path):
-    values = np.array([[0, 256, 28928, 65535]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    assert np.asarray(read_image(tmp_path / "a.png"))[0, :, 0].tolist() == [0, 1, 113, 255]
-    Image.fromarray(np.float32([[0.5]])).save(tmp_path / "b.tiff")
-    with pytest.raises(InputError, match=r"b\.tiff: expected an image, .*floating-point"):
-        read_image(tmp_path / "b.tiff")

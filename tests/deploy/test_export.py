@@ -9,7 +9,7 @@ import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from norton_det.compression.detector import compress_detector, stack_name
-from norton_det.data.images import read_image
+from norton_det.data.decode import read_image
 from norton_det.deploy import DeployInfo, Detections, Predictor, export
 from norton_det.deploy.native import NativePredictor
 from norton_det.models.complexity import count_complexity
@@ -79,7 +79,7 @@ def pictures(request, picture) -> list[np.ndarray]:
     except pytest.skip.Exception:
         return [picture, picture[:, :70], np.ascontiguousarray(picture.transpose(1, 0, 2))]
     files = sorted((folder / "data" / "coco-mini" / "val2017").glob("*.jpg"))[:3]
-    return [np.asarray(read_image(file)) for file in files]
+    return [read_image(file) for file in files]
 
 
 def test_files(detector, pictures, tmp_path):

@@ -10,10 +10,10 @@ import numpy as np
 from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 
 from norton_det.d2.build import load_config
-from norton_det.d2.eval_loader import build_test_loader
 from norton_det.d2.evaluation import evaluate_predictor
+from norton_det.d2.loader import build_test_loader
 from norton_det.data import generate_dataset, register_coco_folder
-from norton_det.data.images import read_image
+from norton_det.data.decode import read_image
 from norton_det.deploy import Detections
 
 from .cases import Fault, tool
@@ -156,7 +156,7 @@ def cut_in_predictor(folder: Path) -> None:
 
 
 def _read(file: str) -> np.ndarray:
-    return np.asarray(read_image(Path(file)))
+    return read_image(file)
 
 
 def _empty(content: dict[str, Any]) -> None:
