@@ -1,17 +1,19 @@
 """What a calibration is: unlabelled images, switches, and which positions of feature maps are looked at.
 
-A few hundred unlabelled images tell which channels can be spared (``channels``), and to what the layers that are left
-have to be fitted (``reconstruct``). Labels are not needed, and nothing is trained.
+A few hundred unlabelled images tell which channels can be spared (``channel_statistics``), and to what the layers that
+are left have to be fitted (``fit_resnet``). Labels are not needed, and nothing is trained.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.device import check_device
 from ..utils.errors import InputError
+from .fitter import FitSettings
+from .sampling import draw_positions_evenly
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Calibration:
 
     Attributes:
         images: (N, 3, H, W), preprocessed as the weights expect.
-        batch_norm, compensate, decomposition: the switches, see ``reconstruct``. ``compensate`` and ``"output"`` need
+        batch_norm, compensate, decomposition: the switches, see ``fit_resnet``. ``compensate`` and ``"output"`` need
             ``batch_norm``.
         rows: positions of each layer that are looked at, drawn evenly from all images.
         ridge: how strongly solutions are drawn to the dense network's weights, as a share of the mean variance of
@@ -67,6 +69,12 @@ class Calibration:
         """Whether weights change, not only statistics."""
         return self.compensate or self.decomposition == "output"
 
+    @property
+    def fit_settings(self) -> FitSettings:
+        """How its layers are fitted."""
+        sweeps = (3, 1) if self.sweeps is None else (self.sweeps, self.sweeps)
+        return FitSettings(self.ridge, sweeps=sweeps, kernel=self.decomposition == "output")
+
     def sampler(self) -> Callable[[Tensor], Tensor]:
         """Draws positions of maps (n, C, H, W): (3, rows) of image, row and column; equally many in every image."""
         generator = torch.Generator().manual_seed(self.seed)
@@ -74,10 +82,7 @@ class Calibration:
 
         def draw(maps: Tensor) -> Tensor:
             count, _, height, width = maps.shape
-            take = min(per_image, height * width)
-            drawn = torch.rand(count, height * width, generator=generator).topk(take).indices  # (n, take)
-            image = torch.arange(count)[:, None].expand_as(drawn)
-            return torch.stack([image, drawn // width, drawn % width]).flatten(1).to(maps.device)
+            return draw_positions_evenly((count, height, width), per_image, generator).to(maps.device)
 
         return draw
 
@@ -88,15 +93,3 @@ class Calibration:
     def place(self, images: Tensor) -> Tensor:
         """A batch of the images on the device, channels last."""
         return images.float().to(self.device).contiguous(memory_format=torch.channels_last)
-
-
-def rows_of(maps: Tensor, positions: Tensor, stride: tuple[int, ...] = (1, 1)) -> Tensor:
-    """Values (rows, C) of maps (N, C, H, W) at positions of a grid that is ``stride`` coarser."""
-    image, y, x = positions
-    return maps.permute(0, 2, 3, 1)[image, y * stride[0], x * stride[1]]
-
-
-def folded_weight(conv: nn.Module, norm: nn.Module) -> Tensor:
-    """The weight (O, I, Kh, Kw) of a convolution with its normalisation folded in."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
-    return conv.weight * scale.view(-1, 1, 1, 1)  # type: ignore[operator]

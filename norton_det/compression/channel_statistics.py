@@ -5,7 +5,7 @@ the layers that take them as input, batch normalisation folded in.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..decomposition.moments import Moments
+from ..models.fuse import folded_weight
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
+from ..utils.hooks import OutputHook, hooked
 from ..utils.threads import on_threads
-from .calibration import Calibration, folded_weight, rows_of
+from .calibration import Calibration
+from .sampling import rows_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def _covariances(
     sizes: dict[str, tuple[int, ...]] = {}  # of the tapped maps, in the order in which they come
     own = threading.local()  # of the batch on a thread: the positions to look at, and the rows found there
 
-    def listen(name: str, activation: bool) -> Callable[..., None]:
+    def listen(name: str, activation: bool) -> OutputHook:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             if name not in sizes:
                 sizes[name] = tuple(output.shape[2:])
@@ -96,15 +99,12 @@ def _covariances(
         dense(images)
         return own.rows
 
-    handles = [module.register_forward_hook(listen(name, active)) for name, (module, active) in taps.items()]
-    try:
+    hooks = [(module, listen(name, active)) for name, (module, active) in taps.items()]
+    with hooked(outputs=hooks):
         total = -(-len(calibration.images) // calibration.batch_size)
         dense(calibration.place(calibration.images[:1]))  # for the sizes
         found = on_threads(run, batches())
         for rows in tqdm(found, "channels", total, unit="batch", disable=not progress):
             for name, values in rows.items():
                 sums[name].add(values, values[:, :0])
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: part.finish().xx.cpu() for name, part in sums.items()}

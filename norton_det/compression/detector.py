@@ -2,7 +2,7 @@
 
 With the backbone alone a detector loses a third of its MACs and hardly any of its time. Here the output convolutions
 of the FPN, the RPN's convolution and those of mask and keypoint heads become ``CPConv2d``, the linear layers of the
-box head ``LowRankLinear`` (see ``surgery`` for names). Works on detectors of Detectron2 and torchvision, trained or
+box head ``LowRankLinear`` (see ``factorize`` for names). Works on detectors of Detectron2 and torchvision, trained or
 not, whose ResNet is dense or compressed already.
 """
 
@@ -31,10 +31,11 @@ from .detector_report import DetectorReport, FactoredLayer
 from .fit_detector import fit_around
 from .report import CompressionReport
 from .resnet import compress_detector_state
+from .sampling import crop_side, random_crops
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
-CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``reconstruct``
+CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``fit_resnet``
 
 
 @dataclass(frozen=True)
@@ -253,20 +254,15 @@ def check_images(stack: ModuleType, images: Sequence[Any]) -> None:
 
 def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Tensor:
     """Random crops (N, 3, S, S) of the preprocessed images, to fit the ResNet on: as many pixels as memory allows."""
-    generator = torch.Generator().manual_seed(0)
-    images = [stack.preprocess(detector, [image]) for image in inputs]
-    tensors: list[Tensor] = [image.tensor if hasattr(image, "tensor") else image.tensors for image in images]
-    side = min(min(*tensor.shape[2:]) for tensor in tensors)
-    side = max(32, min(side, CROP) // 32 * 32)
-    each = max(1, min(4, CALIBRATION_PIXELS // (side * side * len(tensors))))
-    crops = []
-    for tensor in tensors:
-        for _ in range(each):
-            top, start = (
-                int(torch.randint(max(1, size - side + 1), (1,), generator=generator)) for size in tensor.shape[2:]
-            )
-            crops.append(tensor[0, :, top : top + side, start : start + side])
-    return torch.stack(crops)
+    images = [pixels_of(stack.preprocess(detector, [image])) for image in inputs]
+    side = crop_side(images, CROP)
+    per_image = max(1, min(4, CALIBRATION_PIXELS // (side * side * len(images))))
+    return torch.cat(random_crops(images, side, per_image))
+
+
+def pixels_of(batch: Any) -> Tensor:
+    """(N, 3, H, W) of an image list of either stack."""
+    return batch.tensor if hasattr(batch, "tensor") else batch.tensors
 
 
 def _describe(old: Candidate, new: nn.Module, output_error: float | None) -> FactoredLayer:

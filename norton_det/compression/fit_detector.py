@@ -1,7 +1,7 @@
 """Fit the factored layers around a detector's ResNet to the dense detector's outputs, on unlabelled images.
 
-As in ``reconstruct``: each layer gets what its predecessors in the *compressed* detector really put out, and is fitted
-to what the *dense* one has at that place, by least squares on the exact second moments:
+As in ``fit_resnet``: each layer gets what its predecessors in the *compressed* detector really put out, and is fitted
+to what the *dense* one has at that place (``fitter``):
 
 - ``CPConv2d``: CP in the metric of the output (``cp_output``), the bias from the means;
 - ``LowRankLinear``: the principal components of the dense layer's outputs are the best subspace of its rank; the second
@@ -24,37 +24,38 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..decomposition.cp_output import fit_output, flatten_weight, weight_of
+from ..decomposition.cp_output import flatten_weight
 from ..decomposition.moments import Moments
 from ..models.factorize import factored_layer, part_of
 from ..models.fuse import fused_resnet
-from ..models.layers import CPConv2d, LowRankLinear, factors_to_state
+from ..models.layers import CPConv2d, LowRankLinear
 from ..utils.errors import InputError
-from ..utils.threads import Heard, listening, on_threads
-from .sampling import draw_positions, patches
+from ..utils.hooks import Inputs, listening
+from ..utils.threads import on_threads
+from .fitter import FitSettings, Rows, fit_conv, fit_low_rank
+from .sampling import draw_positions, output_size, patches
 
-SHRINKAGE = 0.3  # found on photographs: at few rows the fit would else be to these alone
+FIT = FitSettings(shrinkage=0.3, sweeps=(3, 2))  # the shrinkage was found on photographs
 HEADS = ("box", "mask", "keypoint")
 HeadOf = Callable[[nn.Module, str], Callable[[Tensor], Any]]
-Pairs = list[tuple[Tensor, Tensor]]
 Regions = dict[str, tuple[Tensor, Tensor]]
 """By head: boxes (P, 4) of an image, and what the dense detector pools of them (P, C, S, S)."""
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """How the layers around the ResNet are fitted.
+class AroundSettings:
+    """What the layers around the ResNet are fitted on, and how.
 
     Attributes:
         rows: positions of each layer's outputs that are looked at, in all.
         regions: per image; of the box head, and a quarter of it of the others.
-        ridge: how strongly solutions are drawn to the dense weights, see ``Calibration``.
+        fit: of each layer.
         seed: of the drawn positions.
     """
 
     rows: int = 16384
     regions: int = 64
-    ridge: float = 1e-2
+    fit: FitSettings = FIT
     seed: int = 0
 
 
@@ -65,7 +66,7 @@ def fit_around(
     names: Iterable[str],
     inputs: Sequence[Any],
     stack: ModuleType,
-    settings: FitSettings | None = None,
+    settings: AroundSettings | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
     """Fit layers of ``small`` in place.
@@ -85,13 +86,13 @@ def fit_around(
     """
     if not len(inputs):
         raise InputError("calibration: expected images, got none; give some")
-    fit = _Fit(dense, small, list(names), len(inputs), settings or FitSettings())
+    fit = _Fit(dense, small, list(names), len(inputs), settings or AroundSettings())
     with fused_resnet(dense), fused_resnet(small):
         neck, rpn = fit.of("neck"), fit.of("rpn")
         heads = [head for head in HEADS if fit.of_head(head)]
         regions = fit.read_dense(stack, tqdm(inputs, "fit neck", unit="image", disable=not progress), neck, rpn, heads)
         fit.solve(neck)
-        pooled: dict[str, Pairs] = {head: [] for head in heads}
+        pooled: dict[str, Rows] = {head: [] for head in heads}
         # of several convolutions of an RPN each reads what the one before puts out once it is fitted
         walks = [[name] for name in rpn] or ([[]] if heads else [])
         for number, layers in enumerate(walks):
@@ -107,7 +108,7 @@ class _Fit:
     """Moments of layers, what the dense detector has at them, and the errors left."""
 
     def __init__(
-        self, dense: nn.Module, small: nn.Module, names: list[str], images: int, settings: FitSettings
+        self, dense: nn.Module, small: nn.Module, names: list[str], images: int, settings: AroundSettings
     ) -> None:
         self.dense, self.small, self.names, self.settings = dense, small, names, settings
         self.per_image = max(1, settings.rows // images)
@@ -117,17 +118,13 @@ class _Fit:
         self.noted: dict[str, deque[tuple[Tensor, Tensor] | None]] = defaultdict(deque)
         self.errors: dict[str, float] = {}
 
-    def share(self, moments: Moments) -> float:
-        """Weight of the prior, see ``Moments.ridge``: more where there are few rows for the number of features."""
-        return self.settings.ridge + SHRINKAGE * moments.xx.shape[0] / moments.rows
-
     def of(self, part: str) -> list[str]:
         return [name for name in self.names if part_of(name) == part]
 
     def of_head(self, head: str) -> list[str]:
         return [name for name in self.names if name.startswith(f"roi_heads.{head}_head.")]
 
-    def note(self, heard: Heard) -> None:
+    def note(self, heard: Inputs) -> None:
         """Draw positions of what was heard at convolutions of the dense detector, and keep the outputs there."""
         for name, maps in heard.items():
             conv = self.dense.get_submodule(name)
@@ -138,11 +135,12 @@ class _Fit:
                     self.noted[name].append(None)
                     continue
                 take = min(count, max(1, round(self.per_image * count / sum(counts))))
-                positions = draw_positions(wide, conv, take, self.generator)
+                grid = (len(wide), *output_size(wide, conv))
+                positions = draw_positions(grid, take, self.generator).to(wide.device)
                 target = patches(wide, conv, positions) @ flatten_weight(conv.weight).T
                 self.noted[name].append((positions, target if conv.bias is None else target + conv.bias))
 
-    def collect(self, heard: Heard) -> None:
+    def collect(self, heard: Inputs) -> None:
         """Turn what was heard at the same convolutions of the small detector into rows of moments."""
         for name, maps in heard.items():
             conv = self.dense.get_submodule(name)
@@ -158,23 +156,14 @@ class _Fit:
         for name in names:
             if name not in self.moments or self.moments[name].count < 2:
                 continue  # it hardly ran: no regions, say
-            moments, conv, layer = (
-                self.moments.pop(name).finish(),
-                self.dense.get_submodule(name),
-                factored_layer(self.small.get_submodule(name)),
-            )
+            moments = self.moments.pop(name).finish()
+            layer = factored_layer(self.small.get_submodule(name))
             assert isinstance(layer, CPConv2d)
             if layer.bias is None:
                 moments.uncentre()
-            prior = flatten_weight(conv.weight).double()  # type: ignore[arg-type]
-            sweeps = 3 if layer.rank == 1 else 2
-            factors = fit_output(moments, layer.factors(), prior, self.share(moments), sweeps=sweeps)
-            weight = weight_of(factors)
-            state = {key: part.float() for key, part in factors_to_state(factors).items()}
-            if layer.bias is not None:
-                state["bias"] = (moments.mean_y - weight @ moments.mean_x).float()
-            layer.load_state_dict(state)
-            self.errors[name] = moments.error(weight)
+            prior = self.dense.get_submodule(name).weight
+            assert isinstance(prior, Tensor)
+            self.errors[name] = fit_conv(layer, moments, prior, self.settings.fit).error
 
     def read_dense(
         self, stack: ModuleType, inputs: Iterable[Any], neck: list[str], rpn: list[str], heads: list[str]
@@ -218,12 +207,12 @@ class _Fit:
         inputs: Iterable[Any],
         rpn: list[str],
         chosen: list[Regions],
-        pooled: Mapping[str, Pairs],
+        pooled: Mapping[str, Rows],
     ) -> None:
         """Run the small detector on images: rows of a convolution of the RPN, and features of the same regions."""
         with listening(self.small, rpn) as heard:
 
-            def run(work: tuple[Any, Regions]) -> tuple[Heard, dict[str, tuple[Tensor, Tensor]]]:
+            def run(work: tuple[Any, Regions]) -> tuple[Inputs, dict[str, tuple[Tensor, Tensor]]]:
                 images, maps = stack.image_features(self.small, [work[0]])
                 if rpn:
                     stack.propose(self.small, images, maps)
@@ -238,7 +227,7 @@ class _Fit:
                 for head, pair in pairs.items():
                     pooled[head].append(pair)
 
-    def walk_head(self, head_of: HeadOf, head: str, pairs: Pairs) -> None:
+    def walk_head(self, head_of: HeadOf, head: str, pairs: Rows) -> None:
         """Fit the layers of a head one after the other; each run goes through the whole (small) head."""
         if not pairs:
             return
@@ -250,46 +239,20 @@ class _Fit:
                 else:
                     self.note(dense)
                     self.collect(small)
-            if isinstance(layer, nn.Linear):
-                self._fit_linear(name, layer, rows)
-            else:
+            if not isinstance(layer, nn.Linear):
                 self.solve([name])
+            elif sum(len(inputs) for inputs, _ in rows) > 1:
+                low_rank = factored_layer(self.small.get_submodule(name))
+                assert isinstance(low_rank, LowRankLinear)
+                self.errors[name] = fit_low_rank(low_rank, name, layer, rows, self.settings.fit).error
 
-    def _run_head(self, head_of: HeadOf, head: str, name: str, pairs: Pairs) -> list[tuple[Heard, Heard]]:
+    def _run_head(self, head_of: HeadOf, head: str, name: str, pairs: Rows) -> list[tuple[Inputs, Inputs]]:
         """What a layer of both detectors' heads reads of pairs of features."""
         with listening(self.dense, [name]) as hear, listening(self.small, [name]) as hear_small:
 
-            def run(pair: tuple[Tensor, Tensor]) -> tuple[Heard, Heard]:
+            def run(pair: tuple[Tensor, Tensor]) -> tuple[Inputs, Inputs]:
                 head_of(self.dense, head)(pair[0])
                 head_of(self.small, head)(pair[1])
                 return hear(), hear_small()
 
             return list(on_threads(run, pairs))
-
-    def _fit_linear(self, name: str, linear: nn.Linear, rows: Pairs) -> None:
-        """Fit the factors of a linear layer to what it reads in the small detector (rows, I), and what the dense one
-        puts out (rows, O).
-        """
-        layer = factored_layer(self.small.get_submodule(name))
-        assert isinstance(layer, LowRankLinear)
-        target = torch.cat([y for _, y in rows]).double()  # (rows, O)
-        if len(target) < 2:
-            return
-        if not target.isfinite().all():
-            raise InputError(f"{name}: expected finite activations, got NaN or infinity; use intact weights")
-        covariance = torch.cov(target.T)
-        # where there are few rows, directions that they do not show are taken from the weight itself
-        weight = linear.weight.double()
-        energy = weight @ weight.T
-        share = self.settings.ridge * covariance.diagonal().mean() / energy.diagonal().mean().clamp_min(1e-30)
-        basis = torch.linalg.eigh(covariance + share * energy)[1][:, -layer.rank :]  # (O, r)
-        layer.first.weight.copy_((basis.T @ weight).float())
-        moments = Moments(name)
-        for x, y in rows:
-            moments.add(layer.first(x), y)
-        moments.finish()
-        second = moments.least_squares(basis, self.share(moments))
-        layer.second.weight.copy_(second.float())
-        if layer.second.bias is not None:
-            layer.second.bias.copy_((moments.mean_y - second @ moments.mean_x).float())
-        self.errors[name] = moments.error(second)

@@ -11,7 +11,7 @@ what earlier ones lost. The parts are switches of ``Calibration``:
   given the error of the shortcut that it is added to;
 - ``decomposition="output"``: the kernel factors B and C too, against the layer's output (``cp_output``).
 
-A fourth part, the criterion ``css``, chooses the channels to keep (``channels``).
+A fourth part, the criterion ``css``, chooses the channels to keep (``criteria``).
 
 Cost. Time: about three forward passes of the dense network over the images, and solves that do not depend on their
 number. Memory: for N images of H x W about ``N*H*W*4*2.5*256/16`` bytes (1.3 GB for 512 of 128 x 128, 4 GB for 512 of
@@ -20,20 +20,22 @@ number. Memory: for N images of H x W about ``N*H*W*4*2.5*256/16`` bytes (1.3 GB
 Legend: ``N`` images, ``rows`` sampled positions, ``C`` channels.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..decomposition.cp_output import fit_output, flatten_weight, weight_of
 from ..decomposition.moments import Moments
-from ..models.layers import CPConv2d, factors_to_state
+from ..models.fuse import folded_weight
+from ..models.layers import CPConv2d
 from ..models.resnet import NortonResNet, ResidualBlock
 from ..utils.threads import on_threads
-from .calibration import Calibration, folded_weight, rows_of
-from .sampling import patches
+from .calibration import Calibration
+from .fitter import fit_conv, fit_layer
+from .sampling import patches, rows_of
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,11 @@ class Reader:
     biased: bool
 
 
-Fitted = tuple[Tensor, Tensor]
-"""Of a reader: its weight (O, C') for the channels kept, and what is to be added to its bias, (O,); on the CPU."""
+class FittedReader(NamedTuple):
+    """Of a ``Reader``: its ``weight`` (O, C') for the channels kept, and a ``shift`` (O,) of its bias; on the CPU."""
+
+    weight: Tensor
+    shift: Tensor
 
 
 @torch.no_grad()
@@ -61,7 +66,7 @@ def calibrate(
     calibration: Calibration,
     readers: Mapping[int, Reader] | None = None,
     progress: bool = False,
-) -> tuple[dict[str, float], dict[int, Fitted]]:
+) -> tuple[dict[str, float], dict[int, FittedReader]]:
     """Fit ``small`` in place.
 
     Args:
@@ -97,7 +102,8 @@ class _Walk:
     def __init__(
         self, dense: NortonResNet, small: NortonResNet, kept: Mapping[str, Tensor], calibration: Calibration
     ) -> None:
-        self.dense, self.small, self.calibration = dense, small, calibration
+        self.dense, self.small = dense, small
+        self.calibration, self.settings = calibration, calibration.fit_settings
         self.kept = {name: torch.as_tensor(index, device=calibration.device) for name, index in kept.items()}
         self.sites = {site.name: site for site in dense.spec.architecture.sites}
         self.stream = self.kept[self.sites["conv1"].writes]  # channels of the dense stream that the small one has
@@ -118,7 +124,7 @@ class _Walk:
             conv, norm = narrow.downsample[0], narrow.downsample[1]
             assert wide.downsample is not None
             prior = folded_weight(wide.downsample[0], wide.downsample[1])[outputs][:, self.stream]
-            self._pointwise(f"{name}.downsample", conv, norm, prior, self.narrow, positions[-1], shortcut)
+            self._fit(f"{name}.downsample", conv, norm, prior, self.narrow, positions[-1], shortcut)
             shortcuts = list(on_threads(narrow.downsample, self.narrow))
         # of the last convolution the error of the shortcut that it is added to is wanted too
         rest = [total - rows_of(part, at) for total, part, at in zip(sums, shortcuts, positions[-1], strict=True)]
@@ -126,8 +132,8 @@ class _Walk:
         for place, (conv_name, conv, norm) in enumerate(narrow.layers()):
             last, kept = place == len(targets) - 1, self.kept[self.sites[f"{name}.{conv_name}"].writes]
             prior = folded_weight(*wide.layers()[place][1:])[kept][:, inputs]
-            fit = self._spatial if max(conv.kernel_size) > 1 else self._pointwise  # type: ignore[arg-type]
-            fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], rest if last else targets[place])
+            wanted = rest if last else targets[place]
+            self._fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], wanted)
             run = nn.Sequential(conv, norm) if last else nn.Sequential(conv, norm, narrow.relu)
             maps, inputs = list(on_threads(run, maps)), kept
         pairs = zip(maps, shortcuts, strict=True)
@@ -180,7 +186,7 @@ class _Walk:
                 drawn[tuple(grid.shape)] = self.draw(grid)
         return [drawn[tuple(grid.shape)] for grid in grids[1:]]
 
-    def _pointwise(
+    def _fit(
         self,
         name: str,
         conv: nn.Module,
@@ -190,74 +196,38 @@ class _Walk:
         positions: list[Tensor],
         targets: list[Tensor],
     ) -> None:
-        """Fit a 1x1 convolution and its normalisation to targets (rows, O) after normalisation."""
-        if not self.calibration.compensate:
-            _set_statistics(norm, list(on_threads(conv, maps)))
-            return
-        assert isinstance(conv, nn.Conv2d)
-        moments = Moments(name)
-        for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(rows_of(part, at, conv.stride), target)
-        moments.finish()
-        weight = moments.least_squares(prior.flatten(1), self.calibration.ridge)
-        conv.weight.copy_(weight[:, :, None, None])
-        _set_fitted(norm, moments, weight)
-
-    def _spatial(
-        self,
-        name: str,
-        conv: nn.Module,
-        norm: nn.Module,
-        prior: Tensor,
-        maps: list[Tensor],
-        positions: list[Tensor],
-        targets: list[Tensor],
-    ) -> None:
-        """Fit a 3x3 convolution, CP or dense, and its normalisation."""
-        settings = self.calibration
+        """Fit a convolution, CP or dense, and its normalisation to targets (rows, O) after normalisation."""
         assert isinstance(conv, CPConv2d | nn.Conv2d)
-        factorised = isinstance(conv, CPConv2d)
-        if not (settings.fits if factorised else settings.compensate):
+        if not (self.calibration.fits if isinstance(conv, CPConv2d) else self.calibration.compensate):
             _set_statistics(norm, list(on_threads(conv, maps)))
             return
-        moments = Moments(name)
-        for part, at, target in zip(maps, positions, targets, strict=True):
-            moments.add(patches(part, conv, at), target)
-        moments.finish()
-        prior = flatten_weight(prior)
-        if isinstance(conv, CPConv2d):
-            free = settings.decomposition == "output"
-            sweeps = settings.sweeps or (3 if conv.rank == 1 else 1)
-            factors = fit_output(moments, conv.factors(), prior, settings.ridge, sweeps=sweeps, kernel=free)
-            weight = weight_of(factors)
-            conv.load_state_dict({key: part.float() for key, part in factors_to_state(factors).items()})
-        else:
-            weight = moments.least_squares(prior, settings.ridge)
-            conv.weight.copy_(weight.unflatten(1, (-1, conv.in_channels)).transpose(1, 2).view_as(conv.weight))
-        _set_fitted(norm, moments, weight)
+        batches = zip(maps, positions, targets, strict=True)
+        moments = Moments.of(name, ((patches(batch, conv, at), target) for batch, at, target in batches))
+        fit_conv(conv, moments, prior, self.settings).write_norm(norm)
 
-    def reader(self, stage: int, reader: Reader) -> Fitted:
+    def reader(self, stage: int, reader: Reader) -> FittedReader:
         """Fit what reads the maps of both networks as they are now, after that stage."""
-        draw, moments = self.calibration.sampler(), Moments(f"layer{stage}")
-        dense = reader.weight.float().to(self.calibration.device)
-        for wide, narrow in zip(self.wide, self.narrow, strict=True):
-            at = draw(wide)
-            moments.add(rows_of(narrow, at), rows_of(wide, at) @ dense.T)
-        moments.finish()
+        draw, dense = self.calibration.sampler(), reader.weight.float().to(self.calibration.device)
+
+        def rows() -> Iterator[tuple[Tensor, Tensor]]:
+            for wide, narrow in zip(self.wide, self.narrow, strict=True):
+                at = draw(wide)
+                yield rows_of(narrow, at), rows_of(wide, at) @ dense.T
+
+        moments = Moments.of(f"layer{stage}", rows())
         if not reader.biased:
             moments.uncentre()
-        weight = moments.least_squares(dense[:, self.stream], self.calibration.ridge)
-        return weight.float().cpu(), (moments.mean_y - weight @ moments.mean_x).float().cpu()
+        fit = fit_layer(moments, dense[:, self.stream], self.settings)
+        return FittedReader(fit.weight.float().cpu(), fit.bias.float().cpu())
 
     def classifier(self) -> None:
         """Fit the classifier to the dense logits. Few rows and many features: the prior weighs more here."""
-        moments = Moments("fc")
-        for wide, narrow in zip(self.wide, self.narrow, strict=True):
-            moments.add(narrow.mean((2, 3)), self.dense.fc(wide.mean((2, 3))))
-        moments.finish()
-        weight = moments.least_squares(self.dense.fc.weight[:, self.stream], 10 * self.calibration.ridge)
-        self.small.fc.weight.copy_(weight)
-        self.small.fc.bias.copy_(moments.mean_y - weight @ moments.mean_x)
+        dense = self.dense.fc
+        rows = (
+            (narrow.mean((2, 3)), dense(wide.mean((2, 3)))) for wide, narrow in zip(self.wide, self.narrow, strict=True)
+        )
+        settings = replace(self.settings, ridge=10 * self.settings.ridge)
+        fit_layer(Moments.of("fc", rows), dense.weight[:, self.stream], settings).write(self.small.fc)
 
 
 def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:
@@ -268,15 +238,3 @@ def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:
     squares = torch.stack([(part - shift).square().sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0)
     norm.running_mean.copy_(mean)  # type: ignore[operator]
     norm.running_var.copy_(squares / values)  # type: ignore[operator]
-
-
-def _set_fitted(norm: nn.Module, moments: Moments, weight: Tensor) -> None:
-    """The normalisation after fitted weights (O, F): true statistics, and the affine part that undoes them.
-
-    So the layer puts out ``W x + b`` in eval mode, and training may go on with batch statistics.
-    """
-    mean, variance = moments.output_moments(weight)
-    norm.running_mean.copy_(mean)  # type: ignore[operator]
-    norm.running_var.copy_(variance)  # type: ignore[operator]
-    norm.weight.copy_((variance + norm.eps).sqrt())  # type: ignore[operator]
-    norm.bias.copy_(moments.mean_y)  # type: ignore[operator]

@@ -1,12 +1,12 @@
 """Running statistics of batch normalisation from a few images: precise BN (Wu and Johnson, 2021), frozen BN too."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..utils.errors import InputError
+from ..utils.hooks import OutputHook, hooked
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     sums: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
 
-    def listen(name: str) -> Any:
+    def listen(name: str) -> OutputHook:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = inputs[0]
             mean = x.mean((0, 2, 3), dtype=torch.double)
@@ -52,13 +52,11 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     training = model.training
     model.eval()
-    handles = [module.register_forward_hook(listen(name)) for name, module in norms.items()]
     try:
-        for batch in batches:
-            model(batch)
+        with hooked(outputs=[(module, listen(name)) for name, module in norms.items()]):
+            for batch in batches:
+                model(batch)
     finally:
-        for handle in handles:
-            handle.remove()
         model.train(training)
     if norms and not sums:
         raise InputError("batch normalisation: expected images, got none; give at least one batch")

@@ -3,7 +3,7 @@
 Two steps on one representation (NORTON, sections III-A and III-B):
 
 1. each filter of the 3x3 convolutions gets its own CP decomposition (``cp``);
-2. filters are scored (``saliency``) and the lowest are cut together with all that belongs to them: their batch
+2. filters are scored (``criteria``) and the lowest are cut together with all that belongs to them: their batch
    normalisation and the matching input channels of every layer that reads them (``prune``).
 
 With calibration images a third step follows: what is left is fitted to the dense network's outputs (``calibration``).
@@ -35,7 +35,7 @@ from ..utils.threads import one_thread
 from .calibration import Calibration
 from .channel_statistics import channel_statistics
 from .criteria import get_criterion
-from .fit_resnet import Fitted, Reader, calibrate
+from .fit_resnet import FittedReader, Reader, calibrate
 from .prune import cut, cut_laterals, find_laterals, select_channels
 from .report import CompressionReport, layer_reports
 
@@ -46,7 +46,7 @@ class CompressionResult:
 
     model: NortonResNet
     report: CompressionReport
-    readers: dict[int, Fitted]
+    readers: dict[int, FittedReader]
 
 
 @one_thread()
@@ -120,7 +120,7 @@ def compress(
     small.load_state_dict(pruned)
     small.eval()
     errors: dict[str, float] = {}
-    fitted: dict[int, Fitted] = {}
+    fitted: dict[int, FittedReader] = {}
     if calibration is not None and teacher is not None and calibration.batch_norm:
         with _timed(seconds, "calibrate"):
             small.to(calibration.device)

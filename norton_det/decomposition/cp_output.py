@@ -13,6 +13,8 @@ Legend: ``O`` filters, ``I`` input channels, ``Kh``/``Kw`` kernel, ``K = Kh*Kw``
 kernel-major: feature ``k*I + i``.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,12 @@ _FILTERS = 32  # at most so many at a time: work for several threads
 def flatten_weight(weight: Tensor) -> Tensor:
     """(O, I, Kh, Kw) -> (O, K*I), kernel-major."""
     return weight.flatten(2).transpose(1, 2).flatten(1)
+
+
+def unflatten_weight(flat: Tensor, kernel_size: tuple[int, ...]) -> Tensor:
+    """(O, K*I), kernel-major -> (O, I, Kh, Kw)."""
+    by_position = flat.unflatten(1, (math.prod(kernel_size), -1))  # (O, K, I)
+    return by_position.transpose(1, 2).unflatten(2, kernel_size)
 
 
 def weight_of(factors: Factors) -> Tensor:

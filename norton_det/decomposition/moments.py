@@ -7,6 +7,8 @@ memory does not grow with their number.
 Legend: ``F`` input features, ``O`` outputs, ``rows`` samples (positions of images).
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,14 @@ class Moments:
         self.name, self.rows = name, 0
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._shift: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(cls, name: str, rows: Iterable[tuple[Tensor, Tensor]]) -> "Moments":
+        """Finished moments of chunks of inputs (rows, F) and targets (rows, O); errors are those of ``finish``."""
+        moments = cls(name)
+        for x, y in rows:
+            moments.add(x, y)
+        return moments.finish()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add inputs (rows, F) and their targets (rows, O)."""

@@ -75,6 +75,16 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     return model
 
 
+def norm_scale(norm: nn.Module) -> torch.Tensor:
+    """What a batch normalisation multiplies each channel by in eval mode, (C,)."""
+    return norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
+
+
+def folded_weight(conv: nn.Module, norm: nn.Module) -> torch.Tensor:
+    """The weight (O, I, Kh, Kw) of a convolution with the normalisation after it folded in."""
+    return conv.weight * norm_scale(norm).view(-1, 1, 1, 1)  # type: ignore[operator]
+
+
 def _pairs(parent: nn.Module) -> list[tuple[str, str]]:
     """Names of children (convolution, normalisation) where the second directly follows the first."""
     names = [name for name, _ in parent.named_children()]

@@ -4,39 +4,47 @@ Inside an operation PyTorch's threads share whatever suits their number: sums of
 convolution (oneDNN), rows of a reduction. So its rounding depends on how many there are. In ``one_thread`` it does
 not, and ``on_threads`` takes the others to other pieces: batches, filters, blocks of a matrix. What the pieces are
 must not depend on the number of threads.
+
+PyTorch's number of threads is each thread's own. Its setter also sets what threads begin with that have not run an
+operation yet; here that is put back at once, so that other threads of the process keep theirs.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Heard = dict[str, list[Tensor]]
-"""Inputs of layers by name, one of each call."""
 
-Hear = Callable[[], Heard]
-
-_local = threading.local()  # threads: how many ``on_threads`` may take; absent outside of ``one_thread``
+_setting = threading.Lock()
+# of a thread: ``threads``, how many ``on_threads`` may take, absent outside of ``one_thread``; ``pool``, those taken
+_local = threading.local()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch on the CPU with one thread, afterwards with as many as before; also a decorator."""
-    threads, outer = torch.get_num_threads(), getattr(_local, "threads", None)
-    _local.threads = outer or threads
-    torch.set_num_threads(1)
+    """PyTorch on the CPU with one thread, afterwards with as many as before; also a decorator.
+
+    It holds for the thread that enters it; others, of the same process, keep the number that they have.
+    """
+    if getattr(_local, "threads", None):  # within another one, or on a thread of its pool
+        yield
+        return
+    before = torch.get_num_threads()
+    _set_threads_here(1)
+    _local.threads, _local.pool = before, None
     try:
         yield
     finally:
-        _local.threads = outer
-        torch.set_num_threads(threads)
+        if _local.pool:
+            _local.pool.shutdown()
+        _local.threads = _local.pool = None
+        _set_threads_here(before)
 
 
 def on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -49,40 +57,40 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
     if workers == 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers, "norton_det", _begin, (torch.is_grad_enabled(),)) as pool:
-        waiting: deque[Future[Result]] = deque()
+    if _local.pool is None:
+        _local.pool = ThreadPoolExecutor(workers, "norton_det", _begin)
+    pool: ThreadPoolExecutor = _local.pool
+    grad = torch.is_grad_enabled()  # each thread's own too
+
+    def run(item: Item) -> Result:
+        with torch.set_grad_enabled(grad):
+            return function(item)
+
+    waiting: deque[Future[Result]] = deque()
+    try:
         for item in items:
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(run, item))
             if len(waiting) > workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@contextmanager
-def listening(module: nn.Module, names: Sequence[str]) -> Iterator[Hear]:
-    """Keep the inputs of layers inside a module, apart for each thread.
-
-    Yields a function that gives what the layers have read on the thread that calls it, and forgets it.
-    """
-    own = threading.local()
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _module, inputs: vars(own).setdefault(name, []).append(inputs[0].detach())
-
-    def hear() -> Heard:
-        return {name: vars(own).pop(name, []) for name in names}
-
-    handles = [module.get_submodule(name).register_forward_pre_hook(keep(name)) for name in names]
-    try:
-        yield hear
     finally:
-        for handle in handles:
-            handle.remove()
+        for future in waiting:
+            future.cancel()
+        wait(waiting)
 
 
-def _begin(grad: bool) -> None:
-    """A thread of the pool: PyTorch's settings are each thread's own."""
+def _begin() -> None:
+    """A thread of the pool."""
     _local.threads = 1
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(grad)
+    _set_threads_here(1)
+
+
+def _set_threads_here(number: int) -> None:
+    """PyTorch's number of threads on this thread alone: what new threads begin with stays."""
+    if torch.get_num_threads() == number:
+        return
+    with _setting, ThreadPoolExecutor(1) as fresh:
+        default = fresh.submit(torch.get_num_threads).result()
+        torch.set_num_threads(number)
+        fresh.submit(torch.set_num_threads, default).result()

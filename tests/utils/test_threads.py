@@ -9,7 +9,8 @@ from norton_det.decomposition.cp import cp_decompose
 from norton_det.decomposition.cp_output import fit_output
 from norton_det.decomposition.moments import Moments
 from norton_det.models.layers import LowRankLinear
-from norton_det.utils.threads import listening, on_threads, one_thread
+from norton_det.utils.hooks import listening
+from norton_det.utils.threads import on_threads, one_thread
 
 
 @pytest.fixture

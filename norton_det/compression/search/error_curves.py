@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from ...decomposition.cp import cp_decompose, nmse
-from ...decomposition.cp_output import fit_output, flatten_weight, weight_of
+from ...decomposition.cp_output import flatten_weight, unflatten_weight
 from ...decomposition.moments import Moments
 from ...utils.errors import InputError
-from ..sampling import draw_positions, patches
+from ..fitter import FitSettings, fit_layer
+from ..sampling import draw_positions, output_size, patches
 from .settings import SearchSettings
 
 SHARES = tuple(step / 8 for step in range(8, 0, -1))  # of channels that are kept
 STARTS = 2  # of the sample's decompositions
-_RIDGE, _SHRINKAGE = 1e-2, 0.3  # as in detector_fit
+SAMPLE_FIT = FitSettings(shrinkage=0.3, sweeps=(2, 1))
 
 
 def width_grid(width: int) -> list[int]:
@@ -96,7 +97,8 @@ class ConvRows:
 
     def add(self, maps: Tensor, take: int, generator: torch.Generator) -> None:
         """Add ``take`` positions of inputs (N, I, H, W)."""
-        positions = draw_positions(maps, self.conv, min(take, self.left), generator)
+        grid = (len(maps), *output_size(maps, self.conv))
+        positions = draw_positions(grid, min(take, self.left), generator).to(maps.device)
         count = positions.shape[1]
         if not count:
             return
@@ -116,20 +118,15 @@ class ConvRows:
         if self.moments.count < 2 or not any(map(len, self.tests)):
             raise InputError(f"{self.name}: expected activations on the calibration images, got none; give more images")
         moments, x = self.moments.finish(), torch.cat(self.tests)
-        share = _RIDGE + _SHRINKAGE * moments.xx.shape[0] / moments.rows
-        kernel = tuple(self.conv.kernel_size)
         dense = self.conv.weight.detach()[self.filters]
         fits = []
         for rank in ranks:
-            start = cp_decompose(dense, rank, starts=STARTS)
-            factors = fit_output(moments, start, self.weight, share, sweeps=2 if rank == 1 else 1)
-            flat = weight_of(factors)  # (o, F)
-            lost = (x - moments.mean_x.float()) @ (self.weight.double() - flat).float().T * self.scale
+            fit = fit_layer(moments, self.weight, SAMPLE_FIT, cp_decompose(dense, rank, starts=STARTS))
+            lost = (x - moments.mean_x.float()) @ (self.weight.double() - fit.weight).float().T * self.scale
             true = (x - moments.mean_x.float()) @ self.weight.T * self.scale
             error = float(lost.square().sum() / true.square().sum().clamp_min(1e-30))
-            weight = flat.unflatten(1, (-1, self.conv.in_channels)).transpose(1, 2).unflatten(2, kernel)
-            shift = moments.mean_y - flat @ moments.mean_x
-            fits.append(FilterFit(min(1.0, error), self.filters, weight.float(), shift.float()))
+            weight = unflatten_weight(fit.weight, self.conv.kernel_size)
+            fits.append(FilterFit(min(1.0, error), self.filters, weight.float(), fit.bias.float()))
         return fits
 
 

@@ -8,7 +8,6 @@ output hardly matters may be cut deeply, whatever its own error.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,15 +15,18 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...decomposition.low_rank import output_directions
 from ...models.architecture import ARCHITECTURES
+from ...models.fuse import norm_scale
 from ...models.resnet import NortonResNet
 from ...models.spec import CompressionSpec
+from ...utils.hooks import hooked
 from ...utils.threads import one_thread
 from ..calibration import Calibration
 from ..channel_statistics import ChannelStatistics, channel_statistics
 from ..criteria import css_curve
 from .costs import Network, resnet_groups
-from .error_curves import ConvRows, conv_ranks, matrix_ranks, projection, weight_errors, width_grid
+from .error_curves import SAMPLE_FIT, ConvRows, conv_ranks, matrix_ranks, projection, weight_errors, width_grid
 from .perturbation import Distortion, Outputs, predicted_inputs, swapped_weights
 from .sensitivity import Group
 from .settings import SearchSettings
@@ -132,17 +134,13 @@ def _of_matrix(
     name: str, linear: nn.Linear, rows: Tensor, ranks: Sequence[int | None], distortion: Distortion
 ) -> Group:
     """A linear layer from its outputs (rows, O): the share of their variance outside the best subspace of each rank."""
-    weight = linear.weight.detach().double()
-    covariance, energy = torch.cov(rows.double().T), weight @ weight.T
-    # few rows do not show all directions: those that are missing count as the weights have them
-    share = 1e-2 * covariance.diagonal().mean() / energy.diagonal().mean().clamp_min(1e-30)
-    energies, basis = torch.linalg.eigh(covariance + share * energy)
+    energies, basis = output_directions(rows, linear.weight, SAMPLE_FIT.ridge)
     left = energies.clamp_min(0.0).cumsum(0) / energies.clamp_min(0.0).sum().clamp_min(1e-300)  # (O,)
     curve = [float(left[len(left) - rank - 1]) if rank and rank < len(left) else 0.0 for rank in ranks]
     tried = min(range(1, len(ranks)), key=lambda index: abs((ranks[index] or 0) - MEASURED_RANK), default=0)
     if not tried:
         return Group(name, (None,), (0.0,))
-    subspace = basis[:, -(ranks[tried] or 1) :]
+    weight, subspace = linear.weight.detach().double(), basis[:, -(ranks[tried] or 1) :]
     projector, mean = subspace @ subspace.T, rows.double().mean(0)
     bias = torch.zeros(len(weight)).double() if linear.bias is None else linear.bias.detach().double()
     shift = (mean + projector @ (bias - mean)).float()
@@ -176,8 +174,7 @@ def _resnet_rows(network: Network, probe: ImageProbe, settings: SearchSettings, 
         if site.factored:
             conv, norm = probe.resnet.get_submodule(site.name), probe.resnet.get_submodule(site.norm)
             assert isinstance(conv, nn.Conv2d)
-            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # type: ignore[operator]
-            rows[site.name] = ConvRows(site.name, conv, settings, scale.detach())
+            rows[site.name] = ConvRows(site.name, conv, settings, norm_scale(norm).detach())
     batches = [partial(probe.resnet, batch) for batch in probe.images.split(BATCH)]
     _collect(rows, tqdm(batches, "layers", unit="batch", disable=not progress), settings.rows // len(probe.images))
     return rows
@@ -190,10 +187,9 @@ def _rows_around(
     rows = {name: ConvRows(name, conv, settings) for name, conv in around.items() if isinstance(conv, nn.Conv2d)}
     outputs: dict[str, list[Tensor]] = {}
     runs = tqdm(probe.runs, "layers around", unit="image", disable=not progress)
-    with ExitStack() as hooks:
-        for name, linear in around.items():
-            if isinstance(linear, nn.Linear):
-                hooks.enter_context(linear.register_forward_hook(partial(_keep, outputs.setdefault(name, []))))
+    linears = {name: linear for name, linear in around.items() if isinstance(linear, nn.Linear)}
+    keep = [(linear, partial(_keep, outputs.setdefault(name, []))) for name, linear in linears.items()]
+    with hooked(outputs=keep):
         _collect(rows, runs, settings.rows // max(1, len(probe.runs)))
     ran = {name: conv_rows for name, conv_rows in rows.items() if conv_rows.moments.count > 1}
     return ran, {name: kept for name, kept in outputs.items() if kept}
@@ -210,8 +206,6 @@ def _collect(rows: Mapping[str, ConvRows], runs: Iterable[Callable[[], object]],
     def add(conv_rows: ConvRows, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         conv_rows.add(inputs[0], max(1, per_image) * len(inputs[0]), generator)
 
-    with ExitStack() as hooks:
-        for conv_rows in rows.values():
-            hooks.enter_context(conv_rows.conv.register_forward_pre_hook(partial(add, conv_rows)))
+    with hooked(inputs=[(conv_rows.conv, partial(add, conv_rows)) for conv_rows in rows.values()]):
         for run in runs:
             run()

@@ -26,9 +26,10 @@ from ...models.spec_from_state import spec_from_state
 from ...models.state import load_state
 from ...utils.errors import InputError
 from ..calibration import Calibration
-from ..detector import adapter_of, check_images, compress_detector, stack_name
+from ..detector import adapter_of, check_images, compress_detector, pixels_of, stack_name
 from ..prune import find_laterals
 from ..resnet import compress
+from ..sampling import crop_side, random_crops
 from .costs import Network, describe_network
 from .image_sensitivity import ImageProbe, groups_from_images
 from .perturbation import Outputs
@@ -125,7 +126,7 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
         load_state(resnet, state, "detector")
         large = _crops(dense, stack, inputs, settings.crop_side, settings.crops)
         small = _crops(dense, stack, inputs, settings.probe_side, settings.probe_crops)
-        crops = torch.cat([_pixels(crop) for crop in large])
+        crops = torch.cat([pixels_of(crop) for crop in large])
         runs = [partial(_outputs, dense, stack, [crop]) for crop in large]
         probe = ImageProbe(dense, prefix, resnet.eval(), crops, _outputs_of(dense, stack, small), runs)
         return groups_from_images(network, probe, settings, progress)
@@ -149,7 +150,7 @@ def _frame(
     height, width = (-(-side // 32) * 32 for side in size[1:])
     pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
     batch = stack.image_list(pixels.to(next(dense.parameters()).device))
-    pixels = _pixels(batch)
+    pixels = pixels_of(batch)
     if not regions:
         with torch.inference_mode():
             regions.append(stack.propose(dense, batch, dense.backbone(pixels)))  # type: ignore[operator]
@@ -169,7 +170,7 @@ def _frame(
 def _outputs_of(detector: nn.Module, stack: ModuleType, crops: list[Any]) -> Outputs:
     """Gives the outputs on crops, with the regions that the detector as it is now proposes."""
     with torch.no_grad():
-        regions = [_regions(detector, stack, crop, detector.backbone(_pixels(crop))) for crop in crops]  # type: ignore[operator]
+        regions = [_regions(detector, stack, crop, detector.backbone(pixels_of(crop))) for crop in crops]  # type: ignore[operator]
     return lambda: _outputs(detector, stack, crops, regions)
 
 
@@ -179,7 +180,7 @@ def _outputs(
     """What the RPN and each head put out, tensors of equal kind of all crops in one."""
     found: list[list[list[Tensor]]] = []
     for index, crop in enumerate(crops):
-        features = detector.backbone(_pixels(crop))  # type: ignore[operator]
+        features = detector.backbone(pixels_of(crop))  # type: ignore[operator]
         boxes = regions[index] if regions is not None else _regions(detector, stack, crop, features)
         ends = [_rpn(detector, features)]
         if len(boxes):
@@ -224,18 +225,7 @@ def _heads(detector: Any) -> list[str]:
 
 def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any], side: int, count: int) -> list[Any]:
     """Preprocessed crops of images, one of each as far as they last: image lists of the stack."""
-    generator = torch.Generator().manual_seed(0)
-    found = []
-    chosen = [inputs[index * len(inputs) // min(count, len(inputs))] for index in range(min(count, len(inputs)))]
-    batches = [stack.preprocess(detector, [image]) for image in chosen]
-    side = min(side, *(min(_pixels(batch).shape[2:]) // 32 * 32 for batch in batches))
-    for batch in batches:
-        pixels = _pixels(batch)
-        top, left = (int(torch.randint(length - side + 1, (1,), generator=generator)) for length in pixels.shape[2:])
-        found.append(stack.image_list(pixels[:, :, top : top + side, left : left + side].contiguous()))
-    return found
-
-
-def _pixels(batch: Any) -> Tensor:
-    """(N, 3, H, W) of an image list of either stack."""
-    return batch.tensor if hasattr(batch, "tensor") else batch.tensors
+    count = min(count, len(inputs))
+    chosen = [inputs[index * len(inputs) // count] for index in range(count)]
+    images = [pixels_of(stack.preprocess(detector, [image])) for image in chosen]
+    return [stack.image_list(crop) for crop in random_crops(images, crop_side(images, side))]
