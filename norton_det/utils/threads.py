@@ -35,8 +35,7 @@ def one_thread() -> Iterator[None]:
     if getattr(_local, "threads", None):  # within another one, or on a thread of its pool
         yield
         return
-    before = torch.get_num_threads()
-    _set_threads_here(1)
+    before = _set_threads_here(1)
     _local.threads, _local.pool = before, None
     try:
         yield
@@ -86,11 +85,17 @@ def _begin() -> None:
     _set_threads_here(1)
 
 
-def _set_threads_here(number: int) -> None:
-    """PyTorch's number of threads on this thread alone: what new threads begin with stays."""
-    if torch.get_num_threads() == number:
-        return
-    with _setting, ThreadPoolExecutor(1) as fresh:
-        default = fresh.submit(torch.get_num_threads).result()
-        torch.set_num_threads(number)
-        fresh.submit(torch.set_num_threads, default).result()
+def _set_threads_here(number: int) -> int:
+    """Set PyTorch's number of threads on this thread alone, so that what new threads begin with stays.
+
+    Returns:
+        What it was.
+    """
+    with _setting:  # asking sets what new threads begin with, too, the first time on a thread
+        before = torch.get_num_threads()
+        if before != number:
+            with ThreadPoolExecutor(1) as new:
+                default = new.submit(torch.get_num_threads).result()
+                torch.set_num_threads(number)
+                new.submit(torch.set_num_threads, default).result()
+    return before

@@ -1,6 +1,7 @@
 """One thread for each operation, several for pieces: the same bits on any number."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from norton_det.decomposition.cp import cp_decompose
 from norton_det.decomposition.cp_output import fit_output
 from norton_det.decomposition.moments import Moments
 from norton_det.models.layers import LowRankLinear
-from norton_det.utils.hooks import listening
 from norton_det.utils.threads import on_threads, one_thread
 
 
@@ -70,17 +70,71 @@ def test_items_are_taken_few_ahead_and_errors_come_back(on):
     assert torch.get_num_threads() == 2
 
 
-def test_layers_are_heard_apart_on_each_thread(on):
-    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
-    with listening(net, ["0"]) as hear:
+def number_of_a_new_thread():
+    """PyTorch's number of threads on a thread that has not used it yet."""
+    with ThreadPoolExecutor(1) as new:
+        return new.submit(torch.get_num_threads).result()
 
-        def run(value):
-            net(torch.full((1, 2), float(value)))
-            return hear()["0"]
 
-        found = on(3, lambda: list(on_threads(run, range(12))))
-    assert [[part[0, 0].item() for part in heard] for heard in found] == [[value] for value in range(12)]
-    assert hear() == {"0": []} and not net[0]._forward_pre_hooks
+def test_other_threads_keep_their_number(on):
+    """Two threads enter and leave in turns: neither they nor threads that begin meanwhile or later are left at one."""
+    torch.set_num_threads(3)
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    seen = {}
+
+    def first():
+        with one_thread():
+            first_in.set()
+            assert second_in.wait(30)
+            seen["first, within"] = torch.get_num_threads()
+        seen["first, afterwards"] = torch.get_num_threads()
+        first_out.set()
+
+    def second():
+        assert first_in.wait(30)
+        with one_thread():
+            second_in.set()
+            assert first_out.wait(30)
+            seen["second, within"] = torch.get_num_threads()
+            seen["on its pool"] = set(on_threads(lambda _: torch.get_num_threads(), range(9)))
+            seen["new, meanwhile"] = number_of_a_new_thread()
+        seen["second, afterwards"] = torch.get_num_threads()
+
+    with ThreadPoolExecutor(2) as both:
+        for ended in [both.submit(first), both.submit(second)]:
+            ended.result()
+    assert seen == {
+        "first, within": 1,
+        "first, afterwards": 3,
+        "second, within": 1,
+        "on its pool": {1},
+        "new, meanwhile": 3,
+        "second, afterwards": 3,
+    }
+    assert torch.get_num_threads() == number_of_a_new_thread() == 3
+
+
+def test_a_thread_of_its_own_number_gets_that_back(on):
+    torch.set_num_threads(3)
+
+    def own():
+        torch.set_num_threads(2)
+        with one_thread():
+            within = torch.get_num_threads()
+        return within, torch.get_num_threads()
+
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(own).result() == (1, 2)
+    assert torch.get_num_threads() == 3
+
+
+def test_the_threads_end_with_the_block(on):
+    def names():
+        list(on_threads(lambda item: item, range(8)))
+        return {thread.name for thread in threading.enumerate() if thread.name.startswith("norton_det")}
+
+    assert 1 <= len(on(3, names)) <= 3
+    assert not {thread.name for thread in threading.enumerate() if thread.name.startswith("norton_det")}
 
 
 def test_fits_give_the_same_bits_on_any_number_of_threads(on, generator):
