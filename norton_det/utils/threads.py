@@ -6,7 +6,8 @@ not, and ``on_threads`` takes the others to other pieces: batches, filters, bloc
 must not depend on the number of threads.
 
 PyTorch's number of threads is each thread's own. Its setter also sets what threads begin with that have not run an
-operation yet; here that is put back at once, so that other threads of the process keep theirs.
+operation yet; here that is put back at once, so that other threads of the process keep theirs. (One whose very first
+operation falls into that moment, when a block or its pool begins, gets one thread.)
 """
 
 import threading
@@ -57,7 +58,7 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         yield from map(function, items)
         return
     if _local.pool is None:
-        _local.pool = ThreadPoolExecutor(workers, "norton_det", _begin)
+        _local.pool = _make_pool(workers)
     pool: ThreadPoolExecutor = _local.pool
     grad = torch.is_grad_enabled()  # each thread's own too
 
@@ -77,6 +78,13 @@ def on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         for future in waiting:
             future.cancel()
         wait(waiting)
+
+
+def _make_pool(workers: int) -> ThreadPoolExecutor:
+    """A pool whose threads have all begun."""
+    pool, begun = ThreadPoolExecutor(workers, "norton_det", _begin), threading.Barrier(workers)
+    wait([pool.submit(begun.wait) for _ in range(workers)])
+    return pool
 
 
 def _begin() -> None:
