@@ -23,6 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.logger import setup_logger
+from detectron2.utils.visualizer import ColorMode, Visualizer
 from tqdm import tqdm
 
 from norton_det.checkpoint.checkpoint import save_tensors
@@ -30,9 +31,10 @@ from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2.build import load_config, load_detector
 from norton_det.d2.config import spec_from_config
 from norton_det.d2.evaluation import published_columns
-from norton_det.d2.pictures import draw_detections, side_by_side
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data import generate_dataset, register_generated
+from norton_det.data.decode import read_image
+from norton_det.data.images import beside
 from norton_det.live.choice import DEMO, DEMO_CONFIG
 from norton_det.models.complexity import count_complexity
 from norton_det.models.description import NetworkInfo
@@ -46,6 +48,7 @@ EXAMPLES = """
   tools/walkthrough.py --preset norton-64 --output output/demo-64
   tools/walkthrough.py --iterations 20 --finetune 10 --train-images 40 --val-images 8   only to see it run
 """
+TITLE_HEIGHT, ENLARGED, SHOWN = 28, 2.5, 0.5  # pixels above a picture; its scale; the least score that is drawn
 LEARNT = 0.5  # AP50 that the dense detector has to reach, else nothing that follows means anything
 
 
@@ -130,16 +133,21 @@ def pictures(args: argparse.Namespace, cfg: CfgNode, models: dict[str, torch.nn.
     """Write the first validation pictures with the detections of each model, left and right; file names."""
     metadata, names = MetadataCatalog.get(cfg.DATASETS.TEST[0]), []
     for index, record in enumerate(DatasetCatalog.get(cfg.DATASETS.TEST[0])[:count]):
-        image = cv2.imread(record["file_name"])[:, :, ::-1].copy()
+        image = read_image(record["file_name"])
         tensor = torch.from_numpy(image).permute(2, 0, 1).float()
-        row = {}
+        inputs = [{"image": tensor, "height": image.shape[0], "width": image.shape[1]}]
+        columns = []
         for title, model in models.items():
             with torch.inference_mode():
-                found = model([{"image": tensor, "height": image.shape[0], "width": image.shape[1]}])[0]["instances"]
-            row[title] = draw_detections(image, found, metadata, scale=2.5)
+                instances = model(inputs)[0]["instances"]
+            canvas = Visualizer(image, metadata, scale=ENLARGED, instance_mode=ColorMode.IMAGE)
+            picture = canvas.draw_instance_predictions(instances[instances.scores >= SHOWN].to("cpu")).get_image()
+            head = np.full((TITLE_HEIGHT, picture.shape[1], 3), 255, np.uint8)
+            cv2.putText(head, title, (4, TITLE_HEIGHT - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+            columns.append(np.concatenate([head, picture]))
         names.append(f"compare_{index}.jpg")
         with atomic_path(Path(args.output) / names[-1]) as temporary:
-            encoded = cv2.imencode(".jpg", np.ascontiguousarray(side_by_side(row)[:, :, ::-1]))[1]
+            encoded = cv2.imencode(".jpg", np.ascontiguousarray(beside(columns, shade=255)[:, :, ::-1]))[1]
             temporary.write_bytes(encoded.tobytes())
     return names
 

@@ -3,16 +3,32 @@
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import nn
 
 from ..data.decode import read_image
 from ..data.images import load_pictures
 from ..deploy import Detections, Predictor, export
+from ..deploy.info import describe
 from ..deploy.loading import load_detector
+from ..deploy.predictor import prepare
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_writable
+
+
+def fitting(detector: nn.Module, options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """Passes on a picture (H, W, 3), RGB, uint8, that the detector can take: one too thin is an ``InputError``."""
+    info = describe(detector, **options)
+
+    def check(picture: np.ndarray) -> np.ndarray:
+        prepare(info, picture, "RGB")
+        return picture
+
+    return check
 
 
 def compare(expected: Detections, found: Detections) -> dict[str, float]:
@@ -60,7 +76,9 @@ def main(args: argparse.Namespace) -> None:
     options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
     pictures = None
     if args.calibrate:
-        pictures, broken = load_pictures(args.calibrate, np.asarray, count=args.images, progress=not args.quiet)
+        pictures, broken = load_pictures(
+            args.calibrate, fitting(detector, options), count=args.images, progress=not args.quiet
+        )
         for path in broken:
             print(f"skipped, cannot be read: {path}")
     started = time.perf_counter()

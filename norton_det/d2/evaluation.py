@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, naming
 from .mapper import read_file
 
 COLUMNS = {
@@ -104,7 +104,8 @@ def evaluate_predictor(
                 f"{record['file_name']}: expected {record['width']} x {record['height']} pixels, as annotated, got "
                 f"{picture.shape[1]} x {picture.shape[0]}; put the annotated image there"
             )
-        found = predict(picture)
+        with naming(record["file_name"]):
+            found = predict(picture)
         labels = found.labels - first_label
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise InputError(f"{dataset_name}: expected {classes} classes, got label {labels.max()}; use its data set")

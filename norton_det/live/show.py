@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.images import beside
+from ..models.input_size import ThinPicture
 from .frames import Frame, Sink, Source, SourceLost
 from .meter import Meter
 from .overlay import Overlay
@@ -85,7 +86,8 @@ def show(
 
     Args:
         sides: the detectors, from left to right.
-        source, sink: where frames come from and go to; without a sink nothing is drawn.
+        source, sink: where frames come from and go to; without a sink nothing is drawn. Pictures that are too thin for
+            a detector are named in ``source.skipped``.
         threshold: least score that is shown.
         most: frames at most.
         quiet: no progress bar.
@@ -97,7 +99,13 @@ def show(
     try:
         for frame in source:
             waited = time.perf_counter() - began
-            drawn = [see(side, frame, threshold, sink is not None) for side in sides]
+            try:
+                drawn = [see(side, frame, threshold, sink is not None) for side in sides]
+            except ThinPicture as error:
+                if source.video:
+                    raise
+                source.skipped.append(f"{frame.name}: {error}")
+                continue
             started = time.perf_counter()
             if sink is not None:
                 sink.write(drawn[0][0] if len(drawn) == 1 else beside([picture for picture, _ in drawn]), frame)

@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 from ..utils.errors import InputError
 
+
+class ThinPicture(InputError):
+    """A picture so long that no pixel of its short side is left in the detector's input."""
+
+
 LONGEST = 32768  # pixels of a side that may be asked for
 
 
@@ -60,13 +65,13 @@ def input_size(
         rounding: ``nearest_size`` (Detectron2) or ``floor_size`` (torchvision).
 
     Raises:
-        InputError: a picture so long that no pixel of its short side is left.
+        ThinPicture: no pixel of the short side is left.
     """
     if min_size == 0:
         return height, width
     size = rounding(height, width, min_size, max_size)
     if not min(size):
-        raise InputError(
+        raise ThinPicture(
             f"image: expected a short side that is left at a long one of {max_size}, got {width}x{height}; crop it"
         )
     return size

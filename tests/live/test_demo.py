@@ -69,10 +69,13 @@ def test_pictures(call, exported, tmp_path):
     for number in range(3):
         cv2.imwrite(str(folder / f"{number}.png"), picture(number))
     (folder / "broken.png").write_bytes(b"not a picture")
+    cv2.imwrite(str(folder / "thin.png"), np.zeros((1, 4000, 3), np.uint8))
     status, out, err = call(
         "tools/demo.py", "--weights", exported, "--input", folder, "--output", tmp_path / "out", "--quiet"
     )
-    assert status == 0 and "3 frames of 4 pictures" in out and re.fullmatch(r"[^\n]*broken\.png[^\n]*\n", err)
+    assert status == 0 and "3 frames of 5 pictures" in out
+    told = r"[^\n]*broken\.png[^\n]*\nthin\.png: image: expected a short side that is left [^\n]*\n"
+    assert re.fullmatch(told, err), err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
