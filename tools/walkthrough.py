@@ -35,7 +35,7 @@ from norton_det.d2.trainer import NortonTrainer
 from norton_det.data import generate_dataset, register_generated
 from norton_det.data.decode import read_image
 from norton_det.data.images import beside
-from norton_det.live.choice import DEMO, DEMO_CONFIG
+from norton_det.live.detectors import DEMO, DEMO_CONFIG
 from norton_det.models.complexity import count_complexity
 from norton_det.models.description import NetworkInfo
 from norton_det.models.fuse import fuse

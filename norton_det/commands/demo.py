@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..live import Overlay, Source, check_output, open_sink, open_source
-from ..live.choice import DEMO_CONFIG, Choice, demo_choices, load_choices
+from ..live.detectors import DEMO_CONFIG, DetectorSource, demo_detectors, load_predictors
 from ..live.show import Interrupt, Side, show
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_writable
@@ -20,24 +20,24 @@ LOST = 3  # exit status when a camera or stream has gone
 def load(args: argparse.Namespace) -> list[Side]:
     """The detectors, the one to compare with first."""
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
-    choices = choose(args)
+    sources = choose(args)
     options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
-    predictors = load_choices(choices, opts=args.opts, color="BGR", **options)
+    predictors = load_predictors(sources, opts=args.opts, color="BGR", **options)
     return [
-        Side(choice.title, predictor, Overlay(predictor.info.classes))
-        for choice, predictor in zip(choices, predictors, strict=True)
+        Side(source.title, predictor, Overlay(predictor.info.classes))
+        for source, predictor in zip(sources, predictors, strict=True)
     ]
 
 
-def choose(args: argparse.Namespace) -> list[Choice]:
+def choose(args: argparse.Namespace) -> list[DetectorSource]:
     """What is named, or the detectors of `make demo`."""
     if args.weights or args.config_file:
-        shown = Choice(args.weights or "", args.config_file, eager=args.eager)
+        shown = DetectorSource(args.weights or "", args.config_file, eager=args.eager)
         if not args.compare:
             return [shown]
-        return [Choice(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
-    dense, small = (replace(each, eager=args.eager) for each in demo_choices())
-    compared = Choice(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
+        return [DetectorSource(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
+    dense, small = (replace(each, eager=args.eager) for each in demo_detectors())
+    compared = DetectorSource(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
     return [replace(compared, eager=args.compare_eager), small]
 
 

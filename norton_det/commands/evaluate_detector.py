@@ -18,7 +18,7 @@ from ..deploy import Detections, Predictor
 from ..deploy.loading import load_predictor
 from ..deploy.native import NativePredictor
 from ..live import Meter
-from ..live.choice import Choice
+from ..live.detectors import DetectorSource
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_writable
 
@@ -27,7 +27,7 @@ def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, cloc
     """What was evaluated, and the median time of a picture, for norton-det visualize."""
     info = predictor.info
     return {
-        "name": Choice(args.weights, args.config_file).title,
+        "name": DetectorSource(args.weights, args.config_file).title,
         "engine": predictor.name,
         "precision": args.precision or info.precision,
         "ms": clock.median_ms,

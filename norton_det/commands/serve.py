@@ -9,7 +9,7 @@ import webbrowser
 from pathlib import Path
 
 from ..deploy.engines import require_module
-from ..live.choice import Choice, demo_choices, load_choices
+from ..live.detectors import DetectorSource, demo_detectors, load_predictors
 from ..live.server import LARGEST_FRAME, LOCAL, Model, OneLine, make_app, make_protocol
 from ..utils.errors import InputError
 
@@ -17,16 +17,16 @@ from ..utils.errors import InputError
 def load(args: argparse.Namespace) -> list[Model]:
     """The detectors, by names that differ."""
     logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
-    choices = [choice_of(entry, args.config_file) for entry in args.weights]
-    if not choices:
-        choices = [Choice("", args.config_file)] if args.config_file else demo_choices()
-    titles = [each.title for each in choices]
-    if twice := [each for each in choices if titles.count(each.title) > 1]:
+    sources = [parse_source(entry, args.config_file) for entry in args.weights]
+    if not sources:
+        sources = [DetectorSource("", args.config_file)] if args.config_file else demo_detectors()
+    titles = [source.title for source in sources]
+    if twice := [source for source in sources if titles.count(source.title) > 1]:
         raise InputError(
             f"--weights: expected names that differ, got {twice[0].title} twice; write NAME={twice[0].weights}"
         )
     options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
-    predictors = load_choices(choices, opts=args.opts, **options)
+    predictors = load_predictors(sources, opts=args.opts, **options)
     for title, predictor in zip(titles, predictors, strict=True):
         print(f"loaded {title}: {predictor.name}", file=sys.stderr)
     return [
@@ -35,10 +35,10 @@ def load(args: argparse.Namespace) -> list[Model]:
     ]
 
 
-def choice_of(entry: str, config: str | None) -> Choice:
+def parse_source(entry: str, config: str | None) -> DetectorSource:
     """FILE or NAME=FILE; a file whose name has = in it is taken as it is."""
     name, _, file = ("", "", entry) if Path(entry).exists() else entry.rpartition("=")
-    return Choice(file, config, name)
+    return DetectorSource(file, config, name)
 
 
 def names_of(host: str, allowed: list[str]) -> list[str]:

@@ -75,7 +75,7 @@ class Model:
 
 
 @dataclass
-class Wish:
+class VisitorSettings:
     """What a visitor wants to see."""
 
     models: list[str]
@@ -177,7 +177,7 @@ async def _serve(socket: Any, known: Mapping[str, Model], lock: asyncio.Lock) ->
     """Answer one visitor until it goes."""
     from fastapi import WebSocketDisconnect
 
-    wish = Wish([next(iter(known))])
+    settings = VisitorSettings([next(iter(known))])
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -187,14 +187,14 @@ async def _serve(socket: Any, known: Mapping[str, Model], lock: asyncio.Lock) ->
         answers: list[dict[str, Any]] = []
         try:
             if text is not None:
-                wish.update(text, known)
+                settings.update(text, known)
                 continue
             if len(data) < 4:
                 raise InputError("frame: expected a number of 4 bytes and a picture, got less; send both")
             picture = await asyncio.to_thread(decode, data[4:])
-            for name in wish.models:
+            for name in settings.models:
                 async with lock:
-                    answers.append(await asyncio.to_thread(detect, known[name], picture, wish.threshold))
+                    answers.append(await asyncio.to_thread(detect, known[name], picture, settings.threshold))
         except InputError as error:
             answers = [{"error": str(error)}]
         except Exception as error:  # whatever an engine raises: out of memory, say

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..deploy.loading import EXPORTED, load_predictor
 from ..deploy.native import NativePredictor
@@ -14,8 +13,8 @@ DEMO_CONFIG, DEMO = "quick_schedules/demo_faster_rcnn.yaml", Path("output/demo")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A detector to show.
+class DetectorSource:
+    """Where a detector to show comes from, and how it is to be called.
 
     Attributes:
         weights: its file; empty for a fresh one of the config.
@@ -42,23 +41,23 @@ class Choice:
         return self.weights.endswith(EXPORTED)
 
 
-def demo_choices() -> list[Choice]:
+def demo_detectors() -> list[DetectorSource]:
     """The dense and the compressed detector that `make demo` trained.
 
     Raises:
         InputError: they are not there.
     """
-    found = [Choice(str(DEMO / name / "model_final.pth"), DEMO_CONFIG, name) for name in ("dense", "norton")]
-    for choice in found:
-        if not Path(choice.weights).is_file():
+    sources = [DetectorSource(str(DEMO / name / "model_final.pth"), DEMO_CONFIG, name) for name in ("dense", "norton")]
+    for source in sources:
+        if not Path(source.weights).is_file():
             raise InputError(
-                f"--weights: expected a detector, got none, and {choice.weights} is not there; run: make demo"
+                f"--weights: expected a detector, got none, and {source.weights} is not there; run: make demo"
             )
-    return found
+    return sources
 
 
-def load_choices(
-    choices: Sequence[Choice],
+def load_predictors(
+    sources: Sequence[DetectorSource],
     *,
     opts: Sequence[str] = (),
     precision: str | None = None,
@@ -71,21 +70,27 @@ def load_choices(
     Raises:
         InputError: an option that is for none of them, or see ``load_predictor``.
     """
-    exported, pytorch = [each.exported for each in choices], [not each.exported for each in choices]
-    native = [each.eager for each in choices]
-    for given, fitting, option, what in (
+    exported, pytorch = [source.exported for source in sources], [not source.exported for source in sources]
+    deployed = [not source.eager for source in sources]
+    for asked, takes_it, option, expected in (
         (threads, exported, "--threads", "an exported file"),
-        (min_size, pytorch, "--min-size", "a detector in PyTorch"),
+        (min_size is not None, pytorch, "--min-size", "a detector in PyTorch"),
         (opts, pytorch, "--opts", "a detector in PyTorch"),
-        (any(each.config for each in choices), pytorch, "--config-file", "a detector in PyTorch"),
-        (precision, [not each for each in native], "--precision", "a detector that does not run eagerly"),
+        (any(source.config for source in sources), pytorch, "--config-file", "a detector in PyTorch"),
+        (precision, deployed, "--precision", "a detector that does not run eagerly"),
     ):
-        if given and not any(fitting):
-            raise InputError(f"{option}: expected {what}, got none; leave it out")
-    found = []
-    for each in choices:
-        own: dict[str, Any] = {"threads": threads} if each.exported else {"min_size": min_size}
-        config, words = (None, ()) if each.exported else (each.config, tuple(opts))
-        own["precision"] = None if each.eager else precision
-        found.append(load_predictor(each.weights, config, words, color=color, eager=each.eager, **own))
-    return found
+        if asked and not any(takes_it):
+            raise InputError(f"{option}: expected {expected}, got none; leave it out")
+    return [
+        load_predictor(
+            source.weights,
+            None if source.exported else source.config,
+            () if source.exported else tuple(opts),
+            precision=None if source.eager else precision,
+            min_size=None if source.exported else min_size,
+            threads=threads if source.exported else None,
+            color=color,
+            eager=source.eager,
+        )
+        for source in sources
+    ]
