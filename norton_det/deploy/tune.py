@@ -32,10 +32,10 @@ from .tune_report import LayerTiming, TuneReport
 Input = tuple[tuple[int, ...], torch.dtype, bool]  # shape, dtype, whether channels last
 Kind = tuple[object, ...]  # layers of one kind take the same time; first what it is in words
 
-LEAST = 5  # measured calls of each candidate, however long they take
-LAYER = 1.0  # seconds: about as long as the variants of one layer are measured on one input
-WHOLE = 20.0  # seconds: the same for whole models
-OTHER = "tuned, channels last"
+MIN_CALLS = 5  # measured calls of each candidate, however long they take
+LAYER_SECONDS = 1.0  # about as long as the variants of one layer are measured on one input
+WHOLE_SECONDS = 20.0  # the same for whole models
+TUNED_CHANNELS_LAST = "tuned, channels last"
 
 
 @dataclass(frozen=True)
@@ -90,20 +90,20 @@ def tune(
 
     formats = {"tuned": _is_channels_last(model) or memory_format == "channels_last"}
     if memory_format == "auto" and not formats["tuned"] and _runs_channels_last(folded, example):
-        formats[OTHER] = True
+        formats[TUNED_CHANNELS_LAST] = True
     whole: dict[str, nn.Module] = {"given": model, "fused": _formatted(fuse(model), formats["tuned"])}
     layers = {}
-    for name, last in formats.items():
-        folded = _formatted(folded, last)
-        layers[name] = _choose(folded, example, last, margin, rounds, progress)
+    for name, channels_last in formats.items():
+        folded = _formatted(folded, channels_last)
+        layers[name] = _choose(folded, example, channels_last, margin, rounds, progress)
         choices = {layer.name: layer.choice for layer in layers[name]}
-        whole[name] = _put(copy.deepcopy(folded), choices, last)
+        whole[name] = _with_variants(copy.deepcopy(folded), choices, channels_last)
     if baseline is not None:
         whole |= {"baseline": baseline, "baseline, fused": fuse(baseline)}
-        if OTHER in formats:
+        if TUNED_CHANNELS_LAST in formats:
             whole["baseline, fused, channels last"] = _formatted(fuse(baseline), True)
     calls = {name: partial(candidate, example) for name, candidate in whole.items()}
-    timings = _time(calls, first, rounds, WHOLE, progress)
+    timings = _time(calls, first, rounds, WHOLE_SECONDS, progress)
     fastest = {name: 1e3 * min(timing.seconds) for name, timing in timings.items()}
     medians = {name: 1e3 * timing.median for name, timing in timings.items()}
     result = _fastest({name: fastest[name] for name in (*formats, "fused")}, margin)
@@ -111,8 +111,8 @@ def tune(
         replace(layer, choice=next(iter(layer.ms), layer.choice)) for layer in layers["tuned"]
     )
     new, seconds = whole[result], time.perf_counter() - started
-    last = formats.get(result, formats["tuned"])
-    return TuneResult(new, TuneReport(chosen, fastest, medians, result, margin, last, where, seconds))
+    channels_last = formats.get(result, formats["tuned"])
+    return TuneResult(new, TuneReport(chosen, fastest, medians, result, margin, channels_last, where, seconds))
 
 
 def _check(model: nn.Module, baseline: nn.Module | None, memory_format: str, margin: float, rounds: int) -> None:
@@ -150,7 +150,7 @@ def _runs_channels_last(model: nn.Module, example: Any) -> bool:
 
 
 def _choose(
-    model: nn.Module, example: Any, last: bool, margin: float, rounds: int, progress: bool
+    model: nn.Module, example: Any, channels_last: bool, margin: float, rounds: int, progress: bool
 ) -> tuple[LayerTiming, ...]:
     """Time the variants of every factored layer on the inputs that it meets in one run of the model."""
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Factored)}
@@ -161,11 +161,11 @@ def _choose(
             jobs.setdefault((_kind(layer), met), layer)
     ms: dict[tuple[Kind, Input], dict[str, float]] = {}
     for (kind, met), layer in tqdm(jobs.items(), desc="layers", unit="", disable=not progress):
-        shape, dtype, input_last = met
+        shape, dtype, input_channels_last = met
         x = torch.randn(shape, device=next(layer.parameters()).device).to(dtype)
-        x = x.to(memory_format=torch.channels_last) if input_last else x
-        variants = {name: _formatted(make_variant(layer, name), last) for name in variant_names(layer)}
-        timings = _time({name: partial(variant, x) for name, variant in variants.items()}, x, rounds, LAYER)
+        x = x.to(memory_format=torch.channels_last) if input_channels_last else x
+        variants = {name: _formatted(make_variant(layer, name), channels_last) for name in variant_names(layer)}
+        timings = _time({name: partial(variant, x) for name, variant in variants.items()}, x, rounds, LAYER_SECONDS)
         ms[kind, met] = {name: 1e3 * min(timing.seconds) for name, timing in timings.items()}
     chosen = []
     for name, layer in layers.items():
@@ -174,7 +174,7 @@ def _choose(
             variant: sum(count * ms[kind, met][variant] for met, count in counts.items())
             for variant in variant_names(layer)
         }
-        calls = tuple((shape, input_last, count) for (shape, _, input_last), count in counts.items())
+        calls = tuple((shape, input_channels_last, count) for (shape, _, input_channels_last), count in counts.items())
         chosen.append(LayerTiming(name, str(kind[0]), calls, sums if counts else {}, _fastest(sums, margin)))
     return tuple(chosen)
 
@@ -186,7 +186,7 @@ def _record(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> 
     def hook(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
         if x.numel():  # a head without regions costs nothing
-            inputs[name][tuple(x.shape), x.dtype, _is_last(x)] += 1
+            inputs[name][tuple(x.shape), x.dtype, _is_channels_last_tensor(x)] += 1
 
     handles = [layer.register_forward_pre_hook(partial(hook, name)) for name, layer in layers.items()]
     try:
@@ -203,7 +203,7 @@ def _time(
 ) -> dict[str, Timing]:
     """Interleaved timings on the device of a tensor, for about so many seconds in all."""
     once = sum(timing.median for timing in measure(calls, rounds=1, warmup=1, device=on.device).values())
-    count = max(min(LEAST, rounds), min(rounds, int(seconds / once)))
+    count = max(min(MIN_CALLS, rounds), min(rounds, int(seconds / once)))
     return measure(calls, rounds=count, warmup=0, device=on.device, progress=progress)
 
 
@@ -213,14 +213,14 @@ def _fastest(ms: Mapping[str, float], margin: float) -> str:
     return best if ms[best] < (1 - margin) * ms[first] else first
 
 
-def _put(model: nn.Module, choices: Mapping[str, str], last: bool) -> nn.Module:
+def _with_variants(model: nn.Module, choices: Mapping[str, str], channels_last: bool) -> nn.Module:
     """Put the chosen variants in place; a layer that is used in several places stays one."""
     names = list(model.named_modules(remove_duplicate=False))
     variants = {id(layer): make_variant(layer, choices[name]) for name, layer in names if name in choices}
     for name, layer in names:
         if id(layer) in variants and name:
             replace_module(model, name, variants[id(layer)])
-    return _formatted(variants.get(id(model), model), last)
+    return _formatted(variants.get(id(model), model), channels_last)
 
 
 def _kind(layer: Factored) -> Kind:
@@ -234,14 +234,14 @@ def _kind(layer: Factored) -> Kind:
     return words, layer.stride, layer.padding, layer.bias is not None, layer.pointwise.weight.dtype
 
 
-def _formatted(model: nn.Module, last: bool) -> nn.Module:
-    return model.to(memory_format=torch.channels_last) if last else model
+def _formatted(model: nn.Module, channels_last: bool) -> nn.Module:
+    return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 def _is_channels_last(model: nn.Module) -> bool:
-    return any(_is_last(weight) for weight in model.parameters())
+    return any(_is_channels_last_tensor(weight) for weight in model.parameters())
 
 
-def _is_last(x: Tensor) -> bool:
+def _is_channels_last_tensor(x: Tensor) -> bool:
     """Whether a tensor (N, C, H, W) is in channels-last format; one of 1x1 is in both, but for its strides."""
     return x.ndim == 4 and x.shape[1] > 1 and x.stride()[1] == 1 and x.stride()[3] == x.shape[1]

@@ -10,10 +10,10 @@ Costs of widths multiply, so this is no exact optimum; of separable costs it wou
 last step (Shoham and Gersho, 1988).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .costs import Assignment, CostModel
+from .costs import CostModel
 from .sensitivity import Group
 
 FULL = 0.98  # of a target is met well enough: widths stay multiples that kernels like
@@ -38,86 +38,97 @@ def allocate(groups: Sequence[Group], costs: CostModel, target: float) -> Alloca
         costs: of every assignment, in the unit of the target.
         target: at most so much.
     """
-    assignment, at = costs.network.dense(), {group.name: 0 for group in groups}
-    cost, path = costs.total(assignment), [(costs.total(assignment), 0.0)]
-    while cost > target:
-        best: tuple[float, float, Group, int, float] | None = None
-        for group in groups:
-            now = at[group.name]
-            for index in range(now + 1, len(group.values)):
-                saved = -costs.change(assignment, group.name, group.values[index])
-                useful = min(saved, cost - target)
+    greedy = _Greedy(groups, costs)
+    path = [(greedy.cost, 0.0)]
+    while greedy.cost > target and greedy.step_down(greedy.cost - target):
+        path.append((greedy.cost, greedy.error))
+    met = greedy.cost <= target
+    while met and greedy.step_up(target - greedy.cost):
+        pass
+    cost, error = greedy.cost, greedy.error
+    refined: set[str] = set()  # groups whose value is none of theirs any more
+    while met and cost < FULL * target and (finer := greedy.between(target - cost, refined)):
+        gained, name, value = finer
+        greedy.assignment[name] = value
+        refined.add(name)
+        cost, error = costs.total(greedy.assignment), error - gained
+    return Allocation(greedy.assignment, cost, error, met, [*path, (cost, error)])
+
+
+class _Greedy:
+    """An assignment on the grid of the groups' values, and its cost; ``positions``: of each group's value in it."""
+
+    def __init__(self, groups: Sequence[Group], costs: CostModel) -> None:
+        self.groups, self.costs = groups, costs
+        self.assignment = costs.network.dense()
+        self.positions = {group.name: 0 for group in groups}
+        self.cost = costs.total(self.assignment)
+
+    @property
+    def error(self) -> float:
+        return sum(group.errors[self.positions[group.name]] for group in self.groups)
+
+    def _change(self, group: Group, value: int | None) -> float:
+        return self.costs.change(self.assignment, group.name, value)
+
+    def _take(self, group: Group, position: int, change: float) -> None:
+        self.assignment[group.name], self.positions[group.name] = group.values[position], position
+        self.cost += change
+
+    def step_down(self, excess: float) -> bool:
+        """Make the change with the smallest error per cost that it saves, of which the excess alone counts."""
+        best: tuple[float, float, Group, int] | None = None
+        for group in self.groups:
+            current = self.positions[group.name]
+            for position in range(current + 1, len(group.values)):
+                change = self._change(group, group.values[position])
+                useful = min(-change, excess)
                 if useful <= 0:
                     continue
-                score = (group.errors[index] - group.errors[now]) / useful
-                if best is None or (score, -saved) < best[:2]:
-                    best = (score, -saved, group, index, saved)
-        if best is None:
-            break
-        _, _, group, index, saved = best
-        assignment[group.name], at[group.name] = group.values[index], index
-        cost -= saved
-        path.append((cost, _error(groups, at)))
-    met = cost <= target
-    while met and (step := _upwards(groups, costs, assignment, at, target - cost)):
-        group, index, added = step
-        assignment[group.name], at[group.name] = group.values[index], index
-        cost += added
-    error = _error(groups, at)
-    between: set[str] = set()  # groups whose value is none of theirs any more
-    while met and cost < FULL * target and (finer := _between(groups, costs, assignment, at, target - cost, between)):
-        gained, name, value = finer
-        assignment[name] = value
-        between.add(name)
-        cost, error = costs.total(assignment), error - gained
-    return Allocation(assignment, cost, error, met, [*path, (cost, error)])
+                score = (group.errors[position] - group.errors[current]) / useful
+                if best is None or (score, change) < best[:2]:
+                    best = (score, change, group, position)
+        if best:
+            _, change, group, position = best
+            self._take(group, position, change)
+        return best is not None
 
+    def step_up(self, room: float) -> bool:
+        """Make the change back up that lowers the error most per cost, within the room."""
+        best: tuple[float, Group, int, float] | None = None
+        for group in self.groups:
+            current = self.positions[group.name]
+            for position in range(current - 1, -1, -1):
+                added = self._change(group, group.values[position])
+                gained = group.errors[current] - group.errors[position]
+                if added > room or gained < 0 or (gained == 0 and added >= 0):
+                    continue
+                score = gained / max(added, 1e-9)
+                if best is None or score > best[0]:
+                    best = (score, group, position, added)
+        if best:
+            self._take(*best[1:])
+        return best is not None
 
-def _upwards(
-    groups: Sequence[Group], costs: CostModel, assignment: dict[str, int | None], at: Mapping[str, int], room: float
-) -> tuple[Group, int, float] | None:
-    """The change back up that lowers the error most per cost, within the room; with what it costs."""
-    best: tuple[float, Group, int, float] | None = None
-    for group in groups:
-        now = at[group.name]
-        for index in range(now - 1, -1, -1):
-            added = costs.change(assignment, group.name, group.values[index])
-            gained = group.errors[now] - group.errors[index]
-            if added > room or gained < 0 or (gained == 0 and added >= 0):
+    def between(self, room: float, refined: set[str]) -> tuple[float, str, int] | None:
+        """The value between two of a group's that uses the room for the largest gain, by interpolation.
+
+        Costs rise with the value, so the largest that fits is found by halving.
+
+        Returns:
+            The gain, the group's name and the value; ``None`` if nothing fits.
+        """
+        best: tuple[float, str, int] | None = None
+        for group in self.groups:
+            current = self.positions[group.name]
+            low, high = group.values[current], group.values[current - 1] if current else None
+            if low is None or high is None or group.name in refined:
                 continue
-            score = gained / max(added, 1e-9)
-            if best is None or score > best[0]:
-                best = (score, group, index, added)
-    return best[1:] if best else None
-
-
-def _between(
-    groups: Sequence[Group],
-    costs: CostModel,
-    assignment: Assignment,
-    at: Mapping[str, int],
-    room: float,
-    taken: set[str],
-) -> tuple[float, str, int] | None:
-    """The value between two of a group's that uses the room for the largest gain, by interpolation: gain, name, value.
-
-    Costs rise with the value, so the largest that fits is found by halving.
-    """
-    best: tuple[float, str, int] | None = None
-    for group in groups:
-        now = at[group.name]
-        low, high = group.values[now], group.values[now - 1] if now else None
-        if low is None or high is None or group.name in taken:
-            continue
-        fits, above = low, high
-        while above - fits > 1:
-            middle = (fits + above) // 2
-            fits, above = (middle, above) if costs.change(assignment, group.name, middle) <= room else (fits, middle)
-        gained = (group.errors[now] - group.errors[now - 1]) * (fits - low) / (high - low)
-        if fits > low and (best is None or gained > best[0]):
-            best = (gained, group.name, fits)
-    return best
-
-
-def _error(groups: Sequence[Group], at: Mapping[str, int]) -> float:
-    return sum(group.errors[at[group.name]] for group in groups)
+            fits, above = low, high
+            while above - fits > 1:
+                middle = (fits + above) // 2
+                fits, above = (middle, above) if self._change(group, middle) <= room else (fits, middle)
+            gained = (group.errors[current] - group.errors[current - 1]) * (fits - low) / (high - low)
+            if fits > low and (best is None or gained > best[0]):
+                best = (gained, group.name, fits)
+        return best
