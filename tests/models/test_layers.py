@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from norton_det.decomposition.cp import Factors, cp_decompose, reconstruct
-from norton_det.models.layers import CPConv2d, check_supported, factors_to_state
+from norton_det.models.layers import CPConv2d, Factored, LowRankLinear, check_supported, factors_to_state
 from norton_det.utils.errors import InputError
 
 SHAPES = [  # kernel, stride, padding
@@ -36,6 +36,17 @@ def test_layer_equals_the_convolution_of_its_weight(kernel, stride, padding, ran
     expected = nn.functional.conv2d(x, layer.to_weight(), layer.bias, stride, padding)
     assert same(layer(x), expected)
     assert same(layer.fuse()(x), expected)
+
+
+@pytest.mark.parametrize(
+    "layer", [CPConv2d(4, 6, 3, 2), LowRankLinear(8, 6, 3)], ids=lambda layer: type(layer).__name__
+)
+def test_the_weight_is_linear_in_the_factor_that_reads_the_inputs(layer):
+    assert isinstance(layer, Factored)
+    weight = layer.to_weight().clone()
+    with torch.no_grad():
+        layer.input_factor.weight.mul_(3.0)
+    assert weight.abs().max() > 0 and torch.allclose(layer.to_weight(), 3.0 * weight, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
