@@ -282,7 +282,7 @@ def test_info(capsys):
 def test_info_without_optional_packages():
     """They are hidden from an interpreter; each is told with what installs it."""
     code = (
-        "import sys, importlib.util as util\nfrom norton_det.commands.inventory import DISTRIBUTIONS\n"
+        "import sys, importlib.util as util\nfrom norton_det.commands.info import DISTRIBUTIONS\n"
         "for name in DISTRIBUTIONS: sys.modules[name] = None\n"
         "real = util.find_spec\n"
         "util.find_spec = lambda name, *more: None if name in DISTRIBUTIONS else real(name, *more)\n"
@@ -291,7 +291,7 @@ def test_info_without_optional_packages():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     missing = re.findall(r"^  (\w+) +missing: (.+)$", done.stdout, re.M)
-    from norton_det.commands.inventory import DISTRIBUTIONS
+    from norton_det.commands.info import DISTRIBUTIONS
 
     assert [name for name, _ in missing] == list(DISTRIBUTIONS) and "OpenVINO" not in done.stdout
     assert all("pip install" in how for _, how in missing)

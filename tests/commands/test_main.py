@@ -44,7 +44,7 @@ def test_help_shows_commands_as_they_are_called(name, capsys):
 def test_every_command_has_its_modules():
     stems = {file.stem for file in (PACKAGE / "commands" / "options").glob("[a-z]*.py")}
     assert stems == {command.module for command in COMMANDS.values()}
-    assert stems | {"main", "parser", "inventory"} == {file.stem for file in (PACKAGE / "commands").glob("[a-z]*.py")}
+    assert stems | {"main", "parser"} == {file.stem for file in (PACKAGE / "commands").glob("[a-z]*.py")}
     scripts = {command.script for command in COMMANDS.values()} - {None}
     thin = {path for path in REPOSITORY.glob("*/*.py") if "import tool\n" in path.read_text()}
     assert {str(path.relative_to(REPOSITORY)) for path in thin} == scripts
