@@ -117,16 +117,21 @@ def check(file: Path, weights: Weights, name: str = "") -> str:
 
 
 def verify(path: str | Path) -> str:
-    """A line on a file that may be one of the zoo's, known by its name: its SHA-256, and whether it is the right one.
+    """A line on a file that has the name of one of the zoo's: its SHA-256, and whose checksum it agrees with.
 
     Raises:
-        InputError: no such file, or it has the name of one of the zoo's and another checksum.
+        InputError: no such file, no file of the zoo has its name (the nearest is told), or another checksum.
     """
     file = require_file(path, "weights")
-    known = {entry.weights.name: entry for entry in ENTRIES if entry.weights is not None}
-    entry = known.get(file.name)
-    if entry is None or entry.weights is None:
-        return f"{file}: SHA-256 {file_digest(file)}; no file of the zoo has its name, so nothing is known of it"
-    digest = check(file, entry.weights)
-    how = f"SHA-256 {entry.weights.sha256}..." if entry.weights.sha256 else f"MD5 {entry.weights.md5}..."
-    return f"{file}: {entry.name}, SHA-256 {digest}; it has what {entry.weights.owner} says: {how}"
+    published = {entry.weights.name: (entry, entry.weights) for entry in ENTRIES if entry.weights is not None}
+    if file.name not in published:
+        near = difflib.get_close_matches(file.name, published, 1, 0.5)
+        told = f"did you mean {near[0]}?" if near else "see norton-det zoo NAME for theirs"
+        raise InputError(
+            f"{file}: expected the name of a file of the zoo, whose checksum is known, got {file.name!r} with SHA-256 "
+            f"{file_digest(file)}; {told}"
+        )
+    entry, weights = published[file.name]
+    digest = check(file, weights)
+    how = f"SHA-256 {weights.sha256}..." if weights.sha256 else f"MD5 {weights.md5}..."
+    return f"{file}: {entry.name}, SHA-256 {digest}; it has what {weights.owner} says: {how}"

@@ -64,7 +64,7 @@ def chosen(args: argparse.Namespace) -> nn.Module:
     if args.weights:
         return load_checkpoint(args.weights)
     arch = args.arch or "resnet50"
-    if args.ratios:
+    if args.rank or args.ratios:
         spec = CompressionSpec.parse(args.rank or 1, args.ratios, arch)
     else:
         spec = CompressionSpec.preset(args.preset, arch)
@@ -117,15 +117,18 @@ def published(args: argparse.Namespace) -> str:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.rank is not None and not args.ratios:
-        raise InputError(f"--rank: expected it with --ratios, got --rank {args.rank} alone; presets have their own")
+    if args.rank and (args.weights or args.preset):
+        source = f"--weights {args.weights}" if args.weights else f"--preset {args.preset}"
+        raise InputError(f"--rank: expected it alone or with --ratios, got {source}, which has its own; leave it out")
     if args.input_size and min(args.input_size) < 1:
         raise InputError(f"--input-size: expected height and width of 1 or more, got {args.input_size}; write 800 800")
     if args.arch and args.weights:
-        raise InputError(f"--arch: expected it with --preset or --ratios, got --weights {args.weights}; leave it out")
-    if not (args.weights or args.preset or args.ratios):
+        raise InputError(
+            f"--arch: expected it with a preset, rank or ratios, got --weights {args.weights}; leave it out"
+        )
+    if not (args.weights or args.preset or args.rank or args.ratios):
         if args.detector or args.input_size or args.arch:
-            raise InputError("network: expected --weights, --preset or --ratios, got none; add --preset dense")
+            raise InputError("network: expected --weights, --preset, --rank or --ratios, got none; add --preset dense")
         print(published(args))
         return
     if args.markdown:

@@ -77,6 +77,8 @@ def main(words: Sequence[str]) -> int | None:
         InputError: there is no such command; the nearest name is told.
     """
     first, *rest = words or ["--help"]
+    if first == "help" and rest:
+        return main([*rest, "--help"])
     if first in ("--help", "-h", "help"):
         print(overview(), end="")
         return 0

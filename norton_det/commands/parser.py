@@ -5,6 +5,7 @@ of the command can do nothing about. It imports nothing that takes time.
 """
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -12,13 +13,19 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..utils.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
 warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no space left, on the disk or for this user."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,6 +35,10 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return self.spelling(super().format_help())
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """As argparse's, which passes over what goes wrong in writing."""
+        print(self.format_help(), end="", file=file)
 
 
 def parser(description: str | None, examples: str) -> Parser:
@@ -97,9 +108,17 @@ def refuse(message: str) -> NoReturn:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Run a command's ``main`` and exit: 0 done, 2 bad input (``error:`` and one line), 128 and more a signal."""
+    """Run a command's ``main`` and exit.
+
+    The status is 0 where it was done, 1 where there was no space for what it wrote, 2 for bad input, 128 and more for a
+    signal; one line on stderr says why it is not 0.
+    """
+    status: int | str | None
     try:
-        status = main()
+        try:
+            status = main()
+        except SystemExit as ended:  # of argparse, after --help
+            status = ended.code
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone is met below
     except InputError as error:
@@ -108,6 +127,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
         status = 128 + getattr(error, "number", signal.SIGINT)
     except BrokenPipeError:  # `tool | head`: the reader has what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         status = 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = error.filename or "output"
+        print(f"error: {where}: could not be written ({error.strerror}); free some space", file=sys.stderr)
+        _discard_output()
+        status = 1
     sys.exit(status)
+
+
+def _discard_output() -> None:
+    """Send what stdout still holds nowhere: the interpreter would fail on it once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

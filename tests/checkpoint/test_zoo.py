@@ -259,9 +259,13 @@ def test_the_command(served, tmp_path, capsys):
     assert out == f"{file}\nSHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}\n"
     main(["zoo", "--verify", str(file)])
     assert "test/resnet50, SHA-256" in capsys.readouterr().out
-    (tmp_path / "other.pth").write_bytes(b"x")
-    main(["zoo", "--verify", str(tmp_path / "other.pth")])
-    assert "nothing is known of it" in capsys.readouterr().out
+    (tmp_path / "another").write_bytes(b"x")
+    digest = hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(InputError, match=f"got 'another' with SHA-256 {digest}; see norton-det zoo NAME"):
+        main(["zoo", "--verify", str(tmp_path / "another")])
+    (tmp_path / "resnet50-0676ba6l.pth").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"did you mean resnet50-0676ba61\.pth\?"):
+        main(["zoo", "--verify", str(tmp_path / "resnet50-0676ba6l.pth")])
     file.write_bytes(b"x")
     with pytest.raises(InputError, match="expected SHA-256"):
         main(["zoo", "--verify", str(file)])

@@ -50,7 +50,18 @@ def test_every_command_has_its_modules():
     assert {str(path.relative_to(REPOSITORY)) for path in thin} == scripts
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_of_a_command(capsys):
+    """``help COMMAND`` is ``COMMAND --help``."""
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "prepare", "coco"])
+    assert not ended.value.code
+    assert capsys.readouterr().out == help_of("prepare coco", capsys)
+    assert main(["help", "prepare"]) == 0 and "  prepare coco " in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"got 'compres'; did you mean compress\?"):
+        main(["help", "compres"])
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
 def test_overview(words, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out

@@ -1,8 +1,10 @@
 """What the commands share: exit status, one-line errors, help that shows examples and defaults."""
 
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,26 @@ def test_a_reader_that_has_seen_enough(lines):
     process = subprocess.Popen([sys.executable, "-c", code], **pipes, env=buffered)
     process.stdout.close()
     assert process.communicate(b"x", timeout=60)[1] == b"" and process.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a disk without space")
+@pytest.mark.parametrize("buffered", [True, False], ids=["buffered", "at once"])
+@pytest.mark.parametrize("words", [["--help"], ["zoo"], ["zoo", "--help"]], ids=" ".join)
+def test_no_space_for_the_output(words, buffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-m", "norton_det", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60, check=False
+        )
+    reason = os.strerror(errno.ENOSPC)
+    assert done.stderr == f"error: output: could not be written ({reason}); free some space\n"
+    assert done.returncode == 1
+
+
+def test_a_file_that_cannot_be_opened_keeps_its_traceback():
+    with pytest.raises(FileNotFoundError):
+        run(raises(FileNotFoundError(errno.ENOENT, "no such file")))
 
 
 def test_exit_status_of_a_process():

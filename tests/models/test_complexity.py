@@ -329,6 +329,11 @@ def test_tool_on_one_network(tool):
     status, out, err = tool(*network, "--input-size", "64", "96")
     assert status == 0, err
     assert "1 image of 64 x 96; box head x 1000 proposals" in out.splitlines()[-1]
+    status, out, err = tool("--rank", "2", "--json")  # of ResNet-50, as compress takes it
+    expected = count_complexity(on_meta(NortonResNet, CompressionSpec.parse(2)), (3, 224, 224))
+    assert status == 0 and json.loads(out)["macs"] == expected.macs, err
+    status, out, err = tool("--rank", "2", "--preset", "dense")
+    assert status == 2 and err.startswith("error: --rank: expected it alone or with --ratios, got --preset dense")
     status, out, err = tool("--preset", "norton-99")
     assert status == 2 and err.startswith("error: preset: expected one of") and not out
 

@@ -63,11 +63,11 @@ class _Found(BaseException):
 def parser_of(name: str, start: Run) -> argparse.ArgumentParser:
     """The parser of a command."""
 
-    def stop(self: argparse.ArgumentParser, file: object = None) -> None:
+    def stop(self: argparse.ArgumentParser) -> str:
         raise _Found(self)
 
     with (
-        mock.patch.object(argparse.ArgumentParser, "print_help", stop),
+        mock.patch.object(argparse.ArgumentParser, "format_help", stop),
         mock.patch.object(sys, "argv", [name, "--help"]),
     ):
         try:

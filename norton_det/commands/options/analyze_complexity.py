@@ -23,9 +23,11 @@ def make_parser() -> argparse.ArgumentParser:
     source = own.add_mutually_exclusive_group()
     source.add_argument("--weights", metavar="FILE", help="norton checkpoint, or a detector of norton_det.tv")
     source.add_argument("--preset", "--spec", metavar="NAME", help="a level, such as norton-78, or dense")
-    source.add_argument("--ratios", metavar="LIST", help='pruning ratios, such as "[0.]+[0.28]*19"')
-    own.add_argument("--arch", choices=ARCHITECTURES, help="ResNet of --preset and --ratios; resnet50 without")
-    own.add_argument("--rank", metavar="R", help="CP rank with --ratios, by default 1; none for dense")
+    source.add_argument(
+        "--ratios", metavar="LIST", help='pruning ratios such as "[0.]+[0.28]*19"; none with --rank alone'
+    )
+    own.add_argument("--arch", choices=ARCHITECTURES, help="ResNet of --preset, --rank and --ratios; resnet50 without")
+    own.add_argument("--rank", metavar="R", help="CP rank; 1 with --ratios alone, none for dense")
     own.add_argument("--detector", choices=DETECTORS, help="count this R-CNN on the network instead of a classifier")
     own.add_argument(
         "--input-size", type=int, nargs=2, metavar=("H", "W"), help="by default 224 224, detectors 800 800"
