@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint.checkpoint import load_checkpoint as load_checkpoint
-    from .checkpoint.checkpoint import save_checkpoint as save_checkpoint
+    from .checkpoint.load import load_checkpoint as load_checkpoint
     from .checkpoint.load import load_weights as load_weights
+    from .checkpoint.save import save_checkpoint as save_checkpoint
     from .compression.calibration import Calibration as Calibration
     from .compression.criteria import criteria as criteria
     from .compression.criteria import register_criterion as register_criterion
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # module -> its public names; imported when first asked for, so that a command answers --help without torch
 _PUBLIC = {
-    "checkpoint.checkpoint": ("load_checkpoint", "save_checkpoint"),
-    "checkpoint.load": ("load_weights",),
+    "checkpoint.load": ("load_checkpoint", "load_weights"),
+    "checkpoint.save": ("save_checkpoint",),
     "compression.calibration": ("Calibration",),
     "compression.criteria": ("criteria", "register_criterion"),
     "compression.detector": ("DetectorResult", "compress_detector"),

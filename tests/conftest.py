@@ -53,9 +53,9 @@ def real_weights_path(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def real_weights(real_weights_path: Path) -> dict[str, torch.Tensor]:
     """The trained ResNet-50's state dict in float32; do not change it in place."""
-    from norton_det.checkpoint.checkpoint import read_tensors
+    from norton_det.checkpoint.opened import open_weights
 
-    tensors = read_tensors(real_weights_path)
+    tensors = open_weights(real_weights_path).state
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
 
 

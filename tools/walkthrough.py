@@ -26,7 +26,7 @@ from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import ColorMode, Visualizer
 from tqdm import tqdm
 
-from norton_det.checkpoint.checkpoint import save_tensors
+from norton_det.checkpoint.save import save_tensors
 from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2.build import load_config, load_detector
 from norton_det.d2.config import spec_from_config

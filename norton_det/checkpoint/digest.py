@@ -93,8 +93,12 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def check_beside(file: Path) -> None:
+def check_beside(file: Path, data: bytes) -> None:
     """Hold a file without a digest of its own against ``FILE.sha256`` beside it, where there is one.
+
+    Args:
+        file: its path.
+        data: all of its bytes.
 
     Raises:
         InputError: they differ, or the other file holds no digest.
@@ -108,7 +112,7 @@ def check_beside(file: Path) -> None:
     match = re.match(r"\\?([0-9a-fA-F]{64})\b", text)
     if match is None:
         raise InputError(f"{beside}: expected what sha256sum writes, got {text[:40]!r}; write it again or remove it")
-    found = file_digest(file)
+    found = hashlib.sha256(data).hexdigest()
     if found != match[1].lower():
         raise InputError(
             f"{file}: {DIGEST_KEY}: expected {match[1][:12]}... as {beside.name} says, got {found[:12]}...; "

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import InputError
-from ..utils.files import require_file
+from ..utils.files import read_whole
 
 _DTYPES = {
     "f2": torch.float16,
@@ -38,16 +38,18 @@ _MAX_OPCODES = 500_000  # a detector's weights take about 20,000
 _REFUSED_OPCODES = {"PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER"}
 
 
-def read_arrays(path: str | Path) -> dict[str, Any]:
+def read_arrays(path: str | Path, data: bytes | None = None) -> dict[str, Any]:
     """The dict of a pickle; numpy arrays in it and in dicts of it come as tensors of the same type.
 
-    Pickles of protocol 0 to 5, written by Python 2 or 3 and any numpy.
+    Args:
+        path: of a pickle of protocol 0 to 5, written by Python 2 or 3 and any numpy.
+        data: its bytes, where they are read already.
 
     Raises:
         InputError: missing, empty, truncated, not a pickle of a dict, or it asks for anything but numpy arrays.
     """
-    file = require_file(path, "a pickle of numpy arrays")
-    data = file.read_bytes()
+    file = Path(path)
+    data = read_whole(file, "a pickle of numpy arrays") if data is None else data
     try:
         _scan(data)
         content = _Unpickler(io.BytesIO(data), encoding="latin1").load()  # latin1: Python 2 stored bytes as text

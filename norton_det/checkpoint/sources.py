@@ -1,7 +1,4 @@
-"""The raw content of a weights file or download: a dict of tensors and fields, nothing of it run.
-
-A file is known by its first bytes, not by the ending of its name.
-"""
+"""Addresses of weights: ``torchvision://NAME`` and ``zoo://NAME``, which become a download or a file."""
 
 import re
 from pathlib import Path
@@ -9,13 +6,8 @@ from typing import Any
 
 from ..models.architecture import ARCHITECTURES
 from ..utils.errors import InputError
-from ..utils.files import require_file
-from .digest import check_beside
-from .safe_pickle import read_arrays
-from .torch_file import LEGACY, ZIP, read_torch
 
 DEFAULT_VERSION = "IMAGENET1K_V1"  # the dense network of the paper, and the backbone of both stacks' detectors
-_WHAT = "weights (a torch, safetensors or Detectron2 .pkl file)"
 
 
 def is_download(source: str | Path) -> bool:
@@ -38,40 +30,6 @@ def local(source: str | Path) -> str | Path:
             f"{source}: expected a file, torchvision://NAME or zoo://NAME, got another address; download it to a file"
         )
     return source
-
-
-def is_safetensors(path: str | Path) -> bool:
-    """Whether a file starts as safetensors do: the length of a header, then JSON.
-
-    Raises:
-        InputError: missing, a folder, or empty.
-    """
-    return _head(require_file(local(path), _WHAT))[8:9] == b"{"
-
-
-def read_content(path: str | Path) -> dict[Any, Any]:
-    """The dict of a torch file or of a pickle of numpy arrays; arrays come as tensors, options of a run do not come.
-
-    Raises:
-        InputError: missing, empty, truncated, of another format, or it needs something to be run.
-    """
-    file = require_file(local(path), _WHAT)
-    head = _head(file)
-    if head.startswith((ZIP, LEGACY)):
-        return read_torch(file, head.startswith(ZIP))
-    if head[:1] == b"\x80" or file.suffix in (".pkl", ".pickle"):
-        check_beside(file)
-        return read_arrays(file)
-    what = "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head) else "an unknown format"
-    raise InputError(f"{file}: expected {_WHAT}, got {what} that starts {head[:16]!r}; download the file again")
-
-
-def _head(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            return stream.read(64)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
 
 
 def download(source: str | Path) -> tuple[str, dict[Any, Any]]:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..utils.errors import InputError, first_line, naming
-from ..utils.files import atomic_path, require_file
+from ..utils.files import atomic_path, read_whole
 from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
 
 METADATA_KEY = "norton_det"
@@ -42,33 +42,19 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], fields: Mappi
     return Path(path)
 
 
-def read_fields(path: str | Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The description of a safetensors file, ``None`` when norton_det did not write it, and the names of its tensors.
-
-    Raises:
-        InputError: the file is missing, truncated, not safetensors, or its description is damaged.
-    """
-    file = require_file(path, "a safetensors file")
-    try:
-        with file.open("rb") as stream:
-            header = _parse(stream.read(8 + _MAX_HEADER), file.stat().st_size, file)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
-    return _fields(header, file), [name for name in header if name != "__metadata__"]
-
-
-def read_file(path: str | Path) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+def read_safetensors(path: str | Path, data: bytes | None = None) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
     """The description of a safetensors file, ``None`` when norton_det did not write it, and its tensors on the CPU.
+
+    Args:
+        path: of the file.
+        data: its bytes, where they are read already.
 
     Raises:
         InputError: the file is missing, truncated, damaged, not safetensors, holds a type that PyTorch lacks, or its
             content is not what was written.
     """
-    file = require_file(path, "a safetensors file")
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+    file = Path(path)
+    data = read_whole(file, "a safetensors file") if data is None else data
     fields = _fields(_parse(data[: 8 + _MAX_HEADER], len(data), file), file)
     try:
         tensors = dict(sorted(safetensors.torch.load(data).items()))
@@ -76,9 +62,8 @@ def read_file(path: str | Path) -> tuple[dict[str, Any] | None, dict[str, Tensor
         raise _damaged(file, first_line(error)) from None
     except (KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{file}: expected tensors of PyTorch's types ({first_line(error)}); convert it") from None
-    del data
     if fields is None:
-        check_beside(file)
+        check_beside(file, data)
         return None, tensors
     if DIGEST_KEY in fields:
         stored = fields.pop(DIGEST_KEY)

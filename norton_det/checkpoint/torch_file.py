@@ -4,6 +4,7 @@
 memory, where sizes would not be checked. A zip archive has a checksum of each member, which torch does not look at.
 """
 
+import io
 import pickle
 import re
 import zipfile
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from ..utils.errors import InputError, first_line, naming
-from ..utils.files import atomic_path
+from ..utils.files import atomic_path, read_whole
 from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
 from .safe_pickle import TORCH_STAND_INS, plain
 
@@ -47,21 +48,24 @@ def save_torch(path: str | Path, content: Mapping[str, Any]) -> Path:
     return Path(path)
 
 
-def read_torch(file: Path, zipped: bool) -> dict[Any, Any]:
+def read_torch(path: str | Path, data: bytes | None = None) -> dict[Any, Any]:
     """The dict of a torch file, its digest checked and left out; options of a run do not come.
 
     Args:
-        file: that exists.
-        zipped: whether it is a zip archive, or of the form before torch 1.6.
+        path: of the file, a zip archive or of the form before torch 1.6.
+        data: its bytes, where they are read already.
 
     Raises:
-        InputError: truncated, changed, no dict, or it needs something to be run.
+        InputError: missing, truncated, changed, no dict, or it needs something to be run.
     """
+    file = Path(path)
+    data = read_whole(file, "a torch file") if data is None else data
+    zipped = data.startswith(ZIP)
     try:
         if zipped:
-            _check_archive(file)
+            _check_archive(data)
         with torch.serialization.safe_globals(TORCH_STAND_INS):
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
     except pickle.UnpicklingError as error:
@@ -80,28 +84,30 @@ def read_torch(file: Path, zipped: bool) -> dict[Any, Any]:
         with naming(file):
             check_digest(stored, content)
     elif not zipped:
-        check_beside(file)
+        check_beside(file, data)
     return plain(content)
 
 
-def _check_archive(file: Path) -> None:
+def _check_archive(data: bytes) -> None:
     """Refuse a zip that is TorchScript, is not stored as torch stores it, or whose checksums do not fit."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
         if any(member.filename.endswith("/constants.pkl") for member in members):
             raise InputError(
                 "expected a state dict, got a TorchScript archive, which holds code; save model.state_dict()"
             )
-        if sum(member.file_size for member in members) > _MOST_GROWTH * file.stat().st_size:
+        if sum(member.file_size for member in members) > _MOST_GROWTH * len(data):
             raise InputError("expected tensors as torch stores them, got an archive that grows absurdly; get it again")
         if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
             raise InputError("expected tensors as torch stores them, got a compressed archive; get the file again")
         if len({member.filename for member in members}) != len(members):
             raise InputError("expected an archive of torch, got two members of one name; get the file again")
-        if sum(member.file_size for member in members) > file.stat().st_size:
+        if sum(member.file_size for member in members) > len(data):
             raise InputError("expected tensors as torch stores them, got members that overlap; get the file again")
     checksums = {member.filename.partition("/")[2]: member.CRC for member in members}
-    reader = torch._C.PyTorchFileReader(str(file))  # its view counts: zipfile may take other bytes for a member's
+    reader = torch._C.PyTorchFileReader(
+        io.BytesIO(data)
+    )  # its view counts: zipfile may take other bytes for a member's
     for name in reader.get_all_records():
         if name not in checksums or zlib.crc32(reader.get_record(name)) != checksums[name]:
             raise InputError(f"{name[:60]!r}: expected its checksum, its bytes have another; get the file again")

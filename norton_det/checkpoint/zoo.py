@@ -8,14 +8,15 @@ Nobody publishes weights of compressed detectors: an entry without weights is wh
 """
 
 import difflib
+import hashlib
 import logging
 import os
 from pathlib import Path
 
 from ..utils.configs import find_config
-from ..utils.download import fetch, md5_of
+from ..utils.download import fetch
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_file
+from ..utils.files import atomic_path, read_whole, require_file
 from .digest import check_beside, file_digest
 from .zoo_table import ENTRIES, Entry, Weights
 
@@ -103,8 +104,9 @@ def check(file: Path, weights: Weights, name: str = "") -> str:
     Raises:
         InputError: another checksum.
     """
-    shown, digest = name or str(file), file_digest(file)
-    md5 = md5_of(file, weights.name, progress=False) if weights.md5 else ""
+    shown, data = name or str(file), read_whole(file, "weights")
+    digest = hashlib.sha256(data).hexdigest()
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if weights.md5 else ""
     for kind, known, found in (("SHA-256", weights.sha256, digest), ("MD5", weights.md5, md5)):
         if not found.startswith(known.lower()):
             raise InputError(
@@ -112,7 +114,7 @@ def check(file: Path, weights: Weights, name: str = "") -> str:
                 f"{'it was not kept, load it again' if name else 'remove it, and it is loaded again'}"
             )
     if not name:
-        check_beside(file)
+        check_beside(file, data)
     return digest
 
 

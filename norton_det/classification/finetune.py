@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..checkpoint.checkpoint import save_checkpoint
+from ..checkpoint.save import save_checkpoint
 from ..checkpoint.torch_file import read_torch, save_torch
 from ..models.resnet import NortonResNet
 from ..utils.errors import InputError, first_line
@@ -249,7 +249,7 @@ class _Run:
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
         try:
-            return read_torch(path, True)
+            return read_torch(path)
         except InputError as error:
             reason = str(error).removeprefix(f"{path}: ")
             raise InputError(f"{path}: expected the state of this network's fine-tuning; {reason}") from None

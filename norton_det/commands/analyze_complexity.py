@@ -9,7 +9,8 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import tv
-from ..checkpoint.checkpoint import load_checkpoint
+from ..checkpoint.load import load_checkpoint
+from ..checkpoint.opened import reading_once
 from ..checkpoint.zoo_table import DETECTIONS, ENTRIES, NETWORKS
 from ..models.complexity import count_complexity
 from ..models.resnet import NortonResNet
@@ -50,6 +51,7 @@ def build(spec: CompressionSpec, kind: str) -> nn.Module:
         return NortonResNet(spec) if kind == "classifier" else BUILDERS[kind](spec=spec)
 
 
+@reading_once()
 def chosen(args: argparse.Namespace) -> nn.Module:
     """The network that the arguments name."""
     if args.weights and tv.is_detector_file(args.weights):

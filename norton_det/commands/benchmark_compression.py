@@ -15,9 +15,7 @@ from tensorly.decomposition import parafac
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checkpoint.checkpoint import read_tensors
-from ..checkpoint.load import load_weights
-from ..checkpoint.sources import is_safetensors
+from ..checkpoint.opened import open_weights
 from ..compression.criteria import elimination_order
 from ..decomposition.angles import pabs_distance
 from ..decomposition.cp import Factors, cp_decompose_layers, nmse
@@ -37,8 +35,9 @@ def read_layers(path: str | None, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
         state = NortonResNet(CompressionSpec.dense()).state_dict()
     else:
-        # of a safetensors file a part of the layers will do
-        state = read_tensors(path) if is_safetensors(path) else load_weights(path).state
+        opened = open_weights(path)
+        named = any(NAME.fullmatch(name) for name in opened.state)  # a part of the layers will do
+        state = opened.state if named else opened.resnet.state
     layers = {name.removesuffix(".weight"): w.float() for name, w in state.items() if NAME.fullmatch(name)}
     layers = {name: weight for name, weight in layers.items() if weight.ndim == 4 and weight.shape[2:] == (3, 3)}
     if not layers:

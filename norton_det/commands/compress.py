@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.checkpoint import save_checkpoint, save_tensors
-from ..checkpoint.load import load_detector_state, load_weights
+from torch import nn
+
+from ..checkpoint.load import load_weights
+from ..checkpoint.opened import OpenedWeights, open_weights
+from ..checkpoint.save import save_checkpoint, save_tensors
 from ..checkpoint.sources import local
 from ..compression.calibration import Calibration
 from ..compression.detector import compress_detector, resnet_spec
@@ -113,7 +116,7 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
     return found
 
 
-def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
+def compress_around(args: argparse.Namespace, target: dict[str, str], opened: OpenedWeights | None) -> None:
     """Compress a whole detector."""
     for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
         if getattr(args, name):
@@ -122,16 +125,18 @@ def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
     if "://" in args.weights:
         raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
     if args.config_file:
-        from ..d2.build import load_as_it_is, load_config, save_detector, to_input
+        from ..d2 import build
 
-        cfg = load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
-        convert: Callable[[Any], Any] = to_input(cfg)
-        detector = load_as_it_is(cfg)
+        cfg = build.load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
+        convert: Callable[[Any], Any] = build.to_input(cfg)
+        save: Callable[[str, nn.Module], object] = build.save_detector
+        detector = build.load_as_it_is(cfg)
     else:
-        from ..tv import save_detector
-        from ..tv.adapter import load_torchvision_detector, to_input
+        from ..tv.adapter import to_input
+        from ..tv.detectors import load_torchvision_detector
+        from ..tv.weights import save_detector
 
-        convert, detector = to_input, load_torchvision_detector(args.weights)
+        convert, save, detector = to_input, save_detector, load_torchvision_detector(opened or args.weights)
     spec = spec_from(args, resnet_spec(detector).arch)
     size, found = size_from(args, 800), None
     pictures = read_pictures(args, convert)
@@ -143,7 +148,7 @@ def compress_around(args: argparse.Namespace, target: dict[str, str]) -> None:
         pictures = [picture.to(args.device) for picture in pictures]
     options |= {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet, "input_size": size}
     result = compress_detector(detector.to(args.device), spec, calibration=pictures, **options)
-    save_detector(args.output, result.model.to("cpu"))
+    save(args.output, result.model.to("cpu"))
     print(result.report.summary() if args.quiet else result.report.table())
     finish(args, result.report, found, (detector.to("cpu"), result.model))
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
@@ -153,7 +158,8 @@ def run_search(
     args: argparse.Namespace, model: Any, target: dict[str, str], images: Any, size: tuple[int, int, int]
 ) -> SearchResult:
     """Find ranks and ratios, and say so."""
-    found = search(model, **target, calibration=images, input_size=size, progress=not args.quiet)
+    options: dict[str, Any] = dict(target)
+    found = search(model, **options, calibration=images, input_size=size, progress=not args.quiet)
     print(found.summary() if args.quiet else found.table())
     return found
 
@@ -192,10 +198,11 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     target = target_from(args)
     around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
-    if around or (target and "://" not in args.weights and load_detector_state(args.weights) is not None):
-        compress_around(args, target)
+    opened = None if around else open_weights(args.weights)
+    if opened is None or (target and opened.stack):
+        compress_around(args, target, opened)
         return
-    loaded = load_weights(args.weights)
+    loaded = load_weights(opened)
     print(f"{args.weights}: {loaded.source}")
     spec = spec_from(args, loaded.spec.arch)
     asked = spec is not None or bool(target)
@@ -222,15 +229,15 @@ def main(args: argparse.Namespace) -> None:
         found = run_search(args, dense, target, options["calibration"], size)
         spec = found.spec
     assert spec is not None
-    detector = load_detector_state(args.weights)
-    if detector is None:
+    if not opened.stack:
         result = compress(loaded.state, spec, **options)
         report = result.report
         save_checkpoint(args.output, result.model)
         models = (dense, result.model) if target else None
     else:
-        state, report = compress_detector_state(detector, spec, **options)
+        state, report = compress_detector_state(opened.detector, spec, **options)
         save_tensors(args.output, state, NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     print(report.summary() if args.quiet else report.table())
     finish(args, report, found, models)
-    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{' (whole detector)' if detector else ''}")
+    whole = " (whole detector)" if opened.stack else ""
+    print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{whole}")

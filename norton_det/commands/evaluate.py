@@ -29,8 +29,7 @@ def main(args: argparse.Namespace) -> None:
     data = ClassFolder(
         args.data, loaded.num_classes, loaded.preprocessing, size=args.image_size, resize=args.resize, classes=classes
     )
-    model = loaded.build()
-    model = fuse(model) if args.fuse else model
+    model = fuse(loaded.build()) if args.fuse else loaded.build()
     loader = DataLoader(data, args.batch_size, num_workers=args.workers)
     found = evaluate(model, loader, device=args.device, progress=not args.quiet)
     skipped = [str(data.files[index]) for index in found.skipped]

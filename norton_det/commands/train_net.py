@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint.opened import reading_once
 from ..d2.build import NORTON_BACKBONES, load_config, load_detector
 from ..d2.config import find_config, info_from_config
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
@@ -49,18 +50,23 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
 def train(args: argparse.Namespace) -> None:
     """A process of the run."""
-    cfg = configure(args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
-    default_setup(cfg, args)
-    if args.eval_only:
-        results = NortonTrainer.test(cfg, vectorize_pooling(load_detector(cfg)))
-    else:
-        with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
-            last = resume_weights(cfg) if args.resume else None
-            trainer = NortonTrainer(last or compress_weights(cfg))
-            trainer.resume_or_load(resume=args.resume)
-            trainer.train()
-        results = trainer.last_results()
+    with ExitStack() as start:
+        start.enter_context(reading_once())
+        cfg = configure(args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="norton_det")
+        default_setup(cfg, args)
+        if args.eval_only:
+            detector = vectorize_pooling(load_detector(cfg))
+            start.close()
+            results = NortonTrainer.test(cfg, detector)
+        else:
+            with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
+                last = resume_weights(cfg) if args.resume else None
+                trainer = NortonTrainer(last or compress_weights(cfg))
+                trainer.resume_or_load(resume=args.resume)
+                start.close()  # the files are in the detector now, and need no memory
+                trainer.train()
+            results = trainer.last_results()
     if comm.is_main_process() and results:
         report({cfg.DATASETS.TEST[0]: results} if len(cfg.DATASETS.TEST) == 1 else results, args.json)
 

@@ -47,7 +47,7 @@ class NortonResNetBackbone(NortonResNet, Backbone):
                 parameter.requires_grad = False
             setattr(self, name, FrozenBatchNorm2d.convert_frozen_batchnorm(module))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]  # as Detectron2's backbones
         features = self.forward_features(x)
         return {name: features[name] for name in self.out_features}
 

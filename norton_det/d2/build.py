@@ -12,7 +12,8 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
-from ..checkpoint.checkpoint import save_tensors
+from ..checkpoint.opened import reading_once
+from ..checkpoint.save import save_tensors
 from ..compression.detector import choose_layout, compress_detector
 from ..compression.detector_report import DetectorReport
 from ..models.factorize import apply_layout, find_candidates
@@ -22,7 +23,7 @@ from ..utils.files import require_file
 from .checkpoint import NortonCheckpointer, info_of_model
 from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
 from .deploy import resize
-from .files import read_layout
+from .files import open_file
 
 logger = logging.getLogger(__name__)
 NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_backbone")
@@ -150,10 +151,7 @@ def load_as_it_is(cfg: CfgNode, whole: bool = True) -> torch.nn.Module:
     dense.defrost()
     dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
     dense.freeze()
-    check_weights(dense)
-    model = build_detector(dense)
-    NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
-    return model.eval()
+    return _load(dense, whole)
 
 
 def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
@@ -185,7 +183,8 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     A norton checkpoint of a whole detector comes first; other weights are loaded into what ``MODEL.NORTON`` says.
     """
     model = build_model(cfg)
-    layout = read_layout(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    opened = open_file(cfg.MODEL.WEIGHTS)
+    layout = None if opened is None else opened.layout
     ranks = ranks_from_config(cfg)
     asked, _ = choose_layout(find_candidates(model), single={}, **ranks)
     if layout is None:
@@ -208,11 +207,16 @@ def with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:
 
 def load_detector(cfg: CfgNode) -> torch.nn.Module:
     """The detector of a config with ``MODEL.WEIGHTS`` loaded, in eval mode."""
-    check_weights(cfg)
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS: expected a trained detector, got none; add MODEL.WEIGHTS FILE")
-    model = build_detector(cfg)
-    NortonCheckpointer(model, whole=True).load(cfg.MODEL.WEIGHTS)
+    return _load(cfg, whole=True)
+
+
+def _load(cfg: CfgNode, whole: bool) -> torch.nn.Module:
+    with reading_once():
+        check_weights(cfg)
+        model = build_detector(cfg)
+        NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
     return model.eval()
 
 

@@ -8,17 +8,18 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..checkpoint.load import load_weights
+from ..checkpoint.opened import open_weights
 from ..checkpoint.tensor_file import METADATA_KEY
 from ..checkpoint.torch_file import save_torch
 from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
-from ..models.keys import find_resnet as find_resnet_part
 from ..models.keys import torchvision_to_d2
 from ..models.preprocessing import MSRA
 from ..models.resnet import NortonResNet
+from ..models.state import match_counters
 from ..utils.errors import InputError
 from ..utils.files import atomic_path
-from .files import newest_checkpoint, read_detector_file
+from .files import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
@@ -34,7 +35,7 @@ class NortonCheckpointer(DetectionCheckpointer):
     - ``.pth`` of a trainer: read without running code; written whole or not at all, with the model's spec and the
       digest of its content; a run goes on from the newest one whose digest fits;
     - detectors with Detectron2's own ResNet, also from the model zoo, and classifiers of every origin that
-      ``norton_det.checkpoint.load`` knows; no code in a file is run.
+      ``norton_det.checkpoint.opened`` knows; no code in a file is run.
 
     Tensors that are missing, left over or do not fit are an error here, not a warning: a network with a part that is
     left at random trains and scores quietly badly. Weights of a ResNet alone leave neck and heads to start anew, and
@@ -92,25 +93,24 @@ class NortonCheckpointer(DetectionCheckpointer):
         return newest_checkpoint(self.save_dir)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read_detector_file(filename)
+        opened = open_weights(filename)
         try:
-            part = find_resnet_part(content["model"])
+            resnet = opened.resnet
         except InputError:
             if find_resnet(self.model)[0] is None:
-                return content  # another backbone: Detectron2 matches the names
+                return opened.fields | {"model": opened.state}  # another backbone: Detectron2 matches the names
             raise
-        if "backbone." in part.prefix and part.layout != "caffe2":
-            if part.layout == "detectron2" and find_resnet(self.model)[0] is not None:
+        if opened.stack:
+            if resnet.naming == "detectron2" and find_resnet(self.model)[0] is not None:
                 logger.warning(
                     "%s does not say what input it wants. Detectors of Detectron2's zoo: INPUT.FORMAT BGR, "
                     "MODEL.PIXEL_MEAN %s, PIXEL_STD [1, 1, 1], MODEL.RESNETS.STRIDE_IN_1X1 True",
                     filename,
                     list(MSRA.mean),
                 )
-            rest = {name.removeprefix("module."): tensor for name, tensor in part.rest.items()}
-            content["model"] = {BACKBONE + name: tensor for name, tensor in part.state.items()} | rest
-            return content
-        loaded = load_weights(filename)  # a classifier
+            state = {BACKBONE + name: tensor for name, tensor in resnet.state.items()}
+            return opened.fields | {"model": state | opened.around}
+        loaded = load_weights(opened)  # a classifier
         return {"model": {BACKBONE + name: tensor for name, tensor in loaded.state.items()}}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -125,9 +125,8 @@ class NortonCheckpointer(DetectionCheckpointer):
                 name = prefix + inner
             elif name.startswith(BACKBONE) and inner.startswith(("conv1.", "bn1.", "layer")):
                 name = BACKBONE + torchvision_to_d2(inner)
-            if name in wanted or not name.endswith("num_batches_tracked"):  # frozen normalisation does not count
-                state[name] = tensor
-        checkpoint["model"] = state
+            state[name] = tensor
+        checkpoint["model"] = match_counters(state, wanted)
         detector = any(name.startswith(RPN) for name in state)
         incompatible = super()._load_model(checkpoint)
         if resnet is not None or self.whole:
@@ -146,13 +145,13 @@ class NortonCheckpointer(DetectionCheckpointer):
                 raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(found)}; {mend}")
         anew = {name for name, *_ in incompatible.incorrect_shapes}
         missing = [name for name in incompatible.missing_keys if self.whole or complete or name.startswith(prefix)]
-        counted = [name for name in missing if not name.endswith("num_batches_tracked") and name not in anew]
-        if counted:
-            inside = all(name.startswith(prefix) for name in counted)
+        lacking = [name for name in missing if name not in anew]
+        if lacking:
+            inside = all(name.startswith(prefix) for name in lacking)
             part, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
             if complete and not self.whole and not inside:
                 part, mend = "detector", "use weights of this detector, or --partial to have them start anew"
-            raise InputError(f"weights: {len(counted)} tensors of the {part} are missing (first: {counted[0]}); {mend}")
+            raise InputError(f"weights: {len(lacking)} tensors of the {part} are missing (first: {lacking[0]}); {mend}")
         extra = [name for name in incompatible.unexpected_keys if name not in anew and not name.startswith(HARMLESS)]
         if extra and (complete or self.whole):
             raise InputError(
@@ -174,4 +173,6 @@ def find_resnet(model: nn.Module) -> tuple[NortonResNet | None, str]:
 def info_of_model(model: nn.Module) -> NetworkInfo | None:
     """Spec and preprocessing of a detector, for its checkpoints; ``None`` without a compressed ResNet."""
     resnet, _ = find_resnet(model)
-    return resnet and NetworkInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1, find_layout(model))
+    if resnet is None:
+        return None
+    return NetworkInfo(resnet.spec, resnet.preprocessing, 0, resnet.stride_in_1x1, find_layout(model))

@@ -10,7 +10,7 @@ from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
 from ..utils.configs import find_config as find_config
 from ..utils.errors import InputError
-from .files import read_checkpoint_info
+from .files import open_file
 
 
 def add_norton_config(cfg: CfgNode) -> None:
@@ -78,7 +78,7 @@ def spec_from_config(cfg: CfgNode) -> CompressionSpec:
     if not isinstance(ratios, str | list | tuple):
         raise InputError(f"MODEL.NORTON.RATIOS: expected a list or text, got {ratios!r}; write [0.]+[0.28]*19")
     try:
-        return CompressionSpec.parse(rank=None if rank == 0 else rank, ratios=ratios, arch=arch)
+        return CompressionSpec.parse(rank=None if rank == 0 else rank, ratios=ratios, arch=arch)  # type: ignore[arg-type]
     except InputError as error:
         raise InputError(f"MODEL.NORTON: {error}") from None
 
@@ -104,7 +104,8 @@ def info_from_config(cfg: CfgNode) -> NetworkInfo:
             weights, or its RES2_OUT_CHANNELS not those of the ResNet.
     """
     wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
-    info = read_checkpoint_info(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    opened = open_file(cfg.MODEL.WEIGHTS)
+    info = None if opened is None else opened.described
     if info is None:
         info = NetworkInfo(spec_from_config(cfg), wanted, 0, stride)
     else:

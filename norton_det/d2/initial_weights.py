@@ -18,19 +18,19 @@ from detectron2.utils import comm
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
-from ..checkpoint.checkpoint import save_checkpoint, save_tensors
-from ..checkpoint.load import load_detector_state, load_weights
+from ..checkpoint.load import load_weights
+from ..checkpoint.opened import OpenedWeights, open_weights, reading_once
+from ..checkpoint.save import save_checkpoint, save_tensors
 from ..compression.calibration import Calibration
 from ..compression.detector import CALIBRATION_PIXELS
 from ..compression.resnet import compress, compress_detector_state
 from ..data.images import Input, read_sample
 from ..models.description import NetworkInfo
-from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
 from .build import NORTON_BACKBONES, compress_to_file, to_input, with_weights
 from .config import check_agreement, ranks_from_config, spec_from_config
-from .files import newest_checkpoint, read_checkpoint_info, read_layout
+from .files import newest_checkpoint, open_file
 from .mapper import read_file
 
 logger = logging.getLogger(__name__)
@@ -48,21 +48,21 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
     weights = cfg.MODEL.WEIGHTS
     if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
         return cfg
-    spec, info, layout = spec_from_config(cfg), read_checkpoint_info(weights), read_layout(weights)
+    spec = spec_from_config(cfg)
     asked = any(rank is not None for rank in ranks_from_config(cfg).values())
-    around = asked and (layout == {} if info is not None else _detectron2_state(weights) is not None)
-    if info is not None and (spec.is_dense or not info.spec.is_dense) and not around:
-        return cfg
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
     error = ""
-    if comm.is_main_process():
-        try:
-            if around:
-                _compress_whole(path, cfg, spec if info is None or info.spec.is_dense else None)
-            else:
-                _compress_resnet(path, cfg, spec)
-        except InputError as caught:
-            error = str(caught)
+    with reading_once():
+        opened = open_file(weights)
+        if opened is not None and opened.described is not None:
+            compressed = spec.is_dense or not opened.described.spec.is_dense
+            if compressed and not (asked and opened.layout == {}):
+                return cfg
+        if comm.is_main_process():
+            try:
+                _compress(path, cfg, spec, asked)
+            except InputError as caught:
+                error = str(caught)
     if error := comm.all_gather(error)[0]:  # in all processes, so that none waits for the others
         raise InputError(error)
     return with_weights(cfg, path)
@@ -87,26 +87,36 @@ def resume_weights(cfg: CfgNode) -> CfgNode | None:
     return None
 
 
+def _compress(path: Path, cfg: CfgNode, spec: CompressionSpec, around: bool) -> None:
+    """Compress a ResNet, or with ``around`` a whole detector of Detectron2's, into a norton checkpoint."""
+    opened = open_weights(cfg.MODEL.WEIGHTS)
+    described = opened.described
+    if around and (opened.layout == {} if described is not None else _is_detectron2(opened)):
+        _compress_whole(path, cfg, spec if described is None or described.spec.is_dense else None)
+    else:
+        _compress_resnet(path, cfg, spec, opened)
+
+
 def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> None:
     """Compress a dense detector with the layers around its ResNet into a norton checkpoint."""
     pictures = training_pictures(cfg, to_input(cfg), DETECTOR_PICTURES)
-    options = ranks_from_config(cfg) | {"calibration": pictures, "seed": max(cfg.SEED, 0), "progress": True}
+    ranks = ranks_from_config(cfg)
+    options: dict[str, Any] = ranks | {"calibration": pictures, "seed": max(cfg.SEED, 0), "progress": True}
     logger.info("Compressed:\n%s", compress_to_file(path, cfg, spec, **options).table())
 
 
-def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec) -> None:
+def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec, opened: OpenedWeights) -> None:
     """Compress a dense ResNet, alone or in a detector of Detectron2's, into a norton checkpoint."""
-    loaded = load_weights(cfg.MODEL.WEIGHTS)
+    loaded = load_weights(opened)
     logger.info("Weights: %s from %s", loaded.source, cfg.MODEL.WEIGHTS)
     check_agreement(cfg, loaded.spec.arch, loaded.preprocessing, loaded.stride_in_1x1)
-    detector = _detectron2_state(cfg.MODEL.WEIGHTS)
+    detector = opened.detector if _is_detectron2(opened) else None
     if spec.is_dense or not loaded.spec.is_dense:
         if detector is None:
             save_checkpoint(path, loaded.build())
         else:
-            prefix, resnet, rest = split_detector_state(detector)
             info = NetworkInfo(loaded.spec, loaded.preprocessing, 0, loaded.stride_in_1x1)
-            save_tensors(path, rest | {f"{prefix}{name}": tensor for name, tensor in resnet.items()}, info)
+            save_tensors(path, detector, info)
         return
     options: dict[str, Any] = {
         "preprocessing": loaded.preprocessing,
@@ -160,7 +170,6 @@ def _calibration(cfg: CfgNode) -> Calibration | None:
     return Calibration(torch.stack(pictures), seed=max(cfg.SEED, 0), device=cfg.MODEL.DEVICE)
 
 
-def _detectron2_state(weights: str) -> dict[str, Tensor] | None:
-    """All tensors of a detector of Detectron2's; ``None`` for other weights, those of torchvision's detectors too."""
-    state = load_detector_state(weights)
-    return state if state is not None and any(".fpn_output" in name for name in state) else None
+def _is_detectron2(opened: OpenedWeights) -> bool:
+    """Whether it is a whole detector of Detectron2's with FPN."""
+    return opened.stack == "detectron2" and any(".fpn_output" in name for name in opened.around)

@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
+from ..checkpoint.opened import reading_once
 from ..utils.errors import InputError, first_line
 from ..utils.files import require_file
 from ..utils.stop import StopOnSignal
@@ -40,6 +41,7 @@ class NortonTrainer(DefaultTrainer):
     several processes work together too.
     """
 
+    @reading_once()
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
         check_training(cfg)

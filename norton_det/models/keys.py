@@ -59,7 +59,7 @@ _CAFFE2_STATISTICS = {
 }
 
 _PREFIX = r"(?P<prefix>(?:(?:module|_orig_mod|model)\.)*(?:backbone\.bottom_up\.|backbone\.body\.|backbone\.)?)"
-_FIRST_CONV = re.compile(  # the first convolution of the first block shows prefix and layout
+_FIRST_CONV = re.compile(  # the first convolution of the first block shows prefix and naming
     _PREFIX + rf"(?:(?P<torchvision>layer1\.0\.conv1\.{_CP})|(?P<detectron2>res2\.0\.conv1\.{_CP})"
     r"|(?P<caffe2>res2_0_branch2a_w))"
 )
@@ -139,14 +139,14 @@ class ResNetPart:
 
     Attributes:
         prefix: what stands before its names, "" for a bare ResNet.
-        layout: whose names they were: "torchvision", "detectron2" or "caffe2".
+        naming: whose names they were: "torchvision", "detectron2" or "caffe2".
         released: whether they were of the NORTON release (``conv2.feature``); components are filter-major now.
         state: its tensors in torchvision's names.
         rest: all other entries, in their own names.
     """
 
     prefix: str
-    layout: str
+    naming: str
     released: bool
     state: dict[str, Tensor]
     rest: dict[str, Any]
@@ -179,25 +179,25 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
             f"expected ResNet-18, -34, -50, -101 or -152 weights, got {_describe(state)}; use one of these"
         )
     prefix = found["prefix"]
-    layout = next(key for key in _ROOTS if found[key])
+    naming = next(key for key in _ROOTS if found[key])
     part: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     released = False
     for name, tensor in state.items():
         inner = name.removeprefix(prefix)
-        if not name.startswith(prefix) or not _ROOTS[layout].match(inner):
+        if not name.startswith(prefix) or not _ROOTS[naming].match(inner):
             rest[name] = tensor
             continue
         if inner.endswith(("total_ops", "total_params")):  # left behind by a FLOP counter
             continue
-        if layout == "caffe2" and re.fullmatch(r".*_momentum|(conv1|res\d_\d+_branch(1|2[abc]))_b", inner):
+        if naming == "caffe2" and re.fullmatch(r".*_momentum|(conv1|res\d_\d+_branch(1|2[abc]))_b", inner):
             continue  # Detectron and Detectron2 give these convolutions no bias and leave these blobs out too
-        target = _RENAME[layout](inner)
+        target = _RENAME[naming](inner)
         released |= inner != target and ".feature." in inner
         if target in part:
             raise InputError(f"{name}: expected one tensor for {target}, got two; use the weights of one network")
         part[target] = tensor
-    return ResNetPart(prefix, layout, released, _filter_major(part) if released else part, rest)
+    return ResNetPart(prefix, naming, released, _filter_major(part) if released else part, rest)
 
 
 def _from_torchvision(name: str) -> str:

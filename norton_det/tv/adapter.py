@@ -1,7 +1,6 @@
 """What ``compress_detector`` has to know of torchvision's R-CNNs."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,49 +11,15 @@ from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..checkpoint.load import load_detector_state
-from ..checkpoint.sources import is_safetensors
 from ..models.description import NetworkInfo
-from ..models.keys import split_detector_state
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
-from ..models.spec_from_state import spec_from_state
-from ..models.state import load_state
 from ..utils.errors import InputError
-from .backbone import resnet_fpn
-from .detectors import BUILDERS, DETECTORS
-from .weights import DetectorInfo, is_detector_file, read_detector_info
+from .detectors import load_torchvision_detector as load_torchvision_detector
+from .weights import DetectorInfo
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
-
-
-def load_torchvision_detector(path: str | Path) -> nn.Module:
-    """The detector of a file of ``save_detector``, of torchvision's training script, or of ``torch.save(state_dict)``.
-
-    Its kind and numbers of classes and keypoints are read off the tensors; nothing in the file is run.
-
-    Raises:
-        InputError: not such a file.
-    """
-    if is_safetensors(path) and is_detector_file(path):
-        return BUILDERS[read_detector_info(path).kind](weights=path).eval()
-    state = load_detector_state(path)
-    if state is None or not any(name.startswith("backbone.body.") for name in state):
-        raise InputError(
-            f"{path}: expected a detector of torchvision, got other weights; for one of Detectron2 give --config"
-        )
-    part = split_detector_state(state)[1]
-    kind = next((kind for kind in ("keypoint", "mask") if f"roi_heads.{kind}_predictor" in " ".join(state)), "faster")
-    scores = state.get("roi_heads.box_predictor.cls_score.weight")
-    heat = state.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")
-    if scores is None or (kind == "keypoint" and heat is None):
-        raise InputError(f"{path}: expected the heads of a {kind} R-CNN, got none; use the whole state dict")
-    options = {"num_keypoints": heat.shape[1]} if kind == "keypoint" and heat is not None else {}
-    body = resnet_fpn(NetworkInfo(spec_from_state(part), num_classes=0), True, None)
-    detector = DETECTORS[kind](body, len(scores), **options)
-    load_state(detector, state, str(path))
-    return detector.eval()
 
 
 def preprocessing_of(detector: nn.Module) -> Preprocessing:

@@ -12,7 +12,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..checkpoint.checkpoint import load_checkpoint
+from ..checkpoint.load import load_checkpoint
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
@@ -61,7 +61,7 @@ def resnet_fpn(info: NetworkInfo, trained: bool, trainable_layers: int | None) -
         InputError: ``trainable_layers`` is not 0 to 5.
     """
     if trainable_layers is not None and not trained:
-        warnings.warn("trainable_backbone_layers has no effect without weights: all layers train", stacklevel=4)
+        warnings.warn("trainable_backbone_layers has no effect without weights: all layers train", stacklevel=5)
     if trainable_layers is None:
         trainable_layers = DEFAULT_TRAINABLE
     if isinstance(trainable_layers, bool) or trainable_layers not in range(6):

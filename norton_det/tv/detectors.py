@@ -6,11 +6,13 @@ NORTON section IV: the compressed ImageNet network is the backbone, the detector
 
 import inspect
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 
+from ..checkpoint.opened import OpenedWeights, open_weights
 from ..models.description import NetworkInfo
 from ..models.factorize import apply_layout
 from ..models.preprocessing import TORCHVISION, Preprocessing
@@ -19,9 +21,10 @@ from ..models.spec import CompressionSpec
 from ..models.state import load_state
 from ..utils.errors import InputError
 from .backbone import backbone_weights, choose_spec, resnet_fpn
-from .weights import DetectorInfo, load_detector_state, read_detector_info
+from .weights import DETECTOR_KEY, DetectorInfo, describe_detector, read_detector_info
 
 DEFAULT_SPEC = "norton-78"
+DEFAULT_CLASSES = {"faster": 91, "mask": 91, "keypoint": 2}  # of COCO, with the background
 DETECTORS = {"faster": FasterRCNN, "mask": MaskRCNN, "keypoint": KeypointRCNN}
 
 
@@ -50,7 +53,9 @@ def fasterrcnn_norton_resnet50_fpn(
     Raises:
         InputError: an argument is unknown, or contradicts the weights.
     """
-    return _build("faster", 91, spec, weights, num_classes, None, weights_backbone, trainable_backbone_layers, kwargs)
+    return _build(
+        _Settings("faster", kwargs, spec, weights, num_classes, None, weights_backbone, trainable_backbone_layers)
+    )
 
 
 def maskrcnn_norton_resnet50_fpn(
@@ -63,7 +68,9 @@ def maskrcnn_norton_resnet50_fpn(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Mask R-CNN: as ``fasterrcnn_norton_resnet50_fpn``, with masks (N, 1, H, W) in 0..1."""
-    return _build("mask", 91, spec, weights, num_classes, None, weights_backbone, trainable_backbone_layers, kwargs)
+    return _build(
+        _Settings("mask", kwargs, spec, weights, num_classes, None, weights_backbone, trainable_backbone_layers)
+    )
 
 
 def keypointrcnn_norton_resnet50_fpn(
@@ -81,15 +88,16 @@ def keypointrcnn_norton_resnet50_fpn(
     ``num_classes`` is 2 (person, background) and ``num_keypoints``, K, is 17 (COCO) by default.
     """
     return _build(
-        "keypoint",
-        2,
-        spec,
-        weights,
-        num_classes,
-        num_keypoints,
-        weights_backbone,
-        trainable_backbone_layers,
-        kwargs,
+        _Settings(
+            "keypoint",
+            kwargs,
+            spec,
+            weights,
+            num_classes,
+            num_keypoints,
+            weights_backbone,
+            trainable_backbone_layers,
+        )
     )
 
 
@@ -100,58 +108,81 @@ BUILDERS = {
 }
 
 
-def _build(
-    kind: str,
-    default_classes: int,
-    spec: str | CompressionSpec | None,
-    weights: str | Path | None,
-    num_classes: int | None,
-    num_keypoints: int | None,
-    weights_backbone: str | Path | NortonResNet | None,
-    trainable_layers: int | None,
-    kwargs: dict[str, Any],
-) -> Any:
-    _check_names(kind, kwargs)
-    state, source = None, ""
-    if weights is not None:
-        info = _stored(kind, weights)
-        num_classes = _agreed("num_classes", num_classes, info.num_classes)
-        num_keypoints = _agreed("num_keypoints", num_keypoints, info.num_keypoints)
-        backbone = info.backbone
-        choose_spec(spec, backbone.spec, DEFAULT_SPEC)
-    elif weights_backbone is not None:
-        backbone, state, source = backbone_weights(weights_backbone)
-        choose_spec(spec, backbone.spec, DEFAULT_SPEC)
-    else:
-        backbone = NetworkInfo(choose_spec(spec, None, DEFAULT_SPEC), _chosen_preprocessing(kwargs), 0)
-    num_classes = default_classes if num_classes is None else num_classes
-    options = kwargs | _normalisation(backbone.preprocessing, kwargs)
-    if kind == "keypoint":
-        num_keypoints = 17 if num_keypoints is None else num_keypoints
-        options["num_keypoints"] = num_keypoints
+@dataclass(frozen=True)
+class _Settings:
+    """What a detector is built from: a kind, the arguments of torchvision's class, and those of the builders."""
 
-    trained = weights is not None or weights_backbone is not None
-    body = resnet_fpn(backbone, trained, trainable_layers)
-    if state is not None:
-        load_state(body.body, state, source)
-    model = DETECTORS[kind](body, num_classes, **options)
-    if weights is not None:
-        apply_layout(model, backbone.layout, "empty")
-        load_detector_state(model, weights)
-    model.norton_info = DetectorInfo(kind, backbone, num_classes, num_keypoints)
+    kind: str
+    options: dict[str, Any]
+    spec: str | CompressionSpec | None = None
+    weights: str | Path | None = None
+    num_classes: int | None = None
+    num_keypoints: int | None = None
+    weights_backbone: str | Path | NortonResNet | None = None
+    trainable_layers: int | None = None
+
+
+def load_torchvision_detector(source: str | Path | OpenedWeights) -> FasterRCNN:
+    """The detector of a file of ``save_detector``, of torchvision's training script, or of ``torch.save(state_dict)``.
+
+    Its kind and numbers of classes and keypoints are read off the tensors; nothing in the file is run.
+
+    Raises:
+        InputError: not such a file.
+    """
+    opened = open_weights(source)
+    info = read_detector_info(opened) if DETECTOR_KEY in opened.fields else describe_detector(opened)
+    return _from_weights(_Settings(info.kind, {}), opened, info).eval()
+
+
+def _build(settings: _Settings) -> Any:
+    _check_names(settings.kind, settings.options)
+    if settings.weights is not None:
+        if not isinstance(settings.weights, str | Path):
+            raise InputError(
+                f"weights: expected the path of a file of save_detector, got {type(settings.weights).__name__}; "
+                "torchvision's own weights fit only the dense detector: load_state_dict them there"
+            )
+        opened = open_weights(settings.weights)
+        return _from_weights(settings, opened, read_detector_info(opened))
+    if settings.weights_backbone is None:
+        spec = choose_spec(settings.spec, None, DEFAULT_SPEC)
+        return _make(settings, NetworkInfo(spec, _chosen_preprocessing(settings.options), 0), trained=False)
+    backbone, state, source = backbone_weights(settings.weights_backbone)
+    choose_spec(settings.spec, backbone.spec, DEFAULT_SPEC)
+    model = _make(settings, backbone, trained=True)
+    load_state(model.backbone.body, state, source)
     return model
 
 
-def _stored(kind: str, weights: str | Path) -> DetectorInfo:
-    if not isinstance(weights, str | Path):
+def _from_weights(settings: _Settings, opened: OpenedWeights, info: DetectorInfo) -> Any:
+    if info.kind != settings.kind:
         raise InputError(
-            f"weights: expected the path of a file of save_detector, got {type(weights).__name__}; "
-            "torchvision's own weights fit only the dense detector: load_state_dict them there"
+            f"{opened.source}: expected a {settings.kind} detector, got {info.kind}; use the builder of that kind"
         )
-    info = read_detector_info(weights)
-    if info.kind != kind:
-        raise InputError(f"{weights}: expected a {kind} detector, got {info.kind}; use the builder of that kind")
-    return info
+    classes = _agreed("num_classes", settings.num_classes, info.num_classes)
+    keypoints = _agreed("num_keypoints", settings.num_keypoints, info.num_keypoints)
+    choose_spec(settings.spec, info.backbone.spec, DEFAULT_SPEC)
+    settings = replace(settings, num_classes=classes, num_keypoints=keypoints)
+    model = _make(settings, info.backbone, trained=True)
+    apply_layout(model, info.backbone.layout, "empty")
+    load_state(model, opened.detector, opened.source)
+    return model
+
+
+def _make(settings: _Settings, backbone: NetworkInfo, trained: bool) -> Any:
+    """The detector with fresh weights on a backbone of that description."""
+    kind = settings.kind
+    classes = DEFAULT_CLASSES[kind] if settings.num_classes is None else settings.num_classes
+    options = settings.options | _normalisation(backbone.preprocessing, settings.options)
+    keypoints = settings.num_keypoints
+    if kind == "keypoint":
+        keypoints = 17 if keypoints is None else keypoints
+        options["num_keypoints"] = keypoints
+    body = resnet_fpn(backbone, trained, settings.trainable_layers)
+    model = DETECTORS[kind](body, classes, **options)
+    model.norton_info = DetectorInfo(kind, backbone, classes, keypoints)
+    return model
 
 
 def _agreed(name: str, given: int | None, stored: int | None) -> int | None:

@@ -1,26 +1,23 @@
 """A torchvision detector's file: safetensors that carries what its builder needs, so nothing has to be repeated.
 
-Its description is that of the backbone as in ``norton_det.checkpoint.checkpoint`` (0 classes), with one field more::
+Its description is that of the backbone as in ``norton_det.models.description`` (0 classes), with one field more::
 
     "detector": {"kind": "keypoint", "num_classes": 2, "num_keypoints": 17}
 
 Test-time settings (thresholds, image sizes) are not weights and are not stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from ..checkpoint.checkpoint import read_info, read_tensors
-from ..checkpoint.tensor_file import read_fields, write_tensors
+from ..checkpoint.opened import OpenedWeights, open_weights
+from ..checkpoint.tensor_file import write_tensors
 from ..models.description import NetworkInfo
-from ..models.state import load_state
 from ..utils.errors import InputError
 
 DETECTOR_KEY = "detector"
-KINDS = ("faster", "mask", "keypoint")
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,10 @@ class DetectorInfo:
     num_classes: int
     num_keypoints: int | None = None
 
+    def to_fields(self) -> dict[str, str | int | None]:
+        """What a file says of it beside the backbone, as JSON has it."""
+        return {"kind": self.kind, "num_classes": self.num_classes, "num_keypoints": self.num_keypoints}
+
 
 def save_detector(path: str | Path, model: nn.Module) -> Path:
     """Write a detector of this package's builders; ``weights=path`` of the same builder reads it back.
@@ -49,55 +50,54 @@ def save_detector(path: str | Path, model: nn.Module) -> Path:
     info = getattr(model, "norton_info", None)
     if not isinstance(info, DetectorInfo):
         raise InputError(f"{path}: expected a detector of norton_det.tv, got {type(model).__name__}; build it there")
-    fields = {"kind": info.kind, "num_classes": info.num_classes, "num_keypoints": info.num_keypoints}
-    return write_tensors(path, model.state_dict(), info.backbone.to_fields() | {DETECTOR_KEY: fields})
+    return write_tensors(path, model.state_dict(), info.backbone.to_fields() | {DETECTOR_KEY: info.to_fields()})
 
 
 def is_detector_file(path: str | Path) -> bool:
-    """Whether a safetensors file is of ``save_detector``.
+    """Whether a file is of ``save_detector``.
 
     Raises:
-        InputError: missing, or no safetensors file.
+        InputError: missing, or no weights.
     """
-    return DETECTOR_KEY in (read_fields(path)[0] or {})
+    return DETECTOR_KEY in open_weights(path).fields
 
 
-def read_detector_info(path: str | Path) -> DetectorInfo:
-    """What a detector's file says of itself.
+def read_detector_info(source: str | Path | OpenedWeights) -> DetectorInfo:
+    """What a file of ``save_detector`` says of its detector.
 
     Raises:
-        InputError: not such a file, or damaged.
+        InputError: not such a file, damaged, or it says other numbers than its tensors have.
     """
-    backbone = read_info(path)
-    fields: Any = (read_fields(path)[0] or {}).get(DETECTOR_KEY)
-    if backbone is None or fields is None:
-        mend = "give a backbone as weights_backbone" if backbone else "write one with norton_det.tv.save_detector"
-        raise InputError(f"{path}: expected a detector of norton_det.tv, got other weights; {mend}")
-    try:
-        kind, classes, keypoints = (fields[name] for name in ("kind", "num_classes", "num_keypoints"))
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{path}: metadata of the detector is damaged ({error!r}); write the file again") from None
-    if kind not in KINDS:
-        raise InputError(f"{path}: kind: expected one of {', '.join(KINDS)}, got {kind!r}; update norton_det")
-    if not _is_size(classes) or not (_is_size(keypoints) if kind == "keypoint" else keypoints is None):
+    opened = open_weights(source)
+    if opened.described is None or DETECTOR_KEY not in opened.fields:
+        mend = "give a backbone as weights_backbone" if opened.described else "write one with save_detector"
+        raise InputError(f"{opened.source}: expected a detector of norton_det.tv, got other weights; {mend}")
+    info, fields = describe_detector(opened), opened.fields[DETECTOR_KEY]
+    if fields != info.to_fields():
         raise InputError(
-            f"{path}: num_classes, num_keypoints: expected positive numbers for {kind}, "
-            f"got {classes!r}, {keypoints!r}; write the file again"
+            f"{opened.source}: detector: expected {info.to_fields()}, as its tensors have, got {fields!r:.80}; write "
+            "the file again"
         )
-    least = 2 * (5 * 1024 * classes + 512 * 16 * (keypoints or 0))  # bytes of the last layers in half precision
-    if least > Path(path).stat().st_size:
-        raise InputError(f"{path}: num_classes, num_keypoints: expected what the file holds, got more; get it again")
-    return DetectorInfo(kind, backbone, classes, keypoints)
+    return info
 
 
-def load_detector_state(model: nn.Module, path: str | Path) -> None:
-    """Load a detector's tensors by name, all or none.
+def describe_detector(opened: OpenedWeights) -> DetectorInfo:
+    """What detector of torchvision's is in a file, by its tensors.
 
     Raises:
-        InputError: names or shapes differ.
+        InputError: none, or one without its heads.
     """
-    load_state(model, read_tensors(path), str(path))
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
+    if opened.stack != "torchvision":
+        raise InputError(
+            f"{opened.source}: expected a detector of torchvision, got other weights; for one of Detectron2 give "
+            "--config"
+        )
+    heads = opened.around
+    predictors = [kind for kind in ("keypoint", "mask") if any(f"roi_heads.{kind}_predictor" in name for name in heads)]
+    kind = next(iter(predictors), "faster")
+    scores = heads.get("roi_heads.box_predictor.cls_score.weight")
+    heatmaps = heads.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")  # (inputs, K, 4, 4)
+    if scores is None or not scores.ndim or (kind == "keypoint" and (heatmaps is None or heatmaps.ndim != 4)):
+        raise InputError(f"{opened.source}: expected the heads of a {kind} R-CNN, got none; use the whole state dict")
+    backbone = replace(opened.info, num_classes=0)
+    return DetectorInfo(kind, backbone, len(scores), None if heatmaps is None else heatmaps.shape[1])

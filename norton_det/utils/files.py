@@ -171,6 +171,19 @@ def require_file(path: str | Path, what: str) -> Path:
     return file
 
 
+def read_whole(path: str | Path, what: str) -> bytes:
+    """The bytes of an existing, non-empty file.
+
+    Raises:
+        InputError: see ``require_file``; or it cannot be read.
+    """
+    file = require_file(path, what)
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
+
+
 def _is_folder(path: Path) -> bool:
     """Whether it is a folder; unlike ``Path.is_dir``, False for a name that the system refuses (too long)."""
     return os.path.isdir(path)

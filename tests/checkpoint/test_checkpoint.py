@@ -13,15 +13,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from norton_det.checkpoint.checkpoint import (
-    METADATA_KEY,
-    load_checkpoint,
-    read_info,
-    read_tensors,
-    save_checkpoint,
-    save_tensors,
-)
-from norton_det.checkpoint.tensor_file import write_tensors
+from norton_det.checkpoint.load import load_checkpoint
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint, save_tensors
+from norton_det.checkpoint.tensor_file import METADATA_KEY, read_safetensors, write_tensors
 from norton_det.models.description import NetworkInfo
 from norton_det.models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from norton_det.models.resnet import NortonResNet
@@ -47,9 +42,9 @@ def saved(tmp_path: Path) -> Path:
 def rewrite_metadata(path: Path, text: str) -> None:
     """Another description, with the digest that goes with it."""
     try:
-        write_tensors(path, read_tensors(path), dict(json.loads(text)))
+        write_tensors(path, open_weights(path).state, dict(json.loads(text)))
     except (ValueError, TypeError, RecursionError):
-        save_file(read_tensors(path), str(path), metadata={METADATA_KEY: text})
+        save_file(open_weights(path).state, str(path), metadata={METADATA_KEY: text})
 
 
 @pytest.mark.parametrize("rank", [None, 1, (1,) * 8 + (2,) * 8])
@@ -68,7 +63,7 @@ def test_round_trip_gives_identical_outputs(tmp_path, rank, classes, stride_in_1
 
 
 def test_file_describes_itself(saved):
-    info = read_info(saved)
+    info = open_weights(saved).described
     assert info == NetworkInfo(SPEC, TORCHVISION, 3, False)
     assert NetworkInfo.from_json(info.to_json()) == info
     with safe_open(str(saved), framework="pt") as content:
@@ -83,7 +78,7 @@ def test_equal_content_gives_equal_bytes(tmp_path):
 
 def test_one_changed_bit_is_noticed(saved):
     """safetensors and torch load it without a word."""
-    data, state = saved.read_bytes(), read_tensors(saved)
+    data, state = saved.read_bytes(), open_weights(saved).state
     start = 8 + struct.unpack("<Q", data[:8])[0]
     for place in range(start, len(data), len(data) // 40):
         saved.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
@@ -109,9 +104,9 @@ def test_a_changed_description_is_noticed(saved):
 
 def test_files_before_the_digest_are_read(saved):
     text = damaged(version=2)
-    save_file(read_tensors(saved), str(saved), metadata={METADATA_KEY: text})
+    save_file(open_weights(saved).state, str(saved), metadata={METADATA_KEY: text})
     assert torch.equal(load_checkpoint(saved).fc.weight, build().fc.weight)
-    save_file(read_tensors(saved), str(saved), metadata={METADATA_KEY: damaged()})
+    save_file(open_weights(saved).state, str(saved), metadata={METADATA_KEY: damaged()})
     with pytest.raises(InputError, match="expected the field sha256, found none"):
         load_checkpoint(saved)
 
@@ -131,23 +126,23 @@ def test_loading_leaves_the_random_state(saved):
 def test_saving_with_a_spec(tmp_path):
     model, path = build(), tmp_path / "model.safetensors"
     save_checkpoint(path, model, SPEC.named("other name"))
-    assert read_info(path).spec.name == "other name"
+    assert open_weights(path).described.spec.name == "other name"
     with pytest.raises(InputError, match=r"spec: expected that of the model, tiny .* pass model.spec"):
         save_checkpoint(path, model, CompressionSpec.preset("norton-78"))
-    assert read_info(path).spec.name == "other name"
+    assert open_weights(path).described.spec.name == "other name"
 
 
 def test_tensors_that_share_memory_are_written(tmp_path):
     weight = torch.arange(6.0).view(2, 3)
     save_tensors(tmp_path / "x.safetensors", {"a": weight, "b": weight.T}, NetworkInfo(SPEC))
-    read = read_tensors(tmp_path / "x.safetensors")
+    read = open_weights(tmp_path / "x.safetensors").state
     assert torch.equal(read["a"], weight) and torch.equal(read["b"], weight.T)
 
 
 def test_weights_of_others_have_no_info(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"x": torch.ones(2)}, str(path), metadata={"format": "pt"})
-    assert read_info(path) is None
+    assert open_weights(path).described is None
     with pytest.raises(InputError, match=r"expected a norton checkpoint, got other weights; run norton-det compress"):
         load_checkpoint(path)
 
@@ -156,7 +151,7 @@ def test_weights_of_others_have_no_info(tmp_path):
 def test_truncated_files_are_refused(saved, kept):
     data = saved.read_bytes()
     saved.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
-    with pytest.raises(InputError, match=r"expected a safetensors file") as caught:
+    with pytest.raises(InputError, match=r"model\.safetensors: expected (weights|a safetensors file)") as caught:
         load_checkpoint(saved)
     assert "\n" not in str(caught.value)
 
@@ -166,16 +161,16 @@ def test_truncated_files_are_refused(saved, kept):
     [b"hello world, this is text", b"\x80\x04K\x01.", b"PK\x03\x04" + b"\0" * 100, struct.pack("<Q", 2**62) + b"{}"],
     ids=["text", "pickle", "zip", "endless-header"],
 )
-@pytest.mark.parametrize("read", [load_checkpoint, read_info, read_tensors])
+@pytest.mark.parametrize("read", [load_checkpoint, open_weights, read_safetensors])
 def test_other_files_are_refused(tmp_path, content, read):
     path = tmp_path / "file.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="expected a safetensors file, got a damaged or other one") as caught:
+    with pytest.raises(InputError, match=r"file\.safetensors: expected ") as caught:
         read(path)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("read", [load_checkpoint, read_info, read_tensors])
+@pytest.mark.parametrize("read", [load_checkpoint, open_weights, read_safetensors])
 def test_missing_files_and_folders_are_refused(tmp_path, read):
     with pytest.raises(InputError, match="found no such file"):
         read(tmp_path / "none.safetensors")

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from norton_det.checkpoint.checkpoint import save_checkpoint
 from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.models.keys import torchvision_to_d2
 from norton_det.models.preprocessing import MSRA, TORCHVISION
 from norton_det.models.resnet import NortonResNet

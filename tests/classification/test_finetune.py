@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from norton_det.checkpoint.checkpoint import load_checkpoint
+from norton_det.checkpoint.load import load_checkpoint
 from norton_det.classification.accuracy import evaluate
 from norton_det.classification.finetune import fine_tune
 from norton_det.classification.losses import feature_distance
@@ -194,7 +194,7 @@ def test_processes_share_the_batch(small, tmp_path, repository):
     pytest.importorskip("PIL")
     from PIL import Image
 
-    from norton_det.checkpoint.checkpoint import save_checkpoint
+    from norton_det.checkpoint.save import save_checkpoint
 
     save_checkpoint(tmp_path / "small.safetensors", small)
     for part in ("train", "val"):

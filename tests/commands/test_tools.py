@@ -15,7 +15,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from norton_det.checkpoint.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
+from norton_det.checkpoint.load import load_checkpoint
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.models.spec import CompressionSpec
 from tests import REPOSITORY
@@ -105,12 +107,12 @@ def test_compress_quiet_by_rank_and_ratios(call, half, tmp_path):
     )
     status, out, err = call("tools/compress.py", *words)
     assert (status, err) == (0, "") and len(out.splitlines()) == 4
-    assert read_info(output).spec == CompressionSpec.parse(None, LIGHT)
+    assert open_weights(output).described.spec == CompressionSpec.parse(None, LIGHT)
     # once compressed it is only converted, and not compressed again
     again = tmp_path / "again.safetensors"
     status, out, err = call("tools/compress.py", "--weights", output, "--output", again)
     assert (status, err) == (0, "") and "converted" in out
-    found, expected = read_tensors(again), read_tensors(output)
+    found, expected = open_weights(again).state, open_weights(output).state
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     words = ("--weights", output, "--output", tmp_path / "x.safetensors", "--preset", "norton-78")
     status, _, err = call("tools/compress.py", *words)
@@ -125,12 +127,12 @@ def test_compress_a_whole_detector(call, tmp_path):
     words = ("--weights", tmp_path / "model_25.pth", "--output", output, "--rank", "none", "--ratios", LIGHT, "--quiet")
     status, out, _ = call("tools/compress.py", *words)
     assert status == 0 and out.splitlines()[-1].endswith("MB (whole detector)")
-    found = read_tensors(output)
+    found = open_weights(output).state
     assert found.keys() == model.state_dict().keys()
     assert found["backbone.fpn.inner_blocks.0.0.weight"].shape == (256, 179, 1, 1)
     assert found["backbone.body.layer1.0.conv3.weight"].shape == (179, 44, 1, 1)
     assert torch.equal(found["roi_heads.box_head.fc6.weight"], model.state_dict()["roi_heads.box_head.fc6.weight"])
-    assert read_info(output).spec == CompressionSpec.parse(None, LIGHT)
+    assert open_weights(output).described.spec == CompressionSpec.parse(None, LIGHT)
 
 
 @pytest.mark.parametrize(
@@ -472,7 +474,7 @@ def test_train_on_bccd(datasets, real_weights_path, tmp_path):
     """Three classes of one's own; a compressed classifier as the start."""
     pytest.importorskip("detectron2")
     state = {
-        name: t.float() if t.is_floating_point() else t for name, t in read_tensors(real_weights_path).items()
+        name: t.float() if t.is_floating_point() else t for name, t in open_weights(real_weights_path).state.items()
     }  # fmt: skip
     start = save_checkpoint(tmp_path / "small.safetensors", compress(state, CompressionSpec.parse(None, LIGHT)).model)
     few = subset(datasets / "bccd" / "annotations" / "val.json", tmp_path / "few.json", 3)
@@ -483,9 +485,7 @@ def test_train_on_bccd(datasets, real_weights_path, tmp_path):
     done = command("tools/train_net.py", *words, datasets=datasets)
     assert done.returncode == 0, done.stderr[-3000:]
     assert table(done.stdout)[1] == ["task", *BOXES] and "Platelets" in done.stdout
-    from norton_det.d2.files import read_checkpoint_info
-
-    assert read_checkpoint_info(tmp_path / "out" / "model_final.pth").spec == CompressionSpec.parse(None, LIGHT)
+    assert open_weights(tmp_path / "out" / "model_final.pth").described.spec == CompressionSpec.parse(None, LIGHT)
 
 
 @pytest.mark.parametrize(
@@ -663,7 +663,6 @@ def test_compress_whole_detectors(call, repository, tmp_path):
     """A torchvision detector's state dict, and a Detectron2 checkpoint with its config, to files that carry all."""
     from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-    from norton_det.checkpoint.checkpoint import read_info
     from norton_det.d2 import load_config
     from norton_det.d2.build import build_detector
     from norton_det.tv import fasterrcnn_norton_resnet50_fpn
@@ -679,7 +678,7 @@ def test_compress_whole_detectors(call, repository, tmp_path):
         status, out, err = call("tools/compress.py", *words, "--json", tmp_path / f"{name}.json")
         assert status == 0, err
         assert "detector: MACs 13" in out and "(whole detector)" in out
-        assert sorted(read_info(target).layout.values()) == [1] * 5 + [16] * 2
+        assert sorted(open_weights(target).described.layout.values()) == [1] * 5 + [16] * 2
         assert len(json.loads((tmp_path / f"{name}.json").read_text())["layers"]) == 7
     small = fasterrcnn_norton_resnet50_fpn(weights=tmp_path / "tv.safetensors")
     assert small.norton_info.num_classes == 4

@@ -12,7 +12,7 @@ pytest.importorskip("detectron2")
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.d2 import load_config
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec

@@ -8,12 +8,12 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from norton_det.checkpoint.checkpoint import read_info, save_tensors
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_tensors
 from norton_det.compression.detector import compress_detector
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.build import build_detector
 from norton_det.d2.checkpoint import info_of_model
-from norton_det.d2.files import read_layout
 from norton_det.d2.initial_weights import compress_weights
 from norton_det.models.factorize import find_layout
 from norton_det.models.fuse import fuse
@@ -93,7 +93,7 @@ def test_deploy_form_of_detectron2s_resnet(own):
 def test_checkpoint_carries_the_layout(config, result, tmp_path):
     NortonCheckpointer(result.model, str(tmp_path)).save("small")
     file = tmp_path / "small.pth"
-    assert read_layout(file) == NECK | BOX
+    assert open_weights(file).layout == NECK | BOX
     cfg = config(**{"MODEL.WEIGHTS": file, "MODEL.NORTON.BOX_HEAD_RANK": 3})  # the file's own layout comes first
     model = load_detector(cfg)
     assert find_layout(model) == NECK | BOX
@@ -127,7 +127,10 @@ def test_a_trained_dense_detector_is_compressed_on_the_way(config, own, tmp_path
     keys = {"MODEL.WEIGHTS": tmp_path / "dense.pth", "OUTPUT_DIR": tmp_path / "out", "MODEL.NORTON.PRESET": "dense"}
     cfg = config(**keys, **{"MODEL.NORTON.RATIOS": "[0.]+[0.5]*19", "MODEL.NORTON.BOX_HEAD_RANK": 16})
     given = compress_weights(cfg)
-    assert read_info(given.MODEL.WEIGHTS).layout == BOX and Path(given.MODEL.WEIGHTS).parent == tmp_path / "out"
+    assert (
+        open_weights(given.MODEL.WEIGHTS).described.layout == BOX
+        and Path(given.MODEL.WEIGHTS).parent == tmp_path / "out"
+    )
     model = load_detector(given)
     assert torch.equal(model.backbone.fpn_output2.weight, own.backbone.fpn_output2.weight)
     expected = LowRankLinear.from_linear(own.roi_heads.box_head.fc1, 16)
@@ -218,9 +221,9 @@ def test_ranks_and_detectron2s_own_resnet_do_not_pass_silently(config, own, tmp_
         load_detector(config(**keys, **{"MODEL.NORTON.BOX_HEAD_RANK": 8}))
 
 
-def test_a_layout_that_is_not_the_files(result, tmp_path):
+def test_a_layout_that_is_not_the_files(result, config, tmp_path):
     info = info_of_model(result.model)
     for layout in (dict(list(info.layout.items())[1:]), info.layout | {"roi_heads.box_predictor.cls_score": 3}):
         save_tensors(tmp_path / "x.safetensors", result.model.state_dict(), replace(info, layout=layout))
         with pytest.raises(InputError, match=r"x\.safetensors: metadata: layout does not name the factored layers"):
-            read_layout(tmp_path / "x.safetensors")
+            build_detector(config("norton_faster_rcnn.yaml", **{"MODEL.WEIGHTS": tmp_path / "x.safetensors"}))

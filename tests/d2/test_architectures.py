@@ -8,7 +8,7 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.detector import compress_detector
 from norton_det.d2 import NortonCheckpointer, load_detector
 from norton_det.d2.config import info_from_config

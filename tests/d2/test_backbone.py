@@ -10,7 +10,8 @@ from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from torch import nn
 
-from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from norton_det.checkpoint.load import load_checkpoint
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.d2 import NortonCheckpointer, add_norton_config, load_config, spec_from_config
 from norton_det.models.description import NetworkInfo
 from norton_det.models.keys import torchvision_to_d2

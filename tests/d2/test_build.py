@@ -14,10 +14,10 @@ from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from norton_det.checkpoint.checkpoint import load_checkpoint
+from norton_det.checkpoint.load import load_checkpoint
+from norton_det.checkpoint.opened import open_weights
 from norton_det.d2 import NortonTrainer, load_detector
 from norton_det.d2.evaluation import NortonCOCOEvaluator, class_rows, format_classes, format_rows, published_columns
-from norton_det.d2.files import read_checkpoint_info
 from norton_det.d2.initial_weights import compress_weights, resume_weights
 from norton_det.data import generate_dataset, register_generated
 from norton_det.models.spec import CompressionSpec
@@ -69,7 +69,7 @@ def test_train_evaluate_resume(config, root, tmp_path, dense_file):
     assert results["bbox"].keys() >= {*BOX_COLUMNS, "APs", "AP-person"}
     assert all(0 <= results["bbox"][name] <= 100 for name in BOX_COLUMNS)
     last = tmp_path / "run" / "model_final.pth"
-    assert read_checkpoint_info(last).spec == CompressionSpec.preset("norton-78")
+    assert open_weights(last).described.spec == CompressionSpec.preset("norton-78")
     files = {"model_0000000.pth", "model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"}
     assert files <= {path.name for path in last.parent.iterdir()}
 

@@ -10,10 +10,12 @@ import torchvision
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 
-from norton_det.checkpoint.checkpoint import METADATA_KEY, read_info, save_checkpoint, save_tensors
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint, save_tensors
+from norton_det.checkpoint.tensor_file import METADATA_KEY
 from norton_det.compression.resnet import compress_detector_state
 from norton_det.d2 import NortonCheckpointer, load_detector
-from norton_det.d2.files import read_checkpoint_info
+from norton_det.d2.files import open_file
 from norton_det.models.description import NetworkInfo
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
@@ -70,7 +72,7 @@ def test_dense_weights_of_other_origins(config, dense_file, tmp_path):
     other = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None).state_dict()
     torch.save({"model": other | body}, tmp_path / "torchvision.pth")
     for file in (dense_file, old, tmp_path / "torchvision.pth"):
-        assert read_checkpoint_info(file) is None
+        assert open_weights(file).described is None
         model = detector(config, **{"MODEL.NORTON.PRESET": "dense", "MODEL.WEIGHTS": file})
         NortonCheckpointer(model).load(str(file))
         found = model.backbone.bottom_up.state_dict()
@@ -92,7 +94,7 @@ def test_round_trip_of_a_trainers_file(config, tmp_path):
     file = tmp_path / "model_0000006.pth"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000006.pth"]
 
-    info = read_checkpoint_info(file)
+    info = open_weights(file).described
     assert info == NetworkInfo(CompressionSpec.preset("norton-77"), model.backbone.bottom_up.preprocessing, 0, False)
     content = torch.load(file, weights_only=True)
     assert NetworkInfo.from_json(content[METADATA_KEY]) == info and content["iteration"] == 6
@@ -206,7 +208,7 @@ def test_code_in_a_file_is_not_run(config, tmp_path, how):
     model.backbone = classifier("norton-78", 0)
     refused(lambda: NortonCheckpointer(model).load(str(file)), r"model\.(pth|pkl): expected .*system")
     if how != "pkl":
-        refused(lambda: read_checkpoint_info(file), r"model\.pth: expected .*system")
+        refused(lambda: open_weights(file).described, r"model\.pth: expected .*system")
     assert not ran.exists()
 
 
@@ -231,12 +233,12 @@ def test_damaged_files(tmp_path, damage, suffix):
         torch.save([torch.zeros(2)], file)
     else:
         file.write_bytes(whole.replace(b"resnet50", b"resnet5x"))
-    refused(lambda: read_checkpoint_info(file), rf"model\.{suffix}: ")
+    refused(lambda: open_weights(file).described, rf"model\.{suffix}: ")
 
 
 def test_what_says_nothing_of_itself(dense_file, norton_64, tmp_path):
-    assert read_checkpoint_info(dense_file) is None
-    assert read_checkpoint_info(norton_64) == read_info(norton_64)
-    assert read_checkpoint_info("torchvision://resnet50") is None
-    assert read_checkpoint_info("detectron2://ImageNetPretrained/MSRA/R-50.pkl") is None
-    refused(lambda: read_checkpoint_info(tmp_path / "none.pth"), "none.pth: expected .*, found no such file")
+    assert open_weights(dense_file).described is None
+    assert open_weights(norton_64).described == NetworkInfo(CompressionSpec.preset("norton-64"), num_classes=10)
+    for address in ("", "torchvision://resnet50", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
+        assert open_file(address) is None  # nothing is downloaded to know that
+    refused(lambda: open_weights(tmp_path / "none.pth").described, "none.pth: expected .*, found no such file")

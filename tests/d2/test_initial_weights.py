@@ -10,8 +10,9 @@ from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
-from norton_det.checkpoint.checkpoint import load_checkpoint, read_info, read_tensors, save_checkpoint
-from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.load import load_checkpoint, load_weights
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, load_detector
 from norton_det.d2.build import build_detector, check_weights
@@ -46,9 +47,9 @@ def test_dense_weights_are_compressed(config, dense_file, tmp_path):
     assert Path(cfg.MODEL.WEIGHTS) == dense_file  # untouched
     assert given.is_frozen() and Path(given.MODEL.WEIGHTS) == tmp_path / "start_norton-78.safetensors"
     expected = compress(load_weights(dense_file).state, CompressionSpec.preset("norton-78")).model.state_dict()
-    found = read_tensors(given.MODEL.WEIGHTS)
+    found = open_weights(given.MODEL.WEIGHTS).state
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
-    assert read_info(given.MODEL.WEIGHTS).num_classes == 10
+    assert open_weights(given.MODEL.WEIGHTS).described.num_classes == 10
     assert compress_weights(given) is given  # nothing left to do
     assert [path.name for path in tmp_path.iterdir()] == ["start_norton-78.safetensors"]
 
@@ -68,13 +69,13 @@ def test_what_is_left_alone(config, norton_64, dense_file, tmp_path):
 def test_the_dense_baseline_gets_a_norton_checkpoint_too(config, dense_file, tmp_path):
     cfg = config("dense_faster_rcnn.yaml", OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": dense_file})
     given = compress_weights(cfg)
-    assert read_info(given.MODEL.WEIGHTS).spec.is_dense and compress_weights(given) is given
+    assert open_weights(given.MODEL.WEIGHTS).described.spec.is_dense and compress_weights(given) is given
     state = load_weights(dense_file).state
-    found = read_tensors(given.MODEL.WEIGHTS)
+    found = open_weights(given.MODEL.WEIGHTS).state
     assert all(torch.equal(found[name], state[name]) for name in state)
     # and it can be compressed later, though it carries a (dense) spec
     later = config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": given.MODEL.WEIGHTS})
-    assert read_info(compress_weights(later).MODEL.WEIGHTS).spec.name == "norton-78"
+    assert open_weights(compress_weights(later).MODEL.WEIGHTS).described.spec.name == "norton-78"
 
 
 def test_a_dense_detector_keeps_neck_and_heads(config, tmp_path):
@@ -101,7 +102,10 @@ def test_the_config_has_to_agree_before_anything_is_built(config, tmp_path):
     agreed = {"INPUT.FORMAT": "BGR", "MODEL.PIXEL_MEAN": MSRA.mean, "MODEL.PIXEL_STD": MSRA.std}
     agreed |= {"MODEL.RESNETS.STRIDE_IN_1X1": True}
     given = compress_weights(config(OUTPUT_DIR=tmp_path, **{"MODEL.WEIGHTS": file} | agreed))
-    assert read_info(given.MODEL.WEIGHTS).preprocessing == MSRA and read_info(given.MODEL.WEIGHTS).stride_in_1x1
+    assert (
+        open_weights(given.MODEL.WEIGHTS).described.preprocessing == MSRA
+        and open_weights(given.MODEL.WEIGHTS).described.stride_in_1x1
+    )
     with pytest.raises(InputError, match=r"expected the weights of MODEL\.WEIGHTS, found no such file"):
         check_weights(config(**{"MODEL.WEIGHTS": tmp_path / "none.pth"}))
     check_weights(config(**{"MODEL.WEIGHTS": "torchvision://resnet50"}))
@@ -131,9 +135,9 @@ def test_a_trained_detector_is_fitted_to_training_pictures(fitted, config, tmp_p
     NortonCheckpointer(dense, str(tmp_path)).save("trained")
     start = {"MODEL.WEIGHTS": tmp_path / "trained.pth"}
     given = compress_weights(fitted(**start))
-    laterals = [read_tensors(given.MODEL.WEIGHTS)["backbone.fpn_lateral5.bias"]]
+    laterals = [open_weights(given.MODEL.WEIGHTS).state["backbone.fpn_lateral5.bias"]]
     given = compress_weights(fitted(**start, **{"MODEL.NORTON.CALIBRATION_IMAGES": 0}))
-    laterals.append(read_tensors(given.MODEL.WEIGHTS)["backbone.fpn_lateral5.bias"])
+    laterals.append(open_weights(given.MODEL.WEIGHTS).state["backbone.fpn_lateral5.bias"])
     assert not torch.equal(*laterals)  # they were fitted, too
     around = {"MODEL.NORTON.NECK_RANK": 1, "MODEL.NORTON.BOX_HEAD_RANK": 8, "MODEL.NORTON.CALIBRATION_IMAGES": 2}
     whole = load_detector(compress_weights(fitted(**start, **around)))
@@ -187,5 +191,5 @@ def test_of_torchvisions_detectors_the_resnet_alone_is_taken(fitted, tmp_path):
     torch.save(dense.state_dict(), tmp_path / "torchvision.pth")
     ranks = {"MODEL.NORTON.NECK_RANK": 1, "MODEL.NORTON.BOX_HEAD_RANK": 8, "MODEL.NORTON.CALIBRATION_IMAGES": 0}
     given = compress_weights(fitted(**{"MODEL.WEIGHTS": tmp_path / "torchvision.pth"}, **ranks))
-    assert not any(name.startswith(("roi_heads", "rpn")) for name in read_tensors(given.MODEL.WEIGHTS))
+    assert not any(name.startswith(("roi_heads", "rpn")) for name in open_weights(given.MODEL.WEIGHTS).state)
     assert len(find_layout(build_detector(given))) == 7

@@ -7,10 +7,10 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from norton_det.checkpoint.opened import open_weights
 from norton_det.compression.detector import compress_detector
 from norton_det.compression.search.search import search
 from norton_det.d2.build import load_detector, save_detector, to_input
-from norton_det.d2.files import read_layout
 from norton_det.data.images import load_pictures
 
 
@@ -50,7 +50,7 @@ def test_a_target_with_pictures(config, folder, tmp_path, quick_search):
     assert result.report.macs[1] == found.reached
     path = tmp_path / "small.safetensors"
     save_detector(path, result.model)
-    assert read_layout(path) == {name: rank for name, rank in found.layout.items() if rank}
+    assert open_weights(path).layout == {name: rank for name, rank in found.layout.items() if rank}
     again = load_detector(config("norton_faster_rcnn.yaml", **{"MODEL.WEIGHTS": str(path)}))
     image = [{"image": 255 * torch.rand(3, 64, 96)}]
     with torch.no_grad():

@@ -11,7 +11,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torchvision.models import detection
 
-from norton_det.checkpoint.checkpoint import save_checkpoint
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.models.complexity import count_complexity, count_parameters
 from norton_det.models.fuse import fuse
 from norton_det.models.layers import CPConv2d

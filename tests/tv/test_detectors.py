@@ -8,7 +8,8 @@ import torch
 from torchvision.models import detection
 from torchvision.ops import FrozenBatchNorm2d
 
-from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from norton_det.checkpoint.load import load_checkpoint
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.tensor_file import write_tensors
 from norton_det.models.description import NetworkInfo
 from norton_det.models.preprocessing import MSRA

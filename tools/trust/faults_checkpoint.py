@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from norton_det.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from norton_det.checkpoint.load import load_weights
-from norton_det.checkpoint.tensor_file import write_tensors
-from norton_det.checkpoint.torch_file import save_torch
-from norton_det.d2.files import newest_checkpoint, read_torch_file
+from norton_det.checkpoint.save import save_checkpoint
+from norton_det.checkpoint.tensor_file import read_safetensors, write_tensors
+from norton_det.checkpoint.torch_file import read_torch, save_torch
+from norton_det.d2.files import newest_checkpoint
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 
@@ -38,8 +38,8 @@ def _each_form(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     torch.save({"model": small}, folder / "torch.pth")
     return {
         "norton": (save_checkpoint(folder / "norton.safetensors", model()), load_weights),
-        "trainer": (save_torch(folder / "trainer.pth", {"model": small, "iteration": 3}), read_torch_file),
-        "torch": (folder / "torch.pth", read_torch_file),
+        "trainer": (save_torch(folder / "trainer.pth", {"model": small, "iteration": 3}), read_torch),
+        "torch": (folder / "torch.pth", read_torch),
     }
 
 
@@ -127,9 +127,9 @@ def _described(**changes: Any) -> Callable[[Path], None]:
 
     def provoke(folder: Path) -> None:
         file = save_checkpoint(folder / "w.safetensors", model())
-        info, tensors = read_checkpoint(file)
+        info, tensors = read_safetensors(file)
         assert info is not None
-        write_tensors(file, tensors, info.to_fields() | changes)
+        write_tensors(file, tensors, info | changes)
         tool("tools/finetune.py", "--weights", file, "--data", folder, "--output", folder / "out")
 
     return provoke
@@ -140,7 +140,7 @@ def _keys(change: Callable[[dict[str, torch.Tensor]], None], *flags: str) -> Cal
 
     def provoke(folder: Path) -> None:
         file = folder / "start.pth"
-        content = read_torch_file(_trained() / "model_final.pth")
+        content = read_torch(_trained() / "model_final.pth")
         change(content["model"])
         save_torch(file, content)
         training = ["MODEL.WEIGHTS", file, "SOLVER.MAX_ITER", 1]
@@ -160,7 +160,7 @@ def other_rank(folder: Path) -> None:
     """The optimizer's state is of another network."""
     out = folder / "out"
     shutil.copytree(_trained(), out)
-    content = read_torch_file(out / "model_final.pth")
+    content = read_torch(out / "model_final.pth")
     for state in content["trainer"]["_trainer"]["optimizer"]["state"].values():
         if state.get("momentum_buffer") is not None and state["momentum_buffer"].ndim == 4:
             state["momentum_buffer"] = state["momentum_buffer"].repeat(2, 1, 1, 1)

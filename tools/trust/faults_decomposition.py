@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from norton_det.checkpoint.checkpoint import load_checkpoint, save_checkpoint
-from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.load import load_checkpoint, load_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.detector import choose_layout
 from norton_det.compression.resnet import compress_detector_state
 from norton_det.decomposition.cp import nmse

@@ -18,10 +18,11 @@ import torch
 from detectron2.utils import comm
 from torch import distributed as dist
 
+from norton_det.checkpoint.torch_file import read_torch
 from norton_det.classification import finetune
 from norton_det.d2 import launch
 from norton_det.d2.build import load_config
-from norton_det.d2.files import newest_checkpoint, read_torch_file
+from norton_det.d2.files import newest_checkpoint
 from norton_det.d2.loader import build_train_loader
 from norton_det.data.register import check_datasets
 from norton_det.utils.files import hold_folder
@@ -83,7 +84,7 @@ def signalled(number: int) -> Callable[[Path], None]:
         finally:
             took = time.monotonic() - sent[0]
             assert took < WITHIN, f"took {took:.1f} s to end"
-            saved = read_torch_file(newest_checkpoint(out))["iteration"]
+            saved = read_torch(newest_checkpoint(out))["iteration"]
             print(f"ended within {WITHIN:.0f} s, iteration {saved} saved", file=sys.stderr)
 
     return provoke
@@ -102,7 +103,7 @@ def killed_while_saving(folder: Path) -> None:
         time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    done = read_torch_file(newest_checkpoint(out))["iteration"]
+    done = read_torch(newest_checkpoint(out))["iteration"]
     train(out, "--resume", SOLVER__MAX_ITER=done + 2)
 
 
@@ -211,7 +212,7 @@ def interrupted_classifier(folder: Path) -> None:
             inside.mkdir(parents=True)
             for index in range(16):
                 Image.new("RGB", (40, 40), (15 * index, 255 * (name == "left"), 0)).save(inside / f"{index}.png")
-    from norton_det.checkpoint.checkpoint import save_checkpoint
+    from norton_det.checkpoint.save import save_checkpoint
 
     weights = save_checkpoint(folder / "w.safetensors", model())
     flags = ["--weights", weights, "--data", folder / "data", "--output", folder / "out", "--epochs", 200]

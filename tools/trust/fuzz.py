@@ -27,13 +27,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from norton_det.checkpoint.checkpoint import read_checkpoint, save_checkpoint
 from norton_det.checkpoint.digest import content_digest
 from norton_det.checkpoint.load import load_weights
-from norton_det.checkpoint.sources import read_content
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.tensor_file import METADATA_KEY
 from norton_det.checkpoint.torch_file import save_torch
-from norton_det.d2.files import read_torch_file
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
@@ -118,12 +117,12 @@ def _targets(folder: Path) -> list[Target]:
     return [
         Target("norton .safetensors", norton, _read_norton, 0.25),
         Target("description of a norton .safetensors", norton, _read_norton, 0.15),
-        Target("trainer's .pth", sealed, read_torch_file, 0.2),
-        Target("torch .pth", (folder / "torch").read_bytes(), read_content, 0.1),
-        Target("old torch .pth with .sha256", old, read_content, 0.05),
-        Target(".pkl with .sha256", pickled, read_content, 0.05, suffix=".pkl"),
-        Target("old torch .pth", old, read_content, 0.05, checked=False),
-        Target(".pkl", pickled, read_content, 0.1, checked=False, suffix=".pkl"),
+        Target("trainer's .pth", sealed, _read_content, 0.2),
+        Target("torch .pth", (folder / "torch").read_bytes(), _read_content, 0.1),
+        Target("old torch .pth with .sha256", old, _read_content, 0.05),
+        Target(".pkl with .sha256", pickled, _read_content, 0.05, suffix=".pkl"),
+        Target("old torch .pth", old, _read_content, 0.05, checked=False),
+        Target(".pkl", pickled, _read_content, 0.1, checked=False, suffix=".pkl"),
         Target("plain .safetensors", plain, _read_weights, 0.05, checked=False),
     ]
 
@@ -134,14 +133,20 @@ def _large(folder: Path) -> list[Target]:
     arrays = {"model": {name: tensor.numpy() for name, tensor in state["model"].items()}}
     return [
         Target("large .safetensors", (folder / "large").read_bytes(), _read_norton, 0.4, checked=False),
-        Target("large .pth", save_torch(folder / "large", state).read_bytes(), read_content, 0.3),
-        Target("large .pkl", pickle.dumps(arrays, 4), read_content, 0.3, checked=False, suffix=".pkl"),
+        Target("large .pth", save_torch(folder / "large", state).read_bytes(), _read_content, 0.3),
+        Target("large .pkl", pickle.dumps(arrays, 4), _read_content, 0.3, checked=False, suffix=".pkl"),
     ]
 
 
 def _read_norton(path: Path) -> Any:
-    info, tensors = read_checkpoint(path)
-    return {"info": None if info is None else info.to_fields(), "tensors": tensors}
+    opened = open_weights(path)
+    info = opened.described
+    return {"info": None if info is None else info.to_fields(), "tensors": opened.state}
+
+
+def _read_content(path: Path) -> Any:
+    opened = open_weights(path)
+    return opened.fields | {"model": opened.state}
 
 
 def _read_weights(path: Path) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from norton_det.checkpoint import load as weights
-from norton_det.checkpoint import sources, tensor_file, torch_file
+from norton_det.checkpoint import opened, tensor_file, torch_file
 from norton_det.classification import epochs
 from norton_det.d2 import build as engine
 from norton_det.d2 import checkpoint, guard, launch, loader, trainer
@@ -85,7 +85,7 @@ GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("the same, fuzzed", _without((tensor_file, "check_digest", _nothing)), fuzz.check),
     ("checksums in an archive", _without((torch_file, "_check_archive", _nothing)), "bit rot at 64 places"),
     ("form of an archive", _without((torch_file, "_check_archive", _nothing)), "a zip bomb"),
-    ("FILE.sha256", _without((sources, "check_beside", _nothing)), "bit rot of a file with FILE.sha256"),
+    ("FILE.sha256", _without((opened, "check_beside", _nothing)), "bit rot of a file with FILE.sha256"),
     ("weights_only", _without((torch, "load", _unsafe_load)), payloads.check),
     ("YAML without tags", _without((engine.CfgNode, "merge_from_file", _unsafe_merge)), payloads.check),
     ("renaming over the target", _without((torch_file, "atomic_path", nullcontext)), kills.check),

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from norton_det.checkpoint.torch_file import read_torch
 from norton_det.d2.checkpoint import NortonCheckpointer
-from norton_det.d2.files import newest_checkpoint, read_torch_file
+from norton_det.d2.files import newest_checkpoint
 from norton_det.utils.errors import InputError
 
 from .cases import Row
@@ -82,7 +83,7 @@ def _attempt(own: Path, way: str, chance: random.Random) -> str:
     newest = newest_checkpoint(own)
     if not newest:
         return "no whole checkpoint"
-    content = read_torch_file(newest)
+    content = read_torch(newest)
     found = content["iteration"]
     whole = torch.equal(content["model"]["weight"], torch.full((SIZE,), float(found)))
     if found not in (written, begun) or not whole:

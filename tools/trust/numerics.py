@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from norton_det.checkpoint.checkpoint import read_tensors, save_checkpoint
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.models.preprocessing import TORCHVISION
 from norton_det.models.spec import CompressionSpec
@@ -39,7 +40,7 @@ def real_or_random() -> dict[str, Tensor]:
     folder = shared_folder()
     if folder is None:
         return dense_state()
-    return dict(read_tensors(folder / "weights" / "resnet50_imagenette.safetensors"))
+    return dict(open_weights(folder / "weights" / "resnet50_imagenette.safetensors").state)
 
 
 def photographs(count: int, size: int) -> Tensor:

@@ -22,8 +22,8 @@ import yaml
 
 from norton_det.checkpoint.load import load_weights
 from norton_det.checkpoint.safe_pickle import read_arrays
+from norton_det.checkpoint.torch_file import read_torch
 from norton_det.d2.build import load_config
-from norton_det.d2.files import read_torch_file
 from norton_det.utils.errors import InputError
 
 from .cases import Row
@@ -94,13 +94,13 @@ def _files(folder: Path, mark: Path, command: str) -> Iterator[tuple[str, Path, 
 
     system, evaluate = Runs(os.system, command), Runs(eval, f"__import__('os').system({command!r})")
     yield "os.system in a .pth", torch_file("a.pth", {"model": tensors, "x": system}), load_weights, unsafe_torch
-    yield "eval in a .pth", torch_file("b.pth", {"model": tensors, "x": evaluate}), read_torch_file, unsafe_torch
+    yield "eval in a .pth", torch_file("b.pth", {"model": tensors, "x": evaluate}), read_torch, unsafe_torch
     legacy = {"_use_new_zipfile_serialization": False}
     yield "a .pth of the old form", torch_file("c.pth", {"x": system}, **legacy), load_weights, unsafe_torch
-    yield "an environment variable and a .pth", torch_file("d.pth", {"x": system}), read_torch_file, by_variable
+    yield "an environment variable and a .pth", torch_file("d.pth", {"x": system}), read_torch, by_variable
     yield "an environment variable, old form", torch_file("e.pth", {"x": system}, **legacy), load_weights, by_variable
     run = Runs(subprocess.check_call, ["touch", str(mark)])
-    yield "subprocess in a .pth", torch_file("f.pth", {"trainer": {"hooks": run}}), read_torch_file, unsafe_torch
+    yield "subprocess in a .pth", torch_file("f.pth", {"trainer": {"hooks": run}}), read_torch, unsafe_torch
     arrays = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32)}
     for letter, protocol in zip("ghijk", (0, 1, 2, 4, 5), strict=True):
         data = pickle.dumps({"model": arrays, "__author__": system}, protocol)

@@ -1,0 +1,266 @@
+"""Weights files of every origin, read once, and nothing in them is run.
+
+They are known by their content, not by the ending of their name:
+
+- state dicts of torchvision's ResNet-18 to -152 (torch or safetensors file; fp16, bf16, fp32), also wrapped
+  as ``{"model": ...}`` and of detectors trained by torchvision's or Detectron2's scripts;
+- norton checkpoints, and the files of a training;
+- the pickles of Detectron2's and Detectron's model zoos, ImageNet models and detectors;
+- the checkpoints of the NORTON release;
+- ``torchvision://resnet50``, downloaded by torchvision, or ``zoo://dense/mask_rcnn``, by ``norton_det.checkpoint.zoo``.
+
+What a network expects at its input and where its stride sits cannot be seen in a tensor. They follow from the origin:
+torchvision's convention is RGB, ImageNet mean and std, stride in the 3x3; that of MSRA's Caffe models BGR, std 1,
+stride in the 1x1. ``load_weights`` documents which is taken.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..models.description import NetworkInfo
+from ..models.keys import ResNetPart, find_resnet
+from ..models.preprocessing import MSRA, TORCHVISION, Preprocessing
+from ..models.spec import CompressionSpec
+from ..models.spec_from_state import spec_from_state
+from ..utils.errors import InputError, naming
+from ..utils.files import read_whole
+from .digest import DIGEST_KEY, check_beside
+from .safe_pickle import read_arrays
+from .sources import download, is_download, local
+from .tensor_file import METADATA_KEY, read_safetensors
+from .torch_file import LEGACY, ZIP, read_torch
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "model_state", "blobs")
+BESIDE = (DIGEST_KEY, "detector")  # fields of a description that are of ``tensor_file`` and of ``tv.weights``
+_WHAT = "weights (a torch, safetensors or Detectron2 .pkl file)"
+_MAX_CLASSES = 1_000_000
+_READ: ContextVar[dict[tuple[object, ...], "OpenedWeights"] | None] = ContextVar("files read", default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedWeights:
+    """All that is in a weights file. It may be shared: its tensors are to be copied, not changed.
+
+    Attributes:
+        source: the file as it was named, for messages.
+        state: all tensors by their own names, as they are stored, on the CPU.
+        fields: what stands beside them, such as the author, or the state of a training.
+        described: what the file says of its network, where norton_det wrote it; else ``None``.
+    """
+
+    source: str
+    state: dict[str, Tensor]
+    fields: dict[str, Any]
+    described: NetworkInfo | None = None
+
+    @cached_property
+    def resnet(self) -> ResNetPart:
+        """Its ResNet, in torchvision's names, and the rest.
+
+        Raises:
+            InputError: there is none in it, or one with a layer of another network.
+        """
+        with naming(self.source):
+            return find_resnet(self.state)
+
+    @cached_property
+    def info(self) -> NetworkInfo:
+        """What the network is: as the file says, else by its tensors and its origin.
+
+        Raises:
+            InputError: see ``resnet``; shapes of another network, or other ones than the file says.
+        """
+        if self.described is not None:
+            return self.described
+        resnet = self.resnet
+        rank, ratios = self.fields.get("rank"), self.fields.get("compress_rate")
+        with naming(self.source):
+            spec = spec_from_state(
+                resnet.state,
+                rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
+                ratios if isinstance(ratios, str | list | tuple) else None,
+            )
+            author = self.fields.get("__author__")
+            preprocessing, stride_in_1x1 = _conventions(resnet, author[:200] if isinstance(author, str) else "")
+            return NetworkInfo(spec, preprocessing, _classes(resnet.state, spec), stride_in_1x1)
+
+    @property
+    def stack(self) -> str:
+        """Whose detector it is: detectron2 or torchvision; empty for a ResNet alone, and for Detectron's."""
+        prefix = self.resnet.prefix if self.resnet.naming != "caffe2" else ""
+        return "torchvision" if "backbone.body." in prefix else "detectron2" if "backbone." in prefix else ""
+
+    @property
+    def around(self) -> dict[str, Tensor]:
+        """Tensors of a detector outside its ResNet, without what DistributedDataParallel and its like put before."""
+        wrapper = self.resnet.prefix.partition("backbone.")[0]
+        return {name.removeprefix(wrapper): tensor for name, tensor in self.resnet.rest.items()}
+
+    @property
+    def detector(self) -> dict[str, Tensor]:
+        """All tensors of a detector, those of its ResNet by torchvision's names below ``backbone.``."""
+        prefix = "".join(self.resnet.prefix.partition("backbone.")[1:])
+        return self.around | {f"{prefix}{name}": tensor for name, tensor in self.resnet.state.items()}
+
+    @property
+    def layout(self) -> dict[str, int] | None:
+        """Ranks of the factored layers around the ResNet of a detector that norton_det wrote; ``None`` for a backbone,
+        or weights of another origin.
+
+        Raises:
+            InputError: the file says other layers than it holds.
+        """
+        if self.described is None or not any("roi_heads." in name for name in self.state):
+            return None
+        factors = (re.fullmatch(r"(.+?)(?:\.conv)?\.(?:pointwise|first)\.weight", name) for name in self.resnet.rest)
+        names = {match[1] for match in factors if match}
+        if {name.removesuffix(".conv") for name in self.described.layout} != names:
+            raise InputError(
+                f"{self.source}: metadata: layout does not name the factored layers in it; write the file again"
+            )
+        return self.described.layout
+
+    @property
+    def kind(self) -> str:
+        """What it is, a short phrase for people."""
+        resnet, stack = self.resnet, self.stack
+        if is_download(self.source):
+            return self.source
+        if self.described is not None:
+            return "backbone of a norton detector" if stack else "norton checkpoint"
+        if resnet.released:
+            return "backbone of a NORTON release detector" if stack else "NORTON release checkpoint"
+        if resnet.naming == "caffe2":
+            return "Caffe2 (MSRA) weights"
+        if stack:
+            return f"backbone of a {'torchvision' if stack == 'torchvision' else 'Detectron2'} detector"
+        return "Detectron2 state dict" if resnet.naming == "detectron2" else "torchvision state dict"
+
+
+def open_weights(source: "str | Path | OpenedWeights") -> OpenedWeights:
+    """Read a weights file, whole and once; its digest, checksum or ``FILE.sha256`` is held against its content.
+
+    Args:
+        source: a file, ``torchvision://NAME`` or ``zoo://NAME``; what is opened already is given back.
+
+    Raises:
+        InputError: no such file, empty, truncated, changed, of another format, or it needs something to be run.
+    """
+    if isinstance(source, OpenedWeights):
+        return source
+    kept = _READ.get()
+    if kept is None:
+        return _open(source)
+    key = (str(source), *_identity(source))
+    if key not in kept:
+        kept[key] = _open(source)
+    return kept[key]
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """What ``open_weights`` has read is kept while the block runs: a file that has not changed is not read again.
+
+    For work that knows its weights by a path, as Detectron2's configs do.
+    """
+    if _READ.get() is not None:
+        yield
+        return
+    token = _READ.set({})
+    try:
+        yield
+    finally:
+        _READ.reset(token)
+
+
+def _identity(source: str | Path) -> tuple[int, ...]:
+    """Of a file as it is now; empty for an address."""
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open(address: str | Path) -> OpenedWeights:
+    if is_download(address):
+        name, state = download(address)
+        return OpenedWeights(name, state, {})
+    source, file = str(address), Path(local(address))
+    data = read_whole(file, _WHAT)
+    if data[8:9] == b"{":  # safetensors: the length of a header, then JSON
+        description, state = read_safetensors(file, data)
+        if description is None:
+            return OpenedWeights(source, state, {})
+        beside = {name: description.pop(name) for name in BESIDE if name in description}
+        with naming(source):
+            return OpenedWeights(source, state, beside, NetworkInfo.from_fields(description))
+    if data.startswith((ZIP, LEGACY)):
+        content = read_torch(file, data)
+    elif data[:1] == b"\x80" or file.suffix in (".pkl", ".pickle"):
+        check_beside(file, data)
+        content = read_arrays(file, data)
+    else:
+        head = data[:64]
+        what = "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head) else "an unknown format"
+        raise InputError(f"{file}: expected {_WHAT}, got {what} that starts {head[:16]!r}; download the file again")
+    state, fields = _unwrap(content)
+    text = fields.pop(METADATA_KEY, None)
+    with naming(source):
+        return OpenedWeights(source, state, fields, None if text is None else NetworkInfo.from_json(str(text)))
+
+
+def _unwrap(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file's dict, and what stands beside them."""
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
+            return _tensors(inner), {str(field): value for field, value in content.items() if field != key}
+    return _tensors(content), {str(field): value for field, value in content.items() if not isinstance(value, Tensor)}
+
+
+def _tensors(entries: dict[Any, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _classes(state: dict[str, Tensor], spec: CompressionSpec) -> int:
+    weight, inputs = state.get("fc.weight"), spec.architecture.outputs[3]
+    if weight is None:
+        return 0
+    if weight.ndim != 2 or not 1 <= weight.shape[0] <= _MAX_CLASSES or weight.shape[1] != inputs:
+        raise InputError(
+            f"fc.weight: expected shape (classes, {inputs}), got {tuple(weight.shape)}; remove this classifier"
+        )
+    return weight.shape[0]
+
+
+def _conventions(resnet: ResNetPart, author: str) -> tuple[Preprocessing, bool]:
+    """Preprocessing and stride_in_1x1 that the origin implies, see ``load_weights``."""
+    mean, std = _pixels(resnet.rest, "pixel_mean"), _pixels(resnet.rest, "pixel_std")
+    for known in (MSRA, TORCHVISION):
+        if _close(mean, known.mean) and _close(std, known.std):
+            return known, known == MSRA and resnet.naming != "torchvision"
+    by_msra = resnet.naming == "caffe2" or re.search("caffe2|msra", author.lower()) is not None
+    zoo_detector = (
+        resnet.naming == "detectron2" and "backbone." in resnet.prefix and "torchvision" not in author.lower()
+    )
+    return (MSRA, True) if by_msra or zoo_detector else (TORCHVISION, False)
+
+
+def _pixels(rest: dict[str, Any], field: str) -> list[float]:
+    """A detector's stored mean or standard deviation of pixels."""
+    tensor = rest.get(field)
+    return tensor.detach().flatten().tolist() if isinstance(tensor, Tensor) and tensor.numel() == 3 else []
+
+
+def _close(values: list[float], known: tuple[float, float, float]) -> bool:
+    return len(values) == 3 and all(abs(a - b) < 0.01 for a, b in zip(values, known, strict=True))
