@@ -32,12 +32,12 @@ def content_digest(content: Any) -> str:
     Raises:
         InputError: something else in it, which could not be loaded safely either; the place is named.
     """
-    found = hashlib.sha256()
-    _update(found, content, "content", 0, [_PARTS])
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    _update(digest, content, "content", 0, [_PARTS])
+    return digest.hexdigest()
 
 
-def _update(found: Any, value: Any, where: str, depth: int, left: list[int]) -> None:
+def _update(digest: Any, value: Any, where: str, depth: int, left: list[int]) -> None:
     left[0] -= 1
     if left[0] < 0:  # lists that share their parts are small in a file
         raise InputError(f"{where[:80]}: expected at most {_PARTS} values, got more; get the file again")
@@ -48,33 +48,33 @@ def _update(found: Any, value: Any, where: str, depth: int, left: list[int]) -> 
             raise InputError(f"{where}: expected a dense tensor, got another kind; save plain tensors")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise InputError(f"{where}: expected {value.numel()} stored values, got fewer; save a copy")
-        _head(found, "tensor", f"{value.dtype} {tuple(value.shape)}")
+        _head(digest, "tensor", f"{value.dtype} {tuple(value.shape)}")
         flat = value.detach().cpu().contiguous().reshape(-1)
         if value.is_conj() or value.is_neg():
             flat = flat.resolve_conj().resolve_neg()
         if flat.numel():
-            found.update(flat.view(torch.uint8).numpy().data)
+            digest.update(flat.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
-        _head(found, "dict", str(len(value)))
+        _head(digest, "dict", str(len(value)))
         for key in sorted(value, key=lambda key: (type(key).__name__, str(key))):
-            _update(found, key, where, depth + 1, left)
-            _update(found, value[key], f"{where}: {str(key)[:60]}", depth + 1, left)
+            _update(digest, key, where, depth + 1, left)
+            _update(digest, value[key], f"{where}: {str(key)[:60]}", depth + 1, left)
     elif isinstance(value, list | tuple):
-        _head(found, "list", str(len(value)))
+        _head(digest, "list", str(len(value)))
         for index, item in enumerate(value):
-            _update(found, item, f"{where}[{index}]", depth + 1, left)
+            _update(digest, item, f"{where}[{index}]", depth + 1, left)
     elif isinstance(value, float):
-        found.update(b"float " + struct.pack("<d", value))
+        digest.update(b"float " + struct.pack("<d", value))
     elif value is None or isinstance(value, bool | int | str):
-        _head(found, type(value).__name__, str(value))
+        _head(digest, type(value).__name__, str(value))
     else:
         raise InputError(f"{where}: expected tensors, numbers or text, got {type(value).__name__}; leave it out")
 
 
-def _head(found: Any, kind: str, text: str) -> None:
+def _head(digest: Any, kind: str, text: str) -> None:
     data = text.encode("utf-8", "surrogatepass")
-    found.update(f"{kind} {len(data)} ".encode())
-    found.update(data)
+    digest.update(f"{kind} {len(data)} ".encode())
+    digest.update(data)
 
 
 def check_digest(stored: object, content: Any) -> None:
@@ -112,9 +112,9 @@ def check_beside(file: Path, data: bytes) -> None:
     match = re.match(r"\\?([0-9a-fA-F]{64})\b", text)
     if match is None:
         raise InputError(f"{beside}: expected what sha256sum writes, got {text[:40]!r}; write it again or remove it")
-    found = hashlib.sha256(data).hexdigest()
-    if found != match[1].lower():
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != match[1].lower():
         raise InputError(
-            f"{file}: {DIGEST_KEY}: expected {match[1][:12]}... as {beside.name} says, got {found[:12]}...; "
+            f"{file}: {DIGEST_KEY}: expected {match[1][:12]}... as {beside.name} says, got {digest[:12]}...; "
             "get the file again"
         )

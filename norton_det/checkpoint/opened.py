@@ -222,9 +222,9 @@ def _open(address: str | Path) -> OpenedWeights:
 def _unwrap(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a file's dict, and what stands beside them."""
     for key in WRAPPERS:
-        inner = content.get(key)
-        if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
-            return _tensors(inner), {str(field): value for field, value in content.items() if field != key}
+        wrapped = content.get(key)
+        if isinstance(wrapped, dict) and any(isinstance(value, Tensor) for value in wrapped.values()):
+            return _tensors(wrapped), {str(field): value for field, value in content.items() if field != key}
     return _tensors(content), {str(field): value for field, value in content.items() if not isinstance(value, Tensor)}
 
 

@@ -72,17 +72,17 @@ def plain(content: dict[Any, Any], depth: int = 3) -> dict[Any, Any]:
     """
     made: dict[tuple[int, int], dict[Any, Any]] = {}
 
-    def copy(found: dict[Any, Any], left: int) -> dict[Any, Any]:
-        if (id(found), left) not in made:
-            made[id(found), left] = {
+    def copy(entries: dict[Any, Any], left: int) -> dict[Any, Any]:
+        if (id(entries), left) not in made:
+            made[id(entries), left] = {
                 key: value.tensor
                 if isinstance(value, _Array)
                 else copy(value, left - 1)
                 if isinstance(value, dict) and left > 1
                 else value
-                for key, value in found.items()
+                for key, value in entries.items()
             }
-        return made[id(found), left]
+        return made[id(entries), left]
 
     return copy(content, depth)
 
@@ -95,9 +95,9 @@ class _DType:
     def __init__(self, code: object, *_: object) -> None:
         text = code.decode("latin1") if isinstance(code, bytes) else code
         match = re.fullmatch(r"([<>|=]?)([a-z]\d{1,2})", text) if isinstance(text, str) else None
-        told = text[:40] if isinstance(text, str) else type(text).__name__
+        shown = text[:40] if isinstance(text, str) else type(text).__name__
         if match is None or match[2] not in _DTYPES:
-            raise InputError(f"expected arrays of numbers, got type {told!r}; save float arrays")
+            raise InputError(f"expected arrays of numbers, got type {shown!r}; save float arrays")
         self.code = match[2]
         self.swapped = match[1] == _FOREIGN_ORDER
 
@@ -106,7 +106,7 @@ class _DType:
         if (
             not isinstance(state, tuple)
             or order not in ("<", ">", "|", "=")
-            or any(part is not None for part in state[2:5])
+            or any(field is not None for field in state[2:5])
         ):
             raise InputError("expected arrays of plain numbers, got a compound type; save float arrays")
         self.swapped = order == _FOREIGN_ORDER

@@ -35,12 +35,12 @@ def find(name: str) -> Entry:
     Raises:
         InputError: there is none; the nearest names are told.
     """
-    found = {entry.name: entry for entry in ENTRIES}
-    if name in found:
-        return found[name]
-    near = difflib.get_close_matches(name, found, 3, 0.5)
-    told = f"did you mean {', '.join(near)}?" if near else "see norton-det zoo"
-    raise InputError(f"zoo: expected LEVEL/NETWORK such as norton-78/faster_rcnn, got {name!r}; {told}")
+    by_name = {entry.name: entry for entry in ENTRIES}
+    if name in by_name:
+        return by_name[name]
+    near = difflib.get_close_matches(name, by_name, 3, 0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "see norton-det zoo"
+    raise InputError(f"zoo: expected LEVEL/NETWORK such as norton-78/faster_rcnn, got {name!r}; {hint}")
 
 
 def config_path(name: str) -> Path:
@@ -107,10 +107,10 @@ def check(file: Path, weights: Weights, name: str = "") -> str:
     shown, data = name or str(file), read_whole(file, "weights")
     digest = hashlib.sha256(data).hexdigest()
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest() if weights.md5 else ""
-    for kind, known, found in (("SHA-256", weights.sha256, digest), ("MD5", weights.md5, md5)):
-        if not found.startswith(known.lower()):
+    for kind, known, real in (("SHA-256", weights.sha256, digest), ("MD5", weights.md5, md5)):
+        if not real.startswith(known.lower()):
             raise InputError(
-                f"{shown}: expected {kind} {known}..., as {weights.owner} says, got {found[: max(12, len(known))]}...; "
+                f"{shown}: expected {kind} {known}..., as {weights.owner} says, got {real[: max(12, len(known))]}...; "
                 f"{'it was not kept, load it again' if name else 'remove it, and it is loaded again'}"
             )
     if not name:

@@ -215,8 +215,8 @@ def _detectron2(network: str, path: str, macs: int, params: int, ap: dict[str, f
     """A baseline of Detectron2's model zoo (3x schedule): file names hold the first digits of the MD5, and the figures
     of AP are Detectron2's own."""
     weights = Weights(f"{_D2}{path}", "Detectron2", md5=path.rpartition("_")[2].removesuffix(".pkl"))
-    own = tuple(ap.items())
-    return Entry("dense", network, "", macs, params, published=own, weights=weights, origin="detectron2")
+    results = tuple(ap.items())
+    return Entry("dense", network, "", macs, params, published=results, weights=weights, origin="detectron2")
 
 
 ENTRIES: tuple[Entry, ...] = (

@@ -64,10 +64,10 @@ def spec_from(args: argparse.Namespace, arch: str) -> CompressionSpec | None:
 
 def target_from(args: argparse.Namespace) -> dict[str, str]:
     """The target that the flags ask for, as ``search`` takes it."""
-    found = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
-    for name, value in found.items():
+    targets = {name: getattr(args, name) for name in TARGETS if getattr(args, name) is not None}
+    for name, value in targets.items():
         parse_target(value, name.removeprefix("target_"))
-    return found
+    return targets
 
 
 def size_from(args: argparse.Namespace, side: int) -> tuple[int, int, int]:
@@ -109,11 +109,11 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
     if args.calibrate is None:
         return None
     count = PICTURES if args.images is None else args.images
-    found, broken = load_pictures(args.calibrate, convert, count=count, seed=args.seed, progress=not args.quiet)
+    pictures, broken = load_pictures(args.calibrate, convert, count=count, seed=args.seed, progress=not args.quiet)
     for path in broken:
         print(f"skipped, cannot be read: {path}")
-    print(f"{args.calibrate}: {len(found)} images, resized as the detector is tested")
-    return found
+    print(f"{args.calibrate}: {len(pictures)} images, resized as the detector is tested")
+    return pictures
 
 
 def compress_around(args: argparse.Namespace, target: dict[str, str], opened: OpenedWeights | None) -> None:
@@ -138,19 +138,19 @@ def compress_around(args: argparse.Namespace, target: dict[str, str], opened: Op
 
         convert, save, detector = to_input, save_detector, load_torchvision_detector(opened or args.weights)
     spec = spec_from(args, resnet_spec(detector).arch)
-    size, found = size_from(args, 800), None
+    size, search_result = size_from(args, 800), None
     pictures = read_pictures(args, convert)
     options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}
     if target:
-        found = run_search(args, detector, target, pictures, size)
-        spec, options["layout"] = found.spec, found.layout
+        search_result = run_search(args, detector, target, pictures, size)
+        spec, options["layout"] = search_result.spec, search_result.layout
     if pictures is not None and not args.config_file:
         pictures = [picture.to(args.device) for picture in pictures]
     options |= {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet, "input_size": size}
     result = compress_detector(detector.to(args.device), spec, calibration=pictures, **options)
     save(args.output, result.model.to("cpu"))
     print(result.report.summary() if args.quiet else result.report.table())
-    finish(args, result.report, found, (detector.to("cpu"), result.model))
+    finish(args, result.report, search_result, (detector.to("cpu"), result.model))
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
 
 
@@ -159,23 +159,23 @@ def run_search(
 ) -> SearchResult:
     """Find ranks and ratios, and say so."""
     options: dict[str, Any] = dict(target)
-    found = search(model, **options, calibration=images, input_size=size, progress=not args.quiet)
-    print(found.summary() if args.quiet else found.table())
-    return found
+    search_result = search(model, **options, calibration=images, input_size=size, progress=not args.quiet)
+    print(search_result.summary() if args.quiet else search_result.table())
+    return search_result
 
 
 def finish(
     args: argparse.Namespace,
     report: CompressionReport | DetectorReport,
-    found: SearchResult | None,
+    search_result: SearchResult | None,
     models: tuple[Any, Any] | None = None,
 ) -> None:
     """Measure what a latency was asked for, and write the report."""
     fields = report.to_dict()
-    if found is not None:
-        fields["search"] = found.to_dict()
-    if found is not None and models is not None and found.kind == "latency_ms":
-        fields["latency_ms"] = measure_whole(*models, found.input_size, progress=not args.quiet)
+    if search_result is not None:
+        fields["search"] = search_result.to_dict()
+    if search_result is not None and models is not None and search_result.kind == "latency_ms":
+        fields["latency_ms"] = measure_whole(*models, search_result.input_size, progress=not args.quiet)
         print(
             "whole call, fused, in turns: dense {dense:.1f} ms, compressed {small:.1f} ms".format(
                 **fields["latency_ms"]
@@ -214,7 +214,7 @@ def main(args: argparse.Namespace) -> None:
         save_checkpoint(args.output, loaded.build())
         print(f"{args.output}: converted, {loaded.spec}")
         return
-    size, found, models = size_from(args, 224), None, None
+    size, search_result, models = size_from(args, 224), None, None
     options: dict[str, Any] = {
         "criterion": args.criterion,
         "calibration": read_calibration(args, loaded.preprocessing),
@@ -226,8 +226,8 @@ def main(args: argparse.Namespace) -> None:
     }
     if target:
         dense = loaded.build()
-        found = run_search(args, dense, target, options["calibration"], size)
-        spec = found.spec
+        search_result = run_search(args, dense, target, options["calibration"], size)
+        spec = search_result.spec
     assert spec is not None
     if not opened.stack:
         result = compress(loaded.state, spec, **options)
@@ -238,6 +238,6 @@ def main(args: argparse.Namespace) -> None:
         state, report = compress_detector_state(opened.detector, spec, **options)
         save_tensors(args.output, state, NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
     print(report.summary() if args.quiet else report.table())
-    finish(args, report, found, models)
+    finish(args, report, search_result, models)
     whole = " (whole detector)" if opened.stack else ""
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{whole}")

@@ -31,18 +31,18 @@ def main(args: argparse.Namespace) -> None:
     )
     model = fuse(loaded.build()) if args.fuse else loaded.build()
     loader = DataLoader(data, args.batch_size, num_workers=args.workers)
-    found = evaluate(model, loader, device=args.device, progress=not args.quiet)
-    skipped = [str(data.files[index]) for index in found.skipped]
+    accuracy = evaluate(model, loader, device=args.device, progress=not args.quiet)
+    skipped = [str(data.files[index]) for index in accuracy.skipped]
     report = {
         "weights": args.weights,
         "data": args.data,
-        "images": found.images,
+        "images": accuracy.images,
         "skipped": skipped,
         "classes": len(data.classes),
         "size": data.shape.size,
         "resize": data.shape.resize,
-        "top1": found.top1,
-        "top5": found.top5,
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
     }
     if args.json and args.json != "-":
         with atomic_path(Path(args.json)) as temporary:
@@ -52,5 +52,5 @@ def main(args: argparse.Namespace) -> None:
         return
     print(f"{args.weights}: {loaded.source}{'' if loaded.spec.is_dense else f', {loaded.spec}'}")
     ranked = "" if len(data.classes) == loaded.num_classes else f", ranked among the head's {loaded.num_classes}"
-    print(f"{args.data}: {found.images} images of {len(data.classes)} classes{ranked}, {data.shape}")
-    print(f"Top-1 {found.top1:.2f} %   Top-5 {found.top5:.2f} %")
+    print(f"{args.data}: {accuracy.images} images of {len(data.classes)} classes{ranked}, {data.shape}")
+    print(f"Top-1 {accuracy.top1:.2f} %   Top-5 {accuracy.top5:.2f} %")

@@ -44,15 +44,15 @@ def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset,
     own_size = None if args.train_size is None else (args.train_size, None)
     train, val = (
         ClassFolder(
-            Path(args.data) / part,
+            Path(args.data) / split,
             loaded.num_classes,
             loaded.preprocessing,
             size=size,
             resize=resize,
             classes=classes,
-            augment=part == "train",
+            augment=split == "train",
         )
-        for part, size, resize in (
+        for split, size, resize in (
             ("train", *(own_size or (args.image_size, args.resize))),
             ("val", args.image_size, args.resize),
         )

@@ -20,7 +20,7 @@ from ..utils.files import atomic_path, require_file, require_writable
 
 def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonResNet) -> dict[str, NortonResNet]:
     """Compressed networks by the text above their column."""
-    found = {}
+    models = {}
     if args.compressed:
         for path in args.compressed:
             small = load_weights(path)
@@ -28,8 +28,8 @@ def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonRes
                 raise InputError(
                     f"{path}: expected a compressed form of {args.weights}, got another network's; leave it out"
                 )
-            found[small.spec.name or Path(path).stem] = small.build()
-        return found
+            models[small.spec.name or Path(path).stem] = small.build()
+        return models
     specs = [CompressionSpec.preset(name, loaded.spec.arch) for name in args.presets]
     calibration = None
     if args.calibrate:
@@ -39,8 +39,8 @@ def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonRes
             print(f"skipped, cannot be read: {path}")
         calibration = Calibration(images)
     for spec in specs:
-        found[spec.name] = compress(dense, spec, calibration=calibration, progress=True).model
-    return found
+        models[spec.name] = compress(dense, spec, calibration=calibration, progress=True).model
+    return models
 
 
 def main(args: argparse.Namespace) -> None:
@@ -68,10 +68,10 @@ def main(args: argparse.Namespace) -> None:
     report = {"images": [str(path) for path in paths], "output": args.output}
     if sample is not None:
         classes = predict(dense, sample)
-        wanted = grad_cam(dense, sample, classes)
+        dense_maps = grad_cam(dense, sample, classes)
         report["correlation_images"] = len(sample)
         report["correlation"] = {
-            name: float(agreement(grad_cam(model, sample, classes), wanted).mean())
+            name: float(agreement(grad_cam(model, sample, classes), dense_maps).mean())
             for name, model in models.items()
             if model is not dense
         }
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> None:
 @torch.inference_mode()
 def predict(model: NortonResNet, images: torch.Tensor) -> list[int]:
     """Predicted classes."""
-    return torch.cat([model(part).argmax(1) for part in images.split(32)]).tolist()
+    return torch.cat([model(batch).argmax(1) for batch in images.split(32)]).tolist()
 
 
 def _column(name: str) -> str:

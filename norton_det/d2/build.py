@@ -189,8 +189,8 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     asked, _ = choose_layout(find_candidates(model), single={}, **ranks)
     if layout is None:
         return apply_layout(model, asked, "fresh")
-    wanted = {name.removesuffix(".conv"): rank for name, rank in asked.items()}
-    if wanted and wanted != {name.removesuffix(".conv"): rank for name, rank in layout.items()}:
+    requested = {name.removesuffix(".conv"): rank for name, rank in asked.items()}
+    if requested and requested != {name.removesuffix(".conv"): rank for name, rank in layout.items()}:
         text = ", ".join(f"{name.upper()} {rank}" for name, rank in ranks.items() if rank is not None)
         logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have ranks of their own", text)
     return apply_layout(model, layout, "empty")

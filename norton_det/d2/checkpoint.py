@@ -115,18 +115,18 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         resnet, prefix = find_resnet(self.model)
-        wanted = self.model.state_dict()
+        expected = self.model.state_dict()
         state = {}
         for name, tensor in checkpoint["model"].items():
-            inner = name.removeprefix(BACKBONE)
-            if name.startswith(BACKBONE) and inner in CLASSIFIER:
+            short_name = name.removeprefix(BACKBONE)
+            if name.startswith(BACKBONE) and short_name in CLASSIFIER:
                 continue
             if name.startswith(BACKBONE) and resnet is not None:
-                name = prefix + inner
-            elif name.startswith(BACKBONE) and inner.startswith(("conv1.", "bn1.", "layer")):
-                name = BACKBONE + torchvision_to_d2(inner)
+                name = prefix + short_name
+            elif name.startswith(BACKBONE) and short_name.startswith(("conv1.", "bn1.", "layer")):
+                name = BACKBONE + torchvision_to_d2(short_name)
             state[name] = tensor
-        checkpoint["model"] = match_counters(state, wanted)
+        checkpoint["model"] = match_counters(state, expected)
         detector = any(name.startswith(RPN) for name in state)
         incompatible = super()._load_model(checkpoint)
         if resnet is not None or self.whole:
@@ -135,23 +135,24 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _refuse_misfits(self, incompatible: Any, prefix: str, complete: bool) -> None:
         """Of the backbone, which is below ``prefix``, and with ``complete`` of neck and heads too."""
-        for name, found, expected in incompatible.incorrect_shapes:
+        for name, actual, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
                 mend = (
                     "the rank or ratios of MODEL.NORTON are of another network than the weights"
                     if name.startswith("backbone.")
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
-                raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(found)}; {mend}")
+                raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(actual)}; {mend}")
         anew = {name for name, *_ in incompatible.incorrect_shapes}
         missing = [name for name in incompatible.missing_keys if self.whole or complete or name.startswith(prefix)]
         lacking = [name for name in missing if name not in anew]
         if lacking:
             inside = all(name.startswith(prefix) for name in lacking)
-            part, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
+            scope, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
             if complete and not self.whole and not inside:
-                part, mend = "detector", "use weights of this detector, or --partial to have them start anew"
-            raise InputError(f"weights: {len(lacking)} tensors of the {part} are missing (first: {lacking[0]}); {mend}")
+                scope, mend = "detector", "use weights of this detector, or --partial to have them start anew"
+            first = lacking[0]
+            raise InputError(f"weights: {len(lacking)} tensors of the {scope} are missing (first: {first}); {mend}")
         extra = [name for name in incompatible.unexpected_keys if name not in anew and not name.startswith(HARMLESS)]
         if extra and (complete or self.whole):
             raise InputError(

@@ -103,11 +103,11 @@ def info_from_config(cfg: CfgNode) -> NetworkInfo:
         InputError: the config's DEPTH, INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD or STRIDE_IN_1X1 are not those of the
             weights, or its RES2_OUT_CHANNELS not those of the ResNet.
     """
-    wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
+    preprocessing, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
     opened = open_file(cfg.MODEL.WEIGHTS)
     info = None if opened is None else opened.described
     if info is None:
-        info = NetworkInfo(spec_from_config(cfg), wanted, 0, stride)
+        info = NetworkInfo(spec_from_config(cfg), preprocessing, 0, stride)
     else:
         check_agreement(cfg, info.spec.arch, info.preprocessing, info.stride_in_1x1)
     outputs = info.spec.architecture.outputs[0]
@@ -132,10 +132,10 @@ def check_agreement(cfg: CfgNode, arch: str, has: Preprocessing, stride_in_1x1: 
             f"{cfg.MODEL.WEIGHTS}: is a {arch}, the config has MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}; set "
             f"MODEL.RESNETS.DEPTH {depth} MODEL.RESNETS.RES2_OUT_CHANNELS {outputs}"
         )
-    wanted, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
-    if not has.close_to(wanted):
+    preprocessing, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
+    if not has.close_to(preprocessing):
         raise InputError(
-            f"{cfg.MODEL.WEIGHTS}: wants input {has}, the config has {wanted}; set INPUT.FORMAT {has.color} "
+            f"{cfg.MODEL.WEIGHTS}: wants input {has}, the config has {preprocessing}; set INPUT.FORMAT {has.color} "
             f"MODEL.PIXEL_MEAN {list(has.mean)} MODEL.PIXEL_STD {list(has.std)}"
         )
     if stride_in_1x1 != stride:

@@ -78,10 +78,10 @@ def resume_weights(cfg: CfgNode) -> CfgNode | None:
     folder = Path(cfg.OUTPUT_DIR)
     if last := newest_checkpoint(folder):
         return with_weights(cfg, last)
-    if found := sorted(folder.glob("model_*.pth")):
+    if checkpoints := sorted(folder.glob("model_*.pth")):
         raise InputError(
-            f"{folder}: expected a whole checkpoint to resume, got {len(found)} that are not (last: {found[-1].name}); "
-            "remove them to start anew"
+            f"{folder}: expected a whole checkpoint to resume, got {len(checkpoints)} that are not "
+            f"(last: {checkpoints[-1].name}); remove them to start anew"
         )
     logger.warning("%s: nothing to resume, the run starts from MODEL.WEIGHTS", folder)
     return None
@@ -147,11 +147,11 @@ def training_pictures(cfg: CfgNode, convert: Callable[[np.ndarray], Input], most
     files = sorted({str(record["file_name"]) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)})
     random.Random(max(cfg.SEED, 0)).shuffle(files)
     what = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
-    found, broken = read_sample(what, files, convert, count, read=read_file, progress=True)
+    pictures, broken = read_sample(what, files, convert, count, read=read_file, progress=True)
     for file in broken:
         logger.warning("Skipped, cannot be read: %s", file)
-    logger.info("Fitted to %d pictures of %s", len(found), what)
-    return found
+    logger.info("Fitted to %d pictures of %s", len(pictures), what)
+    return pictures
 
 
 def _calibration(cfg: CfgNode) -> Calibration | None:

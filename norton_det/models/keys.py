@@ -167,37 +167,37 @@ def split_detector_state(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
     Raises:
         InputError: there is no ResNet in it, or it has a layer of another network.
     """
-    part = find_resnet(state)
-    return part.prefix, part.state, part.rest
+    resnet = find_resnet(state)
+    return resnet.prefix, resnet.state, resnet.rest
 
 
 def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
     """Find the ResNet of a state dict by the names of its first block; see ``split_detector_state``."""
-    found = next((match for match in map(_FIRST_CONV.fullmatch, state) if match), None)
-    if found is None:
+    first = next((match for match in map(_FIRST_CONV.fullmatch, state) if match), None)
+    if first is None:
         raise InputError(
             f"expected ResNet-18, -34, -50, -101 or -152 weights, got {_describe(state)}; use one of these"
         )
-    prefix = found["prefix"]
-    naming = next(key for key in _ROOTS if found[key])
-    part: dict[str, Tensor] = {}
+    prefix = first["prefix"]
+    naming = next(key for key in _ROOTS if first[key])
+    renamed: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     released = False
     for name, tensor in state.items():
-        inner = name.removeprefix(prefix)
-        if not name.startswith(prefix) or not _ROOTS[naming].match(inner):
+        short_name = name.removeprefix(prefix)
+        if not name.startswith(prefix) or not _ROOTS[naming].match(short_name):
             rest[name] = tensor
             continue
-        if inner.endswith(("total_ops", "total_params")):  # left behind by a FLOP counter
+        if short_name.endswith(("total_ops", "total_params")):  # left behind by a FLOP counter
             continue
-        if naming == "caffe2" and re.fullmatch(r".*_momentum|(conv1|res\d_\d+_branch(1|2[abc]))_b", inner):
+        if naming == "caffe2" and re.fullmatch(r".*_momentum|(conv1|res\d_\d+_branch(1|2[abc]))_b", short_name):
             continue  # Detectron and Detectron2 give these convolutions no bias and leave these blobs out too
-        target = _RENAME[naming](inner)
-        released |= inner != target and ".feature." in inner
-        if target in part:
+        target = _RENAME[naming](short_name)
+        released |= short_name != target and ".feature." in short_name
+        if target in renamed:
             raise InputError(f"{name}: expected one tensor for {target}, got two; use the weights of one network")
-        part[target] = tensor
-    return ResNetPart(prefix, naming, released, _filter_major(part) if released else part, rest)
+        renamed[target] = tensor
+    return ResNetPart(prefix, naming, released, _filter_major(renamed) if released else renamed, rest)
 
 
 def _from_torchvision(name: str) -> str:
@@ -225,14 +225,14 @@ def _hint(name: str) -> str:
     return "another network has such ones, use one of these"
 
 
-def _filter_major(part: dict[str, Tensor]) -> dict[str, Tensor]:
+def _filter_major(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Reorder the components of every CP layer from ``r*O + o`` to ``o*R + r``."""
-    ordered = dict(part)
-    for name, tensor in part.items():
+    ordered = dict(state)
+    for name, tensor in state.items():
         match = re.fullmatch(r"(layer\d\.\d+)\.conv(\d)\.(?:pointwise|vertical|horizontal)\.weight", name)
         if match is None:
             continue
-        norm = part.get(f"{match[1]}.bn{match[2]}.weight")
+        norm = state.get(f"{match[1]}.bn{match[2]}.weight")
         filters = 0 if norm is None else norm.shape[0]
         if not filters or tensor.ndim != 4 or tensor.shape[0] % filters:
             raise InputError(

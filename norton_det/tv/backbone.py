@@ -76,18 +76,20 @@ def resnet_fpn(info: NetworkInfo, trained: bool, trainable_layers: int | None) -
     return BackboneWithFPN(body, levels, widths, FPN_CHANNELS, LastLevelMaxPool())
 
 
-def choose_spec(given: str | CompressionSpec | None, stored: CompressionSpec | None, default: str) -> CompressionSpec:
+def choose_spec(
+    requested: str | CompressionSpec | None, stored: CompressionSpec | None, default: str
+) -> CompressionSpec:
     """The spec to build: that of the weights, else the given one or the default preset.
 
     Raises:
         InputError: a spec was given and the weights are of another network.
     """
-    if isinstance(given, str):
-        given = CompressionSpec.preset(given, stored.arch if stored else "resnet50")
-    if given is not None and not isinstance(given, CompressionSpec):
-        raise InputError(f"spec: expected a preset's name or a CompressionSpec, got {type(given).__name__}")
+    if isinstance(requested, str):
+        requested = CompressionSpec.preset(requested, stored.arch if stored else "resnet50")
+    if requested is not None and not isinstance(requested, CompressionSpec):
+        raise InputError(f"spec: expected a preset's name or a CompressionSpec, got {type(requested).__name__}")
     if stored is None:
-        return CompressionSpec.preset(default) if given is None else given
-    if given is not None and not given.same_network(stored):
-        raise InputError(f"spec: expected that of the weights, {stored}, got {given}; leave spec out")
+        return CompressionSpec.preset(default) if requested is None else requested
+    if requested is not None and not requested.same_network(stored):
+        raise InputError(f"spec: expected that of the weights, {stored}, got {requested}; leave spec out")
     return stored

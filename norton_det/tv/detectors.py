@@ -185,9 +185,9 @@ def _make(settings: _Settings, backbone: NetworkInfo, trained: bool) -> Any:
     return model
 
 
-def _agreed(name: str, given: int | None, stored: int | None) -> int | None:
-    if given is not None and given != stored:
-        raise InputError(f"{name}: expected {stored}, that of the weights, got {given}; leave {name} out")
+def _agreed(name: str, requested: int | None, stored: int | None) -> int | None:
+    if requested is not None and requested != stored:
+        raise InputError(f"{name}: expected {stored}, that of the weights, got {requested}; leave {name} out")
     return stored
 
 
@@ -206,9 +206,9 @@ def _normalisation(preprocessing: Preprocessing, kwargs: dict[str, Any]) -> dict
     options = {}
     for name, pixels in (("image_mean", preprocessing.mean), ("image_std", preprocessing.std)):
         values = [round(value / 255, 12) for value in pixels]
-        given = kwargs.get(name)
-        if given is not None and not (len(given) == 3 and all(map(math.isclose, given, values))):
-            raise InputError(f"{name}: expected {values}, that of the weights, got {given}; leave {name} out")
+        requested = kwargs.get(name)
+        if requested is not None and not (len(requested) == 3 and all(map(math.isclose, requested, values))):
+            raise InputError(f"{name}: expected {values}, that of the weights, got {requested}; leave {name} out")
         options[name] = values
     return options
 
@@ -217,6 +217,6 @@ def _chosen_preprocessing(kwargs: dict[str, Any]) -> Preprocessing:
     """What a fresh detector expects: the given ``image_mean`` and ``image_std``, else torchvision's."""
     fields: dict[str, Any] = {"color": "RGB", "mean": TORCHVISION.mean, "std": TORCHVISION.std}
     for name in ("mean", "std"):
-        if (given := kwargs.get(f"image_{name}")) is not None:
-            fields[name] = [value * 255 for value in given]
+        if (requested := kwargs.get(f"image_{name}")) is not None:
+            fields[name] = [value * 255 for value in requested]
     return Preprocessing(**fields)
