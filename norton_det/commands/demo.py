@@ -36,7 +36,7 @@ def choose(args: argparse.Namespace) -> list[DetectorSource]:
         if not args.compare:
             return [shown]
         return [DetectorSource(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
-    dense, small = (replace(each, eager=args.eager) for each in demo_detectors())
+    dense, small = (replace(detector, eager=args.eager) for detector in demo_detectors())
     compared = DetectorSource(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
     return [replace(compared, eager=args.compare_eager), small]
 
@@ -53,7 +53,7 @@ def check_files(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> int:
     check_files(args)
     named = (args.webcam, args.video_input, args.input)
-    source = open_source(next(each for each in named if each is not None))  # it says at once what is missing
+    source = open_source(next(name for name in named if name is not None))  # it says at once what is missing
     try:
         sink = None if args.output == "-" else open_sink(args.output, source, args.window, args.max_frames)
         sides = load(args)
@@ -86,12 +86,12 @@ def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, show
     results = [side.summary() for side in sides]
     where = f" in {args.output}" if args.output and args.output != "-" else ""
     print(f"{shown} frame{'s' * (shown > 1)} of {source.name}{where}; the first after {first:.1f} s")
-    width = max(len(each["name"]) for each in results)
-    for each in results:
-        model = f"{each['model_ms']:.1f} ms a frame ({each['model_fps']:.1f} FPS)"
-        whole = f"{each['end_to_end_ms']:.1f} ms ({each['end_to_end_fps']:.1f} FPS)"
+    width = max(len(row["name"]) for row in results)
+    for row in results:
+        model = f"{row['model_ms']:.1f} ms a frame ({row['model_fps']:.1f} FPS)"
+        whole = f"{row['end_to_end_ms']:.1f} ms ({row['end_to_end_fps']:.1f} FPS)"
         cold = " (first frame)" if shown == 1 else ""
-        print(f"{each['name']:{width}}  {each['engine']} {each['precision']}: {model}, end to end {whole}{cold}")
+        print(f"{row['name']:{width}}  {row['engine']} {row['precision']}: {model}, end to end {whole}{cold}")
     if args.json:
         content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
         with atomic_path(args.json) as temporary:

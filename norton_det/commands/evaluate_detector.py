@@ -38,15 +38,15 @@ def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, cloc
 
 def check_labels(predictor: Predictor | NativePredictor, dataset: str) -> None:
     """Refuse a detector that is known to have another number of classes than the data set; tell other names."""
-    own, names = predictor.info.classes, tuple(MetadataCatalog.get(dataset).thing_classes)
-    if not own or own[-len(names) :] == names:
+    classes, names = predictor.info.classes, tuple(MetadataCatalog.get(dataset).thing_classes)
+    if not classes or classes[-len(names) :] == names:
         return
-    if len(own) - len(names) not in (0, 1):  # torchvision's may begin with the background
+    if len(classes) - len(names) not in (0, 1):  # torchvision's may begin with the background
         raise InputError(
-            f"{dataset}: expected a data set of the detector's {len(own)} classes ({', '.join(own[:3])}, ...), got one "
-            f"of {len(names)} ({', '.join(names[:3])}, ...); name the one that it is for"
+            f"{dataset}: expected a data set of the detector's {len(classes)} classes ({', '.join(classes[:3])}, ...), "
+            f"got one of {len(names)} ({', '.join(names[:3])}, ...); name the one that it is for"
         )
-    print(f"classes of the detector: {', '.join(own)}; of {dataset}: {', '.join(names)}", file=sys.stderr)
+    print(f"classes of the detector: {', '.join(classes)}; of {dataset}: {', '.join(names)}", file=sys.stderr)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -69,9 +69,9 @@ def main(args: argparse.Namespace) -> None:
 
     def predict(picture: np.ndarray) -> Detections:
         started = time.perf_counter()
-        found = predictor(picture)
+        detections = predictor(picture)
         clock.add(time.perf_counter() - started)
-        return found
+        return detections
 
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # pycocotools prints its own table
         results = evaluate_predictor(

@@ -48,7 +48,7 @@ def draw(args: argparse.Namespace, output: Path) -> None:
 
     from ..d2.predictions import annotations_of, read_predictions
 
-    found = read_predictions(args.predictions, args.dataset)
+    predictions = read_predictions(args.predictions, args.dataset)
     overlay = Overlay(MetadataCatalog.get(args.dataset).thing_classes)
     records = list(DatasetCatalog.get(args.dataset))
     folders = {Path(record["file_name"]).resolve().parent for record in records}
@@ -60,7 +60,7 @@ def draw(args: argparse.Namespace, output: Path) -> None:
     for index in chosen:
         record = records[index]
         image = np.ascontiguousarray(read_image(record["file_name"])[:, :, ::-1])
-        truth, seen = annotations_of(record), found.get(record["image_id"], none).above(args.confidence_threshold)
+        truth, seen = annotations_of(record), predictions.get(record["image_id"], none).above(args.confidence_threshold)
         sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
         picture = beside([overlay.draw(image, what, [line], scores=what is seen) for what, line in sides])
         sink.write(picture, Frame(image, index, 0.0, Path(record["file_name"]).name))
@@ -98,8 +98,8 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = []
     for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.csv")]):
         try:
-            found = from_json(path) if path.suffix == ".json" else from_csv(path)
-            points += [point | {"where": path.relative_to(folder)} for point in found]
+            rows = from_json(path) if path.suffix == ".json" else from_csv(path)
+            points += [point | {"where": path.relative_to(folder)} for point in rows]
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, csv.Error):
             print(f"passed over, no results of a detector: {path}", file=sys.stderr)
     return points

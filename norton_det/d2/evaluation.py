@@ -105,11 +105,11 @@ def evaluate_predictor(
                 f"{picture.shape[1]} x {picture.shape[0]}; put the annotated image there"
             )
         with naming(record["file_name"]):
-            found = predict(picture)
-        labels = found.labels - first_label
+            detections = predict(picture)
+        labels = detections.labels - first_label
         if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
             raise InputError(f"{dataset_name}: expected {classes} classes, got label {labels.max()}; use its data set")
-        instances = found.to_instances(*picture.shape[:2])
+        instances = detections.to_instances(*picture.shape[:2])
         instances.pred_classes -= first_label
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()
@@ -136,9 +136,9 @@ def class_rows(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
     """AP of each class: task, class, AP; none where a data set has but one."""
     rows = []
     for task, metrics in results.items():
-        found = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
-        if len(found) > 1:
-            rows += [{"task": task, "class": name, "AP": value} for name, value in found.items()]
+        classes = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
+        if len(classes) > 1:
+            rows += [{"task": task, "class": name, "AP": value} for name, value in classes.items()]
     return rows
 
 
@@ -158,7 +158,7 @@ def refusing_non_finite(detector: nn.Module) -> Iterator[None]:
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            tensors = [part for each in output for part in (each if isinstance(each, list | tuple) else [each])]
+            tensors = [leaf for item in output for leaf in (item if isinstance(item, list | tuple) else [item])]
             if not all(bool(tensor.isfinite().all()) for tensor in tensors if isinstance(tensor, Tensor)):
                 raise InputError(f"{name}: expected finite predictions, got NaN or infinity; use intact weights")
 

@@ -55,11 +55,11 @@ class SeededImages(Dataset):
             for _ in range(ATTEMPTS):
                 record = self.records[index]
                 try:
-                    found = self.mapper(record)
+                    sample = self.mapper(record)
                 except UNREADABLE as error:
                     reason = error.reason if isinstance(error, UnreadableImage) else first_line(error)
                     unreadable.append((str(record["file_name"]), reason[:80]))
-                    found = None
+                    sample = None
                 except SizeMismatchError as error:
                     raise InputError(
                         f"{record['file_name']}: expected the image of the annotations, got another file "
@@ -71,8 +71,8 @@ class SeededImages(Dataset):
                     raise InputError(
                         f"{record['file_name']}: expected annotations that fit the config, got {reason}; {mend}"
                     ) from None
-                if found is not None:
-                    return found | {"unreadable": unreadable} if unreadable else found
+                if sample is not None:
+                    return sample | {"unreadable": unreadable} if unreadable else sample
                 index = random.randrange(len(self.records))
         if unreadable:
             file, reason = unreadable[0]
@@ -177,10 +177,10 @@ def _prepare_masks(records: Iterable[dict[str, Any]], mask_format: str) -> None:
         InputError: names the image of an object without a mask, or with one of another size.
     """
     for record in records:
-        for found in record.get("annotations", ()):
-            if found.get("iscrowd", 0):  # not trained on
+        for annotation in record.get("annotations", ()):
+            if annotation.get("iscrowd", 0):  # not trained on
                 continue
-            mask = found.get("segmentation")
+            mask = annotation.get("segmentation")
             if isinstance(mask, dict):
                 size = [record["height"], record["width"]]
                 if list(mask["size"]) != size:
@@ -189,7 +189,7 @@ def _prepare_masks(records: Iterable[dict[str, Any]], mask_format: str) -> None:
                         f"{list(mask['size'])}; mend them"
                     )
                 if mask_format == "polygon":
-                    mask = found["segmentation"] = mask_to_polygons(mask_utils.decode(mask).astype(bool))
+                    mask = annotation["segmentation"] = mask_to_polygons(mask_utils.decode(mask).astype(bool))
             if not mask:
                 raise InputError(
                     f"{record['file_name']}: expected a mask for each object, found an object without; add it, or set "

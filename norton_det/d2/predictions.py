@@ -21,9 +21,9 @@ MAX_SCORE = 1e9
 
 def annotations_of(record: Mapping[str, Any]) -> Detections:
     """The objects of a Detectron2 record (crowds left out), with a score of 1."""
-    objects = [each for each in record.get("annotations", ()) if not each.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(each["bbox"], each["bbox_mode"], BoxMode.XYXY_ABS) for each in objects]
-    labels = [each["category_id"] for each in objects]
+    objects = [annotation for annotation in record.get("annotations", ()) if not annotation.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS) for annotation in objects]
+    labels = [annotation["category_id"] for annotation in objects]
     return _detections(objects, boxes, labels, [1.0] * len(objects), (record["height"], record["width"]))
 
 
@@ -46,10 +46,10 @@ class Predictions(Mapping[Any, Detections]):
         self.by_image, self.labels, self.sizes = by_image, labels, sizes
 
     def __getitem__(self, image: Any) -> Detections:
-        found = sorted(self.by_image[image], key=lambda each: -each["score"])
-        boxes = [BoxMode.convert(each["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for each in found]
-        labels, scores = [self.labels[each["category_id"]] for each in found], [each["score"] for each in found]
-        return _detections(found, boxes, labels, scores, self.sizes[image])
+        objects = sorted(self.by_image[image], key=lambda item: -item["score"])
+        boxes = [BoxMode.convert(item["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for item in objects]
+        labels, scores = [self.labels[item["category_id"]] for item in objects], [item["score"] for item in objects]
+        return _detections(objects, boxes, labels, scores, self.sizes[image])
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.by_image)
@@ -76,7 +76,7 @@ def read_predictions(file: str | Path, dataset: str) -> Predictions:
     except (ValueError, RecursionError):
         raise InputError(f"{wrong}; got text that does not parse") from None
     needed = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(content, list) or not all(isinstance(each, dict) and needed <= each.keys() for each in content):
+    if not isinstance(content, list) or not all(isinstance(item, dict) and needed <= item.keys() for item in content):
         raise InputError(f"{wrong}; got something else")
     metadata = MetadataCatalog.get(dataset)
     sizes = {record["image_id"]: (record["height"], record["width"]) for record in DatasetCatalog.get(dataset)}
@@ -85,29 +85,29 @@ def read_predictions(file: str | Path, dataset: str) -> Predictions:
     }
     points = len(metadata.get("keypoint_names") or ())
     by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for index, each in enumerate(content):
+    for index, item in enumerate(content):
         for key, known in (("image_id", sizes), ("category_id", labels)):
-            if type(each[key]) not in (int, str) or each[key] not in known:
-                raise InputError(f"{path}: {key} {short(each[key])} is not in {dataset}; name the data set it is of")
-        if problem := _problem(each, *sizes[each["image_id"]], points):
-            raise InputError(f"{path}: object {index} (image {each['image_id']}): {problem}")
-        by_image[each["image_id"]].append(each)
+            if type(item[key]) not in (int, str) or item[key] not in known:
+                raise InputError(f"{path}: {key} {short(item[key])} is not in {dataset}; name the data set it is of")
+        if problem := _problem(item, *sizes[item["image_id"]], points):
+            raise InputError(f"{path}: object {index} (image {item['image_id']}): {problem}")
+        by_image[item["image_id"]].append(item)
     return Predictions(by_image, labels, sizes)
 
 
-def _problem(found: Mapping[str, Any], height: int, width: int, points: int) -> str:
+def _problem(prediction: Mapping[str, Any], height: int, width: int, points: int) -> str:
     """What is wrong with a prediction in an image of that size; empty where it will do."""
-    if not is_number(found["score"], -MAX_SCORE, MAX_SCORE):
-        return f"score: expected a finite number, got {short(found['score'])}; evaluate intact weights anew"
-    problem = box_problem(found["bbox"])
+    if not is_number(prediction["score"], -MAX_SCORE, MAX_SCORE):
+        return f"score: expected a finite number, got {short(prediction['score'])}; evaluate intact weights anew"
+    problem = box_problem(prediction["bbox"])
     if not problem:
-        left, top, wide, high = found["bbox"]
-        if left + wide / 2 > width or top + high / 2 > height:
+        left, top, box_width, box_height = prediction["bbox"]
+        if left + box_width / 2 > width or top + box_height / 2 > height:
             problem = f"bbox: expected a box within {width}x{height}, got one outside; name the data set it is of"
-    if not problem and found.get("segmentation"):
-        problem = mask_problem(found["segmentation"], height, width)
-    if not problem and found.get("keypoints"):
-        problem = keypoints_problem(found["keypoints"], points, visibility=False)
+    if not problem and prediction.get("segmentation"):
+        problem = mask_problem(prediction["segmentation"], height, width)
+    if not problem and prediction.get("keypoints"):
+        problem = keypoints_problem(prediction["keypoints"], points, visibility=False)
     return problem
 
 
@@ -120,10 +120,10 @@ def _detections(
 ) -> Detections:
     """Detections with masks and keypoints where all objects have them."""
     masks = keypoints = None
-    if objects and all(each.get("segmentation") for each in objects):
-        masks = np.stack([_mask(each["segmentation"], *size) for each in objects])
-    if objects and all(each.get("keypoints") for each in objects):
-        keypoints = np.array([each["keypoints"] for each in objects], np.float32).reshape(len(objects), -1, 3)
+    if objects and all(item.get("segmentation") for item in objects):
+        masks = np.stack([_mask(item["segmentation"], *size) for item in objects])
+    if objects and all(item.get("keypoints") for item in objects):
+        keypoints = np.array([item["keypoints"] for item in objects], np.float32).reshape(len(objects), -1, 3)
     places = np.array(boxes, np.float32).reshape(-1, 4)
     return Detections(places, np.array(scores, np.float32), np.array(labels, np.int64), masks, keypoints)
 

@@ -47,9 +47,9 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     if len(columns) == 0:
         return []
     left, top = int(columns[0]), int(rows[0])
-    part = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
+    box = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.uint8)
     # Twice the size: a contour runs through pixel centres, now a quarter of a pixel inside the region's edge.
-    twice = part.repeat(2, axis=0).repeat(2, axis=1)
+    twice = box.repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     for contour, (_, _, _, parent) in zip(contours, hierarchy[0], strict=True):
         if parent >= 0:

@@ -32,7 +32,7 @@ def check_coco(root: str | Path, splits: tuple[str, ...] = ("train", "val")) -> 
         root: with ``annotations``, ``train2017`` and ``val2017``.
         splits: of interest.
     """
-    root, found = Path(root), []
+    root, parts = Path(root), []
     for split in splits:
         folder, count = root / f"{split}2017", COUNTS[split]
         names: set[str] = set()
@@ -42,12 +42,12 @@ def check_coco(root: str | Path, splits: tuple[str, ...] = ("train", "val")) -> 
             if not problem and len(listed) != count:
                 problem = f"{len(listed)} of {count} images"
             names |= listed
-            found.append(Part(f"annotations/{file.name}", problem))
+            parts.append(Part(f"annotations/{file.name}", problem))
         there = {path.name for path in folder.glob("*.jpg")} if folder.is_dir() else set()
         missing = sorted(names - there) if names else ["?"] * max(0, count - len(there))
         problem = f"{len(missing)} of {count} images are missing, first {missing[0]}" if missing else ""
-        found.append(Part(folder.name, problem))
-    return found
+        parts.append(Part(folder.name, problem))
+    return parts
 
 
 def _images_of(file: Path) -> tuple[set[str], str]:

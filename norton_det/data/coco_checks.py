@@ -77,8 +77,12 @@ def check_content(file: Path, content: Any, *, short_polygons: bool = False) -> 
             f"{file}: annotations: expected at least one that is no crowd, got none; there is nothing to train on or "
             "to measure, annotate some images"
         )
-    bare = ((each["id"] for each in annotations if not each.get(field)) for field in ("segmentation", "keypoints"))
-    return CocoSummary(len(images), objects, max(points.values()), *(next(ids, None) for ids in bare))
+
+    def first_without(field: str) -> Any:
+        return next((annotation["id"] for annotation in annotations if not annotation.get(field)), None)
+
+    most_points = max(points.values())
+    return CocoSummary(len(images), objects, most_points, first_without("segmentation"), first_without("keypoints"))
 
 
 def check_images(file: Path, folder: Path, images: Iterable[dict[str, Any]]) -> None:
@@ -91,8 +95,8 @@ def check_images(file: Path, folder: Path, images: Iterable[dict[str, Any]]) -> 
     below = defaultdict(set)  # each folder is listed once: faster than to ask for each file
     for name in names:
         below[os.path.dirname(name)].add(os.path.basename(name))
-    found = {part: _files_in(folder / part) for part in below}
-    missing = [name for name in names if os.path.basename(name) not in found[os.path.dirname(name)]]
+    listed = {subfolder: _files_in(folder / subfolder) for subfolder in below}
+    missing = [name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]]
     if missing:
         raise InputError(
             f"{folder}: expected {len(names)} images of {file}, {len(missing)} are missing, first {missing[0]}; "
@@ -104,11 +108,11 @@ def _records(file: Path, content: dict[str, Any], field: str, keys: Sequence[str
     records = content.get(field)
     if not isinstance(records, list):
         raise InputError(f"{file}: {field}: expected a list, as COCO has it, got none; see datasets/README.md")
-    wanted = set(keys)
+    required = set(keys)
     for index, record in enumerate(records):
         if not isinstance(record, dict):
             raise InputError(f"{file}: {field}[{index}]: expected a JSON object, got {short(record)}; see COCO's")
-        if not wanted <= record.keys():
+        if not required <= record.keys():
             lacking = next(key for key in keys if key not in record)
             named = f" (id {short(record['id'])})" if "id" in record else ""
             raise InputError(f"{file}: {field}[{index}]{named}: expected the field {lacking}, found none; add it")
@@ -124,8 +128,8 @@ def _check_ids(file: Path, field: str, records: Sequence[dict[str, Any]], kind: 
         value = record["id"]
         good = type(value) is first and isinstance(value, kind) and first is not bool
         if not good or (first is int and not -(2**63) <= value < 2**63):
-            wanted = "whole numbers, or names for all" if kind is not int else "whole numbers"
-            raise InputError(f"{file}: {field}[{index}]: id: expected {wanted}, got {short(value)}; number them anew")
+            expected = "whole numbers, or names for all" if kind is not int else "whole numbers"
+            raise InputError(f"{file}: {field}[{index}]: id: expected {expected}, got {short(value)}; number them anew")
     if len({record["id"] for record in records}) != len(records):
         twice = Counter(record["id"] for record in records).most_common(1)[0][0]
         raise InputError(f"{file}: {field}: expected ids that differ, got {short(twice)} twice; number them anew")

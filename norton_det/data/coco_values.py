@@ -102,10 +102,10 @@ def _runs_problem(runs: dict[str, Any], height: int, width: int) -> str:
     expected = f"segmentation: expected counts of 0 or more that sum to the image's {height * width} pixels"
     if isinstance(counts, str):
         try:
-            found = decode_counts(counts)
+            lengths = decode_counts(counts)
         except ValueError as error:
             return f"{expected}, got {short(counts)} ({error}); make them anew"
-        least, total = int(found.min()), int(found.sum())
+        least, total = int(lengths.min()), int(lengths.sum())
     elif isinstance(counts, list) and counts and {*map(type, counts)} == {int}:
         least, total = min(counts), sum(counts)
     else:

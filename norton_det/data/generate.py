@@ -88,19 +88,19 @@ def generate_dataset(
 
 def _require_same(root: Path, stamp: dict[str, int]) -> None:
     """Refuse a folder that is not the complete data set with these parameters."""
-    found: Any = None
+    written: Any = None
     if (root / STAMP).is_file():
         try:
-            found = json.loads((root / STAMP).read_text())
+            written = json.loads((root / STAMP).read_text())
         except ValueError:
-            found = None
-    if not isinstance(found, dict):
+            written = None
+    if not isinstance(written, dict):
         raise InputError(f"{root}: expected a new folder or a generated data set, got something else; name another")
-    if found != stamp:
-        differing = next(key for key in [*stamp, *found] if found.get(key) != stamp.get(key))
+    if written != stamp:
+        differing = next(key for key in [*stamp, *written] if written.get(key) != stamp.get(key))
         raise InputError(
             f"{root}: expected a data set with {differing} {stamp.get(differing)}, got one with "
-            f"{found.get(differing)}; delete it or name another folder"
+            f"{written.get(differing)}; delete it or name another folder"
         )
     if not is_complete(root):
         raise InputError(f"{root}: expected a complete data set, got one with files missing; delete it and run again")

@@ -76,10 +76,10 @@ def find_images(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of images, found none; check the path")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
         raise InputError(f"{root}: expected images ({', '.join(sorted(SUFFIXES))}), found none; name another folder")
-    return found
+    return files
 
 
 def load_images(
@@ -108,10 +108,10 @@ def load_images(
     Raises:
         InputError: no such folder, or none of its images can be read.
     """
-    found = _shuffled(folder, count, seed, 512)
-    shape = choose_size(found, size, resize)
+    files = _shuffled(folder, count, seed, 512)
+    shape = choose_size(files, size, resize)
     transform = make_transform(preprocessing, shape)
-    images, broken = read_sample(folder, found, transform, count, progress=progress)
+    images, broken = read_sample(folder, files, transform, count, progress=progress)
     return torch.stack(images), broken, shape
 
 
@@ -145,9 +145,9 @@ def _shuffled(folder: str | Path, count: int, seed: int, enough: int) -> list[Pa
     """All images below a folder in random order, once ``count`` is a number to draw."""
     if count < 1:
         raise InputError(f"calibration images: expected 1 or more, got {count}; {enough} are enough")
-    found = find_images(folder)
-    random.Random(seed).shuffle(found)
-    return found
+    files = find_images(folder)
+    random.Random(seed).shuffle(files)
+    return files
 
 
 def read_sample(

@@ -197,21 +197,21 @@ def check_datasets(names: Iterable[str], *, masks: bool = False, keypoints: int 
             continue
         # COCO's own, from which Detectron2 leaves such polygons out
         official = name.startswith(("coco_2017", "keypoints_coco_2017"))
-        found = check_coco_file(file, metadata.get("image_root"), short_polygons=official)
-        if masks and found.no_mask is not None:
+        checked = check_coco_file(file, metadata.get("image_root"), short_polygons=official)
+        if masks and checked.no_mask is not None:
             raise InputError(
-                f"{file}: annotation {found.no_mask}: segmentation: expected a mask, found none; add it, or set "
+                f"{file}: annotation {checked.no_mask}: segmentation: expected a mask, found none; add it, or set "
                 "MODEL.MASK_ON False"
             )
-        if keypoints and found.no_keypoints is not None:
+        if keypoints and checked.no_keypoints is not None:
             raise InputError(
-                f"{file}: annotation {found.no_keypoints}: keypoints: expected {keypoints}, found none; add them, or "
+                f"{file}: annotation {checked.no_keypoints}: keypoints: expected {keypoints}, found none; add them, or "
                 "set MODEL.KEYPOINT_ON False"
             )
-        if keypoints and found.keypoints != keypoints:
+        if keypoints and checked.keypoints != keypoints:
             raise InputError(
-                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS: expected {found.keypoints}, those of {name}, got {keypoints}; "
-                f"set it to {found.keypoints}"
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS: expected {checked.keypoints}, those of {name}, got "
+                f"{keypoints}; set it to {checked.keypoints}"
             )
 
 

@@ -58,10 +58,10 @@ def render_scene(
     image = _background(rng, height, width)
     _clutter(rng, image)
     image = image.astype(np.float32)
-    wanted = int(rng.integers(2, 7))
+    count = int(rng.integers(2, 7))
     instances: list[Instance] = []
     whole: list[int] = []  # pixels of each instance when nothing hides it
-    for name, figure, is_crowd in _figures(rng, wanted, scale, smallest):
+    for name, figure, is_crowd in _figures(rng, count, scale, smallest):
         covered = figure.alpha >= 0.5
         pixels = int(np.count_nonzero(covered))
         for _ in range(25):

@@ -44,8 +44,8 @@ def voc_to_coco(source: str | Path, split: str, classes: Sequence[str], first_pi
         tree = _parse(file)
         image_id = len(images) + 1
         width, height = (_number(file, tree, f"size/{side}") for side in ("width", "height"))
-        given = {"file_name": files.get(name, f"{name}.jpg"), "width": int(width), "height": int(height)}
-        images.append({"id": image_id, **given})
+        size_and_name = {"file_name": files.get(name, f"{name}.jpg"), "width": int(width), "height": int(height)}
+        images.append({"id": image_id, **size_and_name})
         for thing in tree.iter("object"):
             label = thing.findtext("name", "").strip()
             if label not in classes:
@@ -87,14 +87,14 @@ def find_classes(source: str | Path, splits: Sequence[str]) -> list[str]:
     Raises:
         InputError: a file is missing or does not parse, or there are no objects.
     """
-    source, found = Path(source), set()
+    source, names = Path(source), set()
     for split in splits:
         for name in _names(source, split):
             file = require_file(source / "Annotations" / f"{name}.xml", "VOC annotations (XML)")
-            found |= {thing.findtext("name", "").strip() for thing in _parse(file).iter("object")}
-    if not found:
+            names |= {thing.findtext("name", "").strip() for thing in _parse(file).iter("object")}
+    if not names:
         raise InputError(f"{source}: expected objects in its annotations, got none; name another folder")
-    return sorted(found)
+    return sorted(names)
 
 
 def convert_voc(

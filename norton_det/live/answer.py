@@ -12,7 +12,7 @@ COARSE = 1.5  # pixels that a mask's outline may be off
 DIGITS = 4
 
 
-def to_answer(found: Detections, height: int, width: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+def to_answer(detections: Detections, height: int, width: int, classes: Sequence[str]) -> list[dict[str, Any]]:
     """One object of plain values for each detection in a picture of that size.
 
     Keys: ``box`` (x0, y0, x1, y1), ``score``, ``label``, ``name``; ``mask``, polygons of (x, y, x, y, ...), and
@@ -20,20 +20,20 @@ def to_answer(found: Detections, height: int, width: int, classes: Sequence[str]
     """
     sides = np.array([width, height], np.float32)
     objects: list[dict[str, Any]] = []
-    for index in range(len(found)):
-        label = int(found.labels[index])
-        each: dict[str, Any] = {
-            "box": _rounded(found.boxes[index] / np.tile(sides, 2)),
-            "score": round(float(found.scores[index]), DIGITS),
+    for index in range(len(detections)):
+        label = int(detections.labels[index])
+        answer: dict[str, Any] = {
+            "box": _rounded(detections.boxes[index] / np.tile(sides, 2)),
+            "score": round(float(detections.scores[index]), DIGITS),
             "label": label,
             "name": class_name(classes, label),
         }
-        if found.masks is not None:
-            each["mask"] = [_rounded((part / sides).ravel()) for part in _outlines(found.masks[index])]
-        if found.keypoints is not None:
-            points = found.keypoints[index] / np.array([width, height, 1], np.float32)
-            each["keypoints"] = [_rounded(point) for point in points]
-        objects.append(each)
+        if detections.masks is not None:
+            answer["mask"] = [_rounded((outline / sides).ravel()) for outline in _outlines(detections.masks[index])]
+        if detections.keypoints is not None:
+            points = detections.keypoints[index] / np.array([width, height, 1], np.float32)
+            answer["keypoints"] = [_rounded(point) for point in points]
+        objects.append(answer)
     return objects
 
 
@@ -50,6 +50,6 @@ def _outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Outer outlines (N, 2) as x, y of a mask (H, W)."""
     import cv2
 
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    coarse = (cv2.approxPolyDP(contour, COARSE, True)[:, 0] for contour in found)
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    coarse = (cv2.approxPolyDP(contour, COARSE, True)[:, 0] for contour in contours)
     return [outline.astype(np.float32) for outline in coarse if len(outline) >= 3]

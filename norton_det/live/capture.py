@@ -16,13 +16,13 @@ NEVER_OPENED = "expected a video, got {0}; check it in a player, or convert it"
 
 def cameras() -> list[str]:
     """Cameras of this machine, as ``0 (name)``; empty where the system does not list them (it does on Linux)."""
-    found = []
+    listed = []
     for device in sorted(Path("/dev").glob("video*"), key=lambda path: (len(path.name), path.name)):
         label = Path("/sys/class/video4linux") / device.name / "name"
         number = device.name.removeprefix("video")
         if number.isdigit():
-            found.append(f"{number} ({label.read_text().strip()})" if label.is_file() else number)
-    return found
+            listed.append(f"{number} ({label.read_text().strip()})" if label.is_file() else number)
+    return listed
 
 
 def open_live(target: int | str) -> Any:

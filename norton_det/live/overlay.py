@@ -62,8 +62,8 @@ class Overlay:
             scene = annotator.annotate(scene, detections[those], kept)
         return scene
 
-    def _draw_keypoints(self, scene: np.ndarray, found: Detections, thickness: int) -> np.ndarray:
-        sv, points = self.sv, found.keypoints
+    def _draw_keypoints(self, scene: np.ndarray, detections: Detections, thickness: int) -> np.ndarray:
+        sv, points = self.sv, detections.keypoints
         assert points is not None
         visible = points[:, :, 2] >= self.keypoint_threshold
         shown = np.where(visible[..., None], points[:, :, :2], 0).astype(np.float32)  # zeros are left out

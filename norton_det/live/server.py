@@ -210,9 +210,9 @@ async def _serve(socket: Any, known: Mapping[str, Model], lock: asyncio.Lock) ->
 def detect(model: Model, picture: np.ndarray, threshold: float) -> dict[str, Any]:
     """What a model finds in a picture (H, W, 3), RGB, uint8, as the page takes it."""
     started = time.perf_counter()
-    found = model.predict(picture, threshold)
+    detections = model.predict(picture, threshold)
     milliseconds = 1000 * (time.perf_counter() - started)
-    objects = to_answer(found, picture.shape[0], picture.shape[1], model.info.classes)
+    objects = to_answer(detections, picture.shape[0], picture.shape[1], model.info.classes)
     return {"model": model.name, "ms": round(milliseconds, 2), "objects": objects}
 
 

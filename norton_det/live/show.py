@@ -131,10 +131,10 @@ def show(
 def see(side: Side, frame: Frame, threshold: float, draw: bool) -> tuple[np.ndarray, float]:
     """A frame with what one detector found; seconds of both together."""
     started = time.perf_counter()
-    found = side.predictor(frame.image, threshold)
+    detections = side.predictor(frame.image, threshold)
     side.model.add(time.perf_counter() - started)
     if draw:
-        picture = side.overlay.draw(frame.image, found, side.lines())
+        picture = side.overlay.draw(frame.image, detections, side.lines())
     else:
         picture = frame.image
     return picture, time.perf_counter() - started
@@ -147,12 +147,12 @@ class Interrupt:
         self.source, self.asked, self.closing = source, False, False
 
     def __enter__(self) -> "Interrupt":
-        self.before = {each: signal.signal(each, self.handle) for each in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self.handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for each, handler in self.before.items():
-            signal.signal(each, handler)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def handle(self, *_: object) -> None:
         if self.asked and not self.closing:

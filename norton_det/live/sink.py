@@ -35,7 +35,7 @@ class PictureSink(Sink):
             name = Path(frame.name or f"frame_{frame.index:06d}")
             numbered = (f"{name.stem}_{number}" for number in itertools.count(1))  # the same name in two folders
             distinct = [name.stem] if name.name in self._read else [name.stem, name.name]  # a.bmp beside a.webp
-            stem = next(each for each in itertools.chain(distinct, numbered) if each not in self._written)
+            stem = next(stem for stem in itertools.chain(distinct, numbered) if stem not in self._written)
             self._written.add(stem)
             self._read.add(name.name)
             target = target / f"{stem}.jpg"

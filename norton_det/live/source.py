@@ -71,19 +71,19 @@ class VideoFile(Source):
         self.capture.release()
 
 
-def open_source(given: str | int | Sequence[str]) -> Source:
+def open_source(source: str | int | Sequence[str]) -> Source:
     """Frames of what a user names.
 
     Args:
-        given: a number of a camera, a device (``/dev/video0``), a URL, a video file, a folder of pictures, or
+        source: a number of a camera, a device (``/dev/video0``), a URL, a video file, a folder of pictures, or
             picture files and patterns of them.
 
     Raises:
         InputError: nothing there, or not readable; for a camera, with those that there are.
     """
-    if isinstance(given, int):
-        return Camera(given)
-    names = [given] if isinstance(given, str) else list(given)
+    if isinstance(source, int):
+        return Camera(source)
+    names = [source] if isinstance(source, str) else list(source)
     if len(names) == 1:
         name = os.path.realpath(names[0]) if names[0].startswith("/dev/") else names[0]
         if name.isdigit():

@@ -115,10 +115,10 @@ def _has_encoder(av: Any, name: str) -> bool:
 
 def _join_parts(av: Any, parts: Path, whole: Path) -> None:
     """An .mp4 of one part with the index in front, so that browsers can start before the end."""
-    with av.open(str(parts)) as given, av.open(str(whole), "w", options={"movflags": "faststart"}) as made:
-        (read,) = given.streams.video
+    with av.open(str(parts)) as source, av.open(str(whole), "w", options={"movflags": "faststart"}) as made:
+        (read,) = source.streams.video
         written = made.add_stream_from_template(read)
-        for packet in given.demux(read):
+        for packet in source.demux(read):
             if packet.dts is not None:  # the last one is empty
                 packet.stream = written
                 made.mux(packet)

@@ -23,10 +23,10 @@ EXAMPLES = """
 
 def make_parser() -> argparse.ArgumentParser:
     own = parser(__doc__, EXAMPLES)
-    given = own.add_argument_group("what is seen, one of").add_mutually_exclusive_group(required=True)
-    given.add_argument("--webcam", nargs="?", const=0, type=int, metavar="N", help="a camera; 0 is the first")
-    given.add_argument("--video-input", metavar="FILE", help="a video, /dev/videoN, or a URL (http, rtsp)")
-    given.add_argument("--input", nargs="+", metavar="FILE", help="pictures, folders of them, or patterns")
+    sources = own.add_argument_group("what is seen, one of").add_mutually_exclusive_group(required=True)
+    sources.add_argument("--webcam", nargs="?", const=0, type=int, metavar="N", help="a camera; 0 is the first")
+    sources.add_argument("--video-input", metavar="FILE", help="a video, /dev/videoN, or a URL (http, rtsp)")
+    sources.add_argument("--input", nargs="+", metavar="FILE", help="pictures, folders of them, or patterns")
     models = own.add_argument_group("what sees it")
     models.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
     models.add_argument("--weights", metavar="FILE", help=".xml, .onnx, or a detector's weights")

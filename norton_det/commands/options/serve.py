@@ -50,14 +50,14 @@ def listen(host: str, port: int) -> socket.socket:
         refuse(f"--port: expected 0 to 65535, got {port}; 8000 is usual")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-        found.listen(64)
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(64)
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         refuse(f"--host {host} --port {port}: cannot listen there ({reason}); give others")
-    return found
+    return listener
 
 
 def check_certificate(cert: str | None, key: str | None) -> None:
