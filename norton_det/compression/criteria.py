@@ -11,6 +11,7 @@ Legend: ``O`` filters, ``C`` channels.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -22,45 +23,64 @@ from ..utils.errors import InputError
 Score = Callable[[Tensor, Factors | None, torch.Generator], Tensor]
 """(weight (O, I, Kh, Kw), its CP factors or None, random generator) -> scores (O,), higher = keep, on the CPU."""
 
-
 DataScore = Callable[[Tensor, Tensor], Tensor]
 """(covariance (C, C) of channels, weights (rows, C) that read them) -> scores (C,), higher = keep, on the CPU."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A named way to score filters.
+    """A named way to score the filters of one layer by its weight.
 
     Attributes:
         name: in the registry.
-        score: a ``Score``; with ``needs_data`` a ``DataScore``.
+        score: see ``Score``.
         needs_factors: it sees only layers that have CP factors.
-        needs_data: it scores channels by what they do on calibration images.
     """
 
     name: str
-    score: Callable[..., Tensor]
+    score: Score
     needs_factors: bool
-    needs_data: bool
 
 
-_CRITERIA: dict[str, Criterion] = {}
+@dataclass(frozen=True)
+class DataCriterion:
+    """A named way to score a set of channels by what they do on calibration images.
+
+    Attributes:
+        name: in the registry.
+        score: see ``DataScore``.
+    """
+
+    name: str
+    score: DataScore
 
 
+_CRITERIA: dict[str, Criterion | DataCriterion] = {}
+
+
+@overload
 def register_criterion(
-    name: str, needs_factors: bool = False, needs_data: bool = False
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    name: str, needs_factors: bool = False, needs_data: Literal[False] = False
+) -> Callable[[Score], Score]: ...
+@overload
+def register_criterion(
+    name: str, needs_factors: bool = False, *, needs_data: Literal[True]
+) -> Callable[[DataScore], DataScore]: ...
+def register_criterion(name: str, needs_factors: bool = False, needs_data: bool = False) -> Callable[..., Any]:
     """Decorator that adds a criterion, a ``Score`` or with ``needs_data`` a ``DataScore``, under ``name``.
 
     With ``needs_factors`` it is given the layer's CP factors, and layers that have none (1x1 convolutions and
     the stem) are scored by ``norm`` instead. With ``needs_data`` it can be used with calibration images only.
+
+    Raises:
+        ValueError: the name is taken.
     """
 
-    def add(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def add(score: Any) -> Any:
         if name in _CRITERIA:
             raise ValueError(f"criterion {name!r} is registered already; choose another name")
-        _CRITERIA[name] = Criterion(name, function, needs_factors, needs_data)
-        return function
+        _CRITERIA[name] = DataCriterion(name, score) if needs_data else Criterion(name, score, needs_factors)
+        return score
 
     return add
 
@@ -70,7 +90,7 @@ def criteria() -> list[str]:
     return sorted(_CRITERIA)
 
 
-def get_criterion(name: str) -> Criterion:
+def get_criterion(name: str) -> Criterion | DataCriterion:
     """The criterion of that name.
 
     Raises:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,9 @@ from .calibration import Calibration
 from .detector_report import DetectorReport, FactoredLayer
 from .fit_detector import fit_around
 from .report import CompressionReport
-from .resnet import compress_detector_state
+from .resnet import compress_detector_state_with
 from .sampling import crop_side, random_crops
+from .settings import CompressionOptions, CompressionSettings
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
 ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
@@ -57,7 +58,7 @@ def compress_detector(
     layout: Mapping[str, int | None] | None = None,
     calibration: Sequence[Any] | None = None,
     input_size: tuple[int, int, int] = (3, 800, 800),
-    **options: Any,
+    **options: Unpack[CompressionOptions],
 ) -> DetectorResult:
     """Compress a Faster, Mask or Keypoint R-CNN with FPN; the input is untouched.
 
@@ -89,17 +90,20 @@ def compress_detector(
     check_finite(detector.state_dict(), "detector")
     candidates = find_candidates(detector)
     chosen, left = choose_layout(candidates, neck_rank, head_rank, box_head_rank, layout or {})
+    on_crops = None
     if calibration is not None:
         check_images(stack, calibration)
         dense = copy.deepcopy(detector).eval()
         crops = _crops(dense, stack, calibration)
-        options = {"calibration": Calibration(crops, device=str(crops.device))} | options
-    model, info, backbone = _compress_resnet(detector, stack, spec, options)
+        on_crops = Calibration(crops, device=str(crops.device))
+    model, info, backbone = _compress_resnet(
+        detector, stack, spec, CompressionSettings(calibration=on_crops, **options)
+    )
     old = {each.name: each for each in candidates}
     apply_layout(model, chosen).eval()
     errors = {}
     if calibration is not None:
-        errors = fit_around(dense, model, chosen, calibration, stack, progress=bool(options.get("progress")))
+        errors = fit_around(dense, model, chosen, calibration, stack, progress=options.get("progress", False))
     layers = tuple(_describe(old[name], model.get_submodule(name), errors.get(name)) for name in chosen)
     stack.finish(model, replace(info, layout=find_layout(model)))
     before, after = count_complexity(detector, input_size), count_complexity(model, input_size)
@@ -194,7 +198,7 @@ def adapter_of(stack: str, what: str) -> ModuleType:
 
 
 def _compress_resnet(
-    detector: nn.Module, stack: ModuleType, spec: CompressionSpec | None, options: dict[str, Any]
+    detector: nn.Module, stack: ModuleType, spec: CompressionSpec | None, settings: CompressionSettings
 ) -> tuple[nn.Module, NetworkInfo, CompressionReport | None]:
     """A copy of the detector with its ResNet compressed to ``spec``, what it is then, and the report."""
     state = detector.state_dict()
@@ -213,8 +217,10 @@ def _compress_resnet(
     if stays:
         new: Mapping[str, Tensor] = {f"{prefix}{name}": tensor for name, tensor in part.items()} | rest
     else:
-        options = {"preprocessing": info.preprocessing, "stride_in_1x1": info.stride_in_1x1} | options
-        new, report = compress_detector_state(state, target, **options)
+        stride = info.stride_in_1x1 if settings.stride_in_1x1 is None else settings.stride_in_1x1
+        preprocessing = settings.preprocessing or info.preprocessing
+        expected = replace(settings, preprocessing=preprocessing, stride_in_1x1=stride)
+        new, report = compress_detector_state_with(state, target, expected)
     stack.replace_resnet(model, target, info.stride_in_1x1, info.preprocessing)
     _load(model, new)
     return model, info, report

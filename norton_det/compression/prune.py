@@ -19,7 +19,7 @@ from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
 from ..utils.threads import on_threads
 from .channel_statistics import ChannelStatistics
-from .criteria import get_criterion, keep_indices
+from .criteria import DataCriterion, get_criterion, keep_indices, norm
 
 NORM_FIELDS = ("weight", "bias", "running_mean", "running_var")
 # input projection of a neck for the output of a stage: Detectron2's FPN, torchvision's (with .0 since 0.13)
@@ -42,8 +42,9 @@ def select_channels(
     later.
     Criteria that need data get ``statistics``, which have all sets that are pruned.
     """
-    if get_criterion(criterion).needs_data:
-        return _by_statistics(statistics or {}, spec, criterion, progress)
+    chosen = get_criterion(criterion)
+    if isinstance(chosen, DataCriterion):
+        return _by_statistics(statistics or {}, spec, chosen, progress)
     widths, generator = spec.channels(), torch.Generator().manual_seed(seed)
     kept: dict[str, Tensor] = {}
     writers: dict[str, list[Site]] = {}
@@ -51,12 +52,11 @@ def select_channels(
         writers.setdefault(site.writes, []).append(site)
 
     def scores(site: Site, alone: bool) -> Tensor:
-        part, chosen = factors.get(site.name), get_criterion(criterion)
-        if part is not None and alone:
-            part = part.inputs(kept[site.reads])  # as the filters are left by the cut of their input channels
-        if chosen.needs_factors and part is None:
-            chosen = get_criterion("norm")
-        return chosen.score(state[f"{site.name}.weight"], part, generator)
+        of_site = factors.get(site.name)
+        if of_site is not None and alone:
+            of_site = of_site.inputs(kept[site.reads])  # as the filters are left by the cut of their input channels
+        score = norm if chosen.needs_factors and of_site is None else chosen.score
+        return score(state[f"{site.name}.weight"], of_site, generator)
 
     for channels, sites in tqdm(writers.items(), desc="prune", unit="set", disable=not progress):
         found = [scores(site, len(sites) == 1) for site in sites]
@@ -66,16 +66,15 @@ def select_channels(
 
 
 def _by_statistics(
-    statistics: Mapping[str, ChannelStatistics], spec: CompressionSpec, criterion: str, progress: bool
+    statistics: Mapping[str, ChannelStatistics], spec: CompressionSpec, criterion: DataCriterion, progress: bool
 ) -> dict[str, Tensor]:
     full, widths = spec.architecture.widths, spec.channels()
     names = [name for name in full if name != IMAGE]
-    score = get_criterion(criterion).score
 
     def choose(name: str) -> Tensor:
         if full[name] == widths[name]:
             return torch.arange(full[name])
-        return keep_indices(score(statistics[name].covariance, statistics[name].readers), widths[name])
+        return keep_indices(criterion.score(statistics[name].covariance, statistics[name].readers), widths[name])
 
     bar = tqdm(names, desc="prune", unit="set", disable=not progress)
     return dict(zip(names, on_threads(choose, bar), strict=True))

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,11 @@ from ..utils.errors import InputError
 from ..utils.threads import one_thread
 from .calibration import Calibration
 from .channel_statistics import channel_statistics
-from .criteria import get_criterion
+from .criteria import DataCriterion, get_criterion
 from .fit_resnet import FittedReader, Reader, calibrate
 from .prune import cut, cut_laterals, find_laterals, select_channels
 from .report import CompressionReport, layer_reports
+from .settings import CompressionOptions, CompressionSettings, as_calibration
 
 
 @dataclass(frozen=True)
@@ -49,20 +50,14 @@ class CompressionResult:
     readers: dict[int, FittedReader]
 
 
-@one_thread()
 def compress(
     model: nn.Module | Mapping[str, Tensor],
     spec: CompressionSpec | str,
     *,
-    criterion: str | None = None,
     calibration: Tensor | Calibration | None = None,
     readers: Mapping[int, Reader] | None = None,
-    seed: int = 0,
-    starts: int | None = None,
-    preprocessing: Preprocessing | None = None,
-    stride_in_1x1: bool | None = None,
     input_size: tuple[int, int, int] = (3, 224, 224),
-    progress: bool = False,
+    **options: Unpack[CompressionOptions],
 ) -> CompressionResult:
     """Compress a dense ResNet with NORTON; the same input gives the same bits on any number of threads.
 
@@ -70,30 +65,37 @@ def compress(
         model: torchvision's ResNet-18/34/50/101/152, a dense ``NortonResNet``, or a state dict with their names, any
             number of classes, with or without the classifier. It is left untouched.
         spec: ranks and ratios, or the name of a level, such as ``norton-78``.
-        criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
         calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
             settings: the compressed network is fitted to the dense one on them.
         readers: what else reads the outputs of stages (1..4), to be fitted too.
+        input_size: (3, H, W) at which MACs are counted.
+        criterion: how filters are scored, one of ``criteria()``; by default ``css`` with calibration, else ``pabs``.
         seed: of the random starts of the decomposition and of random criteria.
         starts: initial guesses per filter of the decomposition; by default more for higher ranks.
         preprocessing, stride_in_1x1: what the weights expect; by default as the model says, else torchvision's.
-        input_size: (3, H, W) at which MACs are counted.
         progress: show progress bars.
 
     Raises:
         InputError: not such a network, already compressed, not finite, an unknown criterion, or one that needs
             calibration images without them.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: expected 0 to {2**32 - 1}, got {seed}; choose one of them")
-    if calibration is not None and not isinstance(calibration, Calibration):
-        calibration = Calibration(calibration)
-    criterion = criterion or ("pabs" if calibration is None else "css")
-    if get_criterion(criterion).needs_data and calibration is None:
-        raise InputError(f"criterion: {criterion} needs calibration images, got none; give some, or use pabs")
+    settings = CompressionSettings(calibration=as_calibration(calibration), input_size=input_size, **options)
+    return compress_with(model, spec, settings, readers)
+
+
+@one_thread()
+def compress_with(
+    model: nn.Module | Mapping[str, Tensor],
+    spec: CompressionSpec | str,
+    settings: CompressionSettings,
+    readers: Mapping[int, Reader] | None = None,
+) -> CompressionResult:
+    """``compress`` with its keyword arguments as settings."""
+    calibration, input_size, progress = settings.calibration, settings.input_size, settings.progress
+    criterion = settings.scored_by
     state, info = read_network(model)
-    stride_in_1x1 = info.stride_in_1x1 if stride_in_1x1 is None else stride_in_1x1
-    preprocessing = preprocessing or info.preprocessing
+    stride_in_1x1 = info.stride_in_1x1 if settings.stride_in_1x1 is None else settings.stride_in_1x1
+    preprocessing = settings.preprocessing or info.preprocessing
     if calibration is not None:
         _check_range(calibration.images, preprocessing)
     spec = spec_for(info.spec.arch, spec)
@@ -104,16 +106,16 @@ def compress(
     check_state(state, dense.state_dict(), "model")
     seconds: dict[str, float] = {}
     with _timed(seconds, "decompose"):
-        factors = _decompose(state, spec, seed, starts, progress)
+        factors = _decompose(state, spec, settings)
     teacher, statistics = None, None
     if calibration is not None:
         teacher = copy.deepcopy(dense).to_empty(device=calibration.device).eval()
         teacher.load_state_dict(state)
-        if get_criterion(criterion).needs_data:
+        if isinstance(get_criterion(criterion), DataCriterion):
             with _timed(seconds, "channels"):
                 statistics = channel_statistics(teacher, spec, calibration, progress)
     with _timed(seconds, "prune"):
-        kept = select_channels(state, factors, spec, criterion, seed, progress, statistics)
+        kept = select_channels(state, factors, spec, criterion, settings.seed, progress, statistics)
         pruned = cut(state, factors, kept, spec)
     small = small.to_empty(device="cpu")
     small.preprocessing = preprocessing
@@ -142,14 +144,19 @@ def compress(
 
 
 def compress_detector_state(
-    state: Mapping[str, Tensor], spec: CompressionSpec, **options: Any
+    state: Mapping[str, Tensor],
+    spec: CompressionSpec,
+    *,
+    calibration: Tensor | Calibration | None = None,
+    input_size: tuple[int, int, int] = (3, 224, 224),
+    **options: Unpack[CompressionOptions],
 ) -> tuple[dict[str, Tensor], CompressionReport]:
     """Compress the ResNet inside a trained detector; neck and heads stay as they are.
 
     Args:
         state: of a Detectron2 or torchvision R-CNN with FPN and a dense ResNet.
         spec: ranks and ratios.
-        options: of ``compress``.
+        calibration, input_size, options: of ``compress``.
 
     Returns:
         The new state (the ResNet with torchvision's names below the same prefix, the FPN's lateral convolutions cut
@@ -158,10 +165,18 @@ def compress_detector_state(
     Raises:
         InputError: no such ResNet in it, already compressed, or not finite.
     """
+    settings = CompressionSettings(calibration=as_calibration(calibration), input_size=input_size, **options)
+    return compress_detector_state_with(state, spec, settings)
+
+
+def compress_detector_state_with(
+    state: Mapping[str, Tensor], spec: CompressionSpec, settings: CompressionSettings
+) -> tuple[dict[str, Tensor], CompressionReport]:
+    """``compress_detector_state`` with its keyword arguments as settings."""
     prefix, resnet, rest = split_detector_state(state)
     check_finite(rest, "detector")
     readers = _readers(rest, spec.architecture)
-    result = compress(resnet, spec, readers={stage: reader for stage, (_, reader) in readers.items()}, **options)
+    result = compress_with(resnet, spec, settings, {stage: reader for stage, (_, reader) in readers.items()})
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
     kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
     narrow = cut_laterals(rest, kept, spec.architecture)
@@ -210,16 +225,19 @@ def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:
         )
 
 
-def _decompose(
-    state: Mapping[str, Tensor], spec: CompressionSpec, seed: int, starts: int | None, progress: bool
-) -> dict[str, Factors]:
+def _decompose(state: Mapping[str, Tensor], spec: CompressionSpec, settings: CompressionSettings) -> dict[str, Factors]:
     """CP factors of every 3x3 convolution that has a rank, by layer name."""
     ranks = {name: rank for name, rank in zip(spec.architecture.factored, spec.ranks, strict=True) if rank is not None}
     weights = [state[f"{name}.weight"] for name in ranks]
     total = sum(len(weight) for weight in weights)
-    with tqdm(total=total, desc="decompose", unit="filter", disable=not progress) as bar:
+    with tqdm(total=total, desc="decompose", unit="filter", disable=not settings.progress) as bar:
         found = cp_decompose_layers(
-            weights, list(ranks.values()), starts=starts, seed=seed, names=list(ranks), progress=bar.update
+            weights,
+            list(ranks.values()),
+            starts=settings.starts,
+            seed=settings.seed,
+            names=list(ranks),
+            progress=bar.update,
         )
     return dict(zip(ranks, found, strict=True))
 
