@@ -32,12 +32,6 @@ MAY_IMPORT = {
     "commands": "utils decomposition models checkpoint compression compression.search data classification deploy"
     " d2 tv live commands.options",
 }
-# arrows of today that the table does not allow, to be taken away
-PENDING: set[tuple[str, str]] = {
-    ("deploy", "compression"),
-    ("deploy", "d2"),
-    ("deploy", "tv"),
-}
 
 
 def loaded_by(*modules: str, path: str | None = None, among: tuple[str, ...] = HEAVY) -> set[str]:
@@ -115,10 +109,7 @@ def test_the_table_itself_has_no_circle():
 
 
 def test_imports_run_one_way():
-    arrows = arrows_up()
-    unexpected = {arrow: who for arrow, who in arrows.items() if arrow not in PENDING}
-    assert not unexpected
-    assert set(arrows) == PENDING, "an arrow is gone: take it out of PENDING"
+    assert not arrows_up()
 
 
 def test_no_module_imports_itself_over_others():
@@ -138,7 +129,7 @@ def test_the_stacks_do_not_know_each_other():
 
 
 def test_no_module_is_long():
-    data = {"norton_det.checkpoint.zoo_table", "norton_det.models.complexity"}
+    data = {"norton_det.checkpoint.zoo_table"}
     long = {name: len(file.read_text().splitlines()) for name, file in modules().items() if name not in data}
     assert {name: lines for name, lines in long.items() if lines > 300} == {}
 

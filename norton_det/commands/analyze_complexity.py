@@ -15,6 +15,7 @@ from ..checkpoint.zoo_table import DETECTIONS, ENTRIES, NETWORKS
 from ..models.complexity import count_complexity
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
+from ..models.stacks import is_detector
 from ..utils.errors import InputError
 from ..utils.options import DETECTORS
 
@@ -136,7 +137,7 @@ def main(args: argparse.Namespace) -> None:
     if args.markdown:
         raise InputError("--markdown: expected without a network, got one; it is for the published tables")
     model = chosen(args)
-    side = 800 if hasattr(model, "roi_heads") else 224
+    side = 800 if is_detector(model) else 224
     size = (3, *(args.input_size or (side, side)))
     found = count_complexity(model, size, proposals=args.proposals, detections=args.detections)
     print(json.dumps(found.to_dict(), indent=2) if args.json else found.table(args.depth))

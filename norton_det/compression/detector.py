@@ -7,11 +7,9 @@ not, whose ResNet is dense or compressed already.
 """
 
 import copy
-import importlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Unpack
 
 import torch
@@ -23,6 +21,7 @@ from ..models.factorize import Candidate, Layout, apply_layout, factored_layer, 
 from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
+from ..models.stacks import DetectionStack, stack_of
 from ..models.state import check_finite, match_counters
 from ..utils.errors import InputError
 from ..utils.threads import one_thread
@@ -35,7 +34,6 @@ from .sampling import crop_side, random_crops
 from .settings import CompressionOptions, CompressionSettings
 
 CROP = 512  # pixels: side of the crops that the ResNet is fitted on
-ADAPTERS = {"detectron2": "d2", "torchvision": "tv"}
 CALIBRATION_PIXELS = 512 * 128 * 128  # of all crops together; see the cost in ``fit_resnet``
 
 
@@ -81,7 +79,7 @@ def compress_detector(
             spec, or a rank out of range.
     """
     started = time.perf_counter()
-    stack = adapter_of(stack_name(detector), "adapter")
+    stack = stack_of(detector)
     if isinstance(spec, str):
         spec = CompressionSpec.preset(spec, resnet_spec(detector).arch)
     for name, parameter in detector.named_parameters():
@@ -105,7 +103,7 @@ def compress_detector(
     if calibration is not None:
         errors = fit_around(dense, model, chosen, calibration, stack, progress=options.get("progress", False))
     layers = tuple(_describe(old[name], model.get_submodule(name), errors.get(name)) for name in chosen)
-    stack.finish(model, replace(info, layout=find_layout(model)))
+    stack.attach_info(model, replace(info, layout=find_layout(model)))
     before, after = count_complexity(detector, input_size), count_complexity(model, input_size)
     report = DetectorReport(
         backbone,
@@ -170,35 +168,8 @@ def choose_layout(
     return layout, dense
 
 
-def stack_name(detector: nn.Module) -> str:
-    """detectron2 or torchvision.
-
-    Raises:
-        InputError: neither's R-CNN.
-    """
-    roots = {cls.__module__.partition(".")[0] for cls in type(detector).__mro__}
-    if hasattr(detector, "roi_heads") and (hasattr(detector, "rpn") or hasattr(detector, "proposal_generator")):
-        for name in ADAPTERS:
-            if name in roots:
-                return name
-    got = type(detector).__name__
-    raise InputError(f"detector: expected an R-CNN of Detectron2 or torchvision, got {got}; give the detector itself")
-
-
-def adapter_of(stack: str, what: str) -> ModuleType:
-    """The module of an adapter for a stack of ``stack_name``: ``adapter`` or ``deploy``.
-
-    Raises:
-        InputError: the stack is not installed.
-    """
-    try:
-        return importlib.import_module(f"norton_det.{ADAPTERS[stack]}.{what}")
-    except ModuleNotFoundError as error:
-        raise InputError(f"expected {error.name} to be installed, found none; run make setup") from None
-
-
 def _compress_resnet(
-    detector: nn.Module, stack: ModuleType, spec: CompressionSpec | None, settings: CompressionSettings
+    detector: nn.Module, stack: DetectionStack, spec: CompressionSpec | None, settings: CompressionSettings
 ) -> tuple[nn.Module, NetworkInfo, CompressionReport | None]:
     """A copy of the detector with its ResNet compressed to ``spec``, what it is then, and the report."""
     state = detector.state_dict()
@@ -221,7 +192,7 @@ def _compress_resnet(
         preprocessing = settings.preprocessing or info.preprocessing
         expected = replace(settings, preprocessing=preprocessing, stride_in_1x1=stride)
         new, report = compress_detector_state_with(state, target, expected)
-    stack.replace_resnet(model, target, info.stride_in_1x1, info.preprocessing)
+    stack.replace_resnet(model, info)
     _load(model, new)
     return model, info, report
 
@@ -243,7 +214,7 @@ def _stride_in_1x1(detector: nn.Module) -> bool:
     return any(has_stride_in_1x1(module) for name, module in detector.named_modules() if name.endswith(firsts))
 
 
-def check_images(stack: ModuleType, images: Sequence[Any]) -> None:
+def check_images(stack: DetectionStack, images: Sequence[Any]) -> None:
     """Refuse calibration images that the detector would not take.
 
     Raises:
@@ -258,17 +229,12 @@ def check_images(stack: ModuleType, images: Sequence[Any]) -> None:
             raise InputError(f"calibration: image {index}: expected {problem}; give images as the detector takes them")
 
 
-def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any]) -> Tensor:
+def _crops(detector: nn.Module, stack: DetectionStack, inputs: Sequence[Any]) -> Tensor:
     """Random crops (N, 3, S, S) of the preprocessed images, to fit the ResNet on: as many pixels as memory allows."""
-    images = [pixels_of(stack.preprocess(detector, [image])) for image in inputs]
+    images = [stack.preprocess(detector, [image]).pixels for image in inputs]
     side = crop_side(images, CROP)
     per_image = max(1, min(4, CALIBRATION_PIXELS // (side * side * len(images))))
     return torch.cat(random_crops(images, side, per_image))
-
-
-def pixels_of(batch: Any) -> Tensor:
-    """(N, 3, H, W) of an image list of either stack."""
-    return batch.tensor if hasattr(batch, "tensor") else batch.tensors
 
 
 def _describe(old: Candidate, new: nn.Module, output_error: float | None) -> FactoredLayer:

@@ -17,7 +17,6 @@ Legend: ``P`` regions, ``C`` channels, ``rows`` samples.
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from ..decomposition.moments import Moments
 from ..models.factorize import factored_layer, part_of
 from ..models.fuse import fused_resnet
 from ..models.layers import CPConv2d, LowRankLinear
+from ..models.stacks import DetectionStack
 from ..utils.errors import InputError
 from ..utils.hooks import Inputs, listening
 from ..utils.threads import on_threads
@@ -65,7 +65,7 @@ def fit_around(
     small: nn.Module,
     names: Iterable[str],
     inputs: Sequence[Any],
-    stack: ModuleType,
+    stack: DetectionStack,
     settings: AroundSettings | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -76,7 +76,7 @@ def fit_around(
         small: has factored layers at ``names``, in eval mode.
         names: of the layers, as in the dense detector.
         inputs: unlabelled images, each as the detector takes it.
-        stack: adapter of the detectors' stack (``d2.surgery`` or ``tv.surgery``).
+        stack: of both detectors.
 
     Returns:
         Squared error of each layer's output that is left, relative to its variance, by name.
@@ -100,7 +100,7 @@ def fit_around(
             fit.read_small(stack, bar, layers, [{}] * len(inputs) if number else regions, pooled)
             fit.solve(layers)
     for head, pairs in pooled.items():
-        fit.walk_head(stack.head_of, head, pairs)
+        fit.walk_head(stack.head_layers, head, pairs)
     return fit.errors
 
 
@@ -166,7 +166,7 @@ class _Fit:
             self.errors[name] = fit_conv(layer, moments, prior, self.settings.fit).error
 
     def read_dense(
-        self, stack: ModuleType, inputs: Iterable[Any], neck: list[str], rpn: list[str], heads: list[str]
+        self, stack: DetectionStack, inputs: Iterable[Any], neck: list[str], rpn: list[str], heads: list[str]
     ) -> list[Regions]:
         """Run the dense detector on images, and both on what the neck reads; regions for each head of each image and
         their pooled features (P, C, S, S).
@@ -176,7 +176,7 @@ class _Fit:
             def run(image: Any) -> tuple[Any, ...]:
                 images, maps = stack.image_features(self.dense, [image])
                 boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
-                found = stack.detect(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+                found = stack.detect_boxes(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
                 if neck:
                     stack.image_features(self.small, [image])
                 return images, maps, boxes, found, heard(), heard_small()
@@ -189,7 +189,7 @@ class _Fit:
             return regions
 
     def _choose(
-        self, stack: ModuleType, heads: list[str], images: Any, maps: Any, boxes: Tensor, found: Tensor
+        self, stack: DetectionStack, heads: list[str], images: Any, maps: Any, boxes: Tensor, found: Tensor
     ) -> Regions:
         """Proposals or detections of an image drawn for each head, and their features."""
         chosen = {}
@@ -203,7 +203,7 @@ class _Fit:
 
     def read_small(
         self,
-        stack: ModuleType,
+        stack: DetectionStack,
         inputs: Iterable[Any],
         rpn: list[str],
         chosen: list[Regions],

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..compression.detector import adapter_of, stack_name
 from ..models.fuse import fuse
+from ..models.stacks import stack_of
 from ..utils.errors import InputError
 from ..utils.options import FILE_FORMS, FORMS, TORCH_FORMS
 from .clock import with_rest
@@ -85,9 +85,9 @@ def make_call(
     size = {"min_size": min(picture.shape[:2]), "max_size": max(picture.shape[:2])}
     if form in ("eager", "fused"):
         model = fuse(detector).to(memory_format=torch.channels_last) if form == "fused" else detector
-        adapter, device = adapter_of(stack_name(detector), "deploy"), next(model.parameters()).device
-        call = adapter.native_call(model, picture)
-        methods = {name: (part, "forward") for name, part in adapter.native_parts(model).items()}
+        stack, device = stack_of(detector), next(model.parameters()).device
+        call = stack.native_call(model, picture)
+        methods = {name: (part, "forward") for name, part in stack.native_parts(model).items()}
         return Runner(call, _bytes(model), lambda: with_rest(call, methods, device))
     if form in TORCH_FORMS:
         precision = form.partition("-")[2].replace("fp16", "f16") or "f32"

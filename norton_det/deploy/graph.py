@@ -13,16 +13,16 @@ Legend: ``A`` anchors of a cell, ``L`` levels, ``P`` proposals, ``N`` detections
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import nms
 
-from ..compression.detector import adapter_of, stack_name
 from ..models.fuse import fuse
-from ..models.rcnn import BoxRule, Head, ProposalRule
+from ..models.rcnn import PoolRule, RCNNParts
+from ..models.stacks import stack_of
 from ..utils.errors import InputError
 from .roi_align import pool_regions
 
@@ -37,44 +37,26 @@ class DetectorGraph(nn.Module):
     (N, 1, S, S) are probabilities within their box, heat maps (N, K, S, S) logits of keypoints within it.
 
     Args:
-        backbone: (1, 3, H, W) -> L maps, finest first.
-        rpn_head: maps -> objectness (1, A, H, W) and deltas (1, 4A, H, W) of each.
-        cell_anchors: (A, 4) of each level, xyxy around the cell.
-        box: head -> scores (P, C+1), deltas.
-        mask, keypoint: head -> logits; ``None`` where there is none.
-        mean, std: of the three colours.
-        divisor: sides are padded to multiples of it.
+        parts: of the detector; layers are shared with it.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        backbone: Callable[[Tensor], Sequence[Tensor]],
-        rpn_head: Callable[[list[Tensor]], tuple[list[Tensor], list[Tensor]]],
-        cell_anchors: Sequence[Tensor],
-        proposal_rule: ProposalRule,
-        box: Head,
-        box_rule: BoxRule,
-        mask: Head | None = None,
-        keypoint: Head | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        divisor: int = 32,
-    ) -> None:
+    def __init__(self, parts: RCNNParts) -> None:
         super().__init__()
-        self.backbone, self.rpn_head = backbone, rpn_head
-        self.proposal_rule, self.box_rule, self.divisor = proposal_rule, box_rule, divisor
-        self.pools, self.heads = {}, nn.ModuleDict()
-        for name, head in (("box", box), ("mask", mask), ("keypoint", keypoint)):
+        self.backbone, self.rpn_head = parts.backbone, parts.rpn_head
+        self.proposal_rule, self.box_rule, self.divisor = parts.proposal_rule, parts.box_rule, parts.divisor
+        self.pools: dict[str, tuple[PoolRule, tuple[int, ...]]] = {}
+        self.heads = nn.ModuleDict()
+        for name, head in (("box", parts.box), ("mask", parts.mask), ("keypoint", parts.keypoint)):
             if head is not None:
                 self.pools[name] = (head.pool, head.levels)
                 self.heads[name] = head.layers
-        for level, anchors in enumerate(cell_anchors):
+        for level, anchors in enumerate(parts.cell_anchors):
             self.register_buffer(f"anchors{level}", anchors.detach().clone().float(), persistent=False)
-        self.register_buffer("mean", torch.tensor(mean).float().view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).float().view(1, 3, 1, 1), persistent=False)
+        for name, values in (("mean", parts.preprocessing.mean), ("std", parts.preprocessing.std)):
+            self.register_buffer(name, torch.tensor(values).float().view(1, 3, 1, 1), persistent=False)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -175,13 +157,13 @@ def to_graph(detector: nn.Module) -> DetectorGraph:
         InputError: not such a detector, one with parts of another kind, in training mode, or with weights that are not
             finite.
     """
-    stack = stack_name(detector)
+    stack = stack_of(detector)
     if any(module.training for module in detector.modules()):
         raise InputError("detector: expected eval mode, got training mode; call detector.eval() first")
     for name, tensor in detector.state_dict().items():
         if not tensor.isfinite().all():
             raise InputError(f"{name}: expected finite weights, got NaN or infinity; use intact weights")
-    return adapter_of(stack, "deploy").to_graph(detector)
+    return DetectorGraph(stack.parts_of(detector)).to(next(detector.parameters()).device).eval()
 
 
 def fused_graph(detector: nn.Module) -> DetectorGraph:

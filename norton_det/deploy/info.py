@@ -2,15 +2,15 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from ..compression.detector import ADAPTERS, adapter_of, stack_name
 from ..models.complexity import count_complexity
 from ..models.input_size import LONGEST, is_size
+from ..models.stacks import STACKS, DetectionStack, stack_named, stack_of
 from ..utils.errors import InputError
+from .graph import output_names
 
 VERSION = 1
 COUNTED_SIZE = (800, 800)  # (H, W) of the image that MACs are of, as published
@@ -78,7 +78,7 @@ class DeployInfo:
             InputError: one line naming the field.
         """
         checks = {
-            "stack": (self.stack in ADAPTERS, " or ".join(ADAPTERS)),
+            "stack": (self.stack in STACKS, " or ".join(STACKS)),
             "outputs": (tuple(self.outputs[:3]) == ("boxes", "scores", "labels"), "boxes, scores, labels, ..."),
             "color": (self.color in ("RGB", "BGR"), "RGB or BGR"),
             "min_size": (is_size(self.min_size, self.max_size), f"0 to max_size, at most {LONGEST}"),
@@ -93,13 +93,13 @@ class DeployInfo:
                 raise InputError(f"{source}: {field}: expected {expected}, got {getattr(self, field)!r}; change it")
 
     @property
-    def adapter(self) -> ModuleType:
-        """``d2.deploy`` or ``tv.deploy``.
+    def adapter(self) -> DetectionStack:
+        """The stack itself.
 
         Raises:
             InputError: the stack is not installed.
         """
-        return adapter_of(self.stack, "deploy")
+        return stack_named(self.stack)
 
 
 def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
@@ -108,13 +108,19 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
     Raises:
         InputError: not an R-CNN of either stack, or a value that makes no sense.
     """
-    stack = stack_name(detector)
-    adapter = adapter_of(stack, "deploy")
-    found = adapter.describe(detector) | {name: value for name, value in changes.items() if value is not None}
-    if unknown := set(found) - set(DeployInfo.__dataclass_fields__):
+    stack = stack_of(detector)
+    heads = stack.heads_of(detector)
+    fields: dict[str, Any] = {
+        "stack": stack.name,
+        "outputs": output_names("mask" in heads, "keypoint" in heads),
+        "color": stack.preprocessing_of(detector).color,
+    }
+    fields |= asdict(stack.test_settings(detector))
+    fields |= {name: value for name, value in changes.items() if value is not None}
+    if unknown := set(fields) - set(DeployInfo.__dataclass_fields__):
         raise InputError(f"{sorted(unknown)[0]}: no such option; there are min_size, max_size, classes, precision")
     counted = count_complexity(detector, (3, *COUNTED_SIZE))
-    info = DeployInfo(stack, **{"macs": counted.macs, "params": counted.params} | found)
+    info = DeployInfo(**{"macs": counted.macs, "params": counted.params} | fields)
     if changes.get("max_size") is None and type(info.min_size) is int:
         info = replace(info, max_size=max(info.max_size, info.min_size))
     info.check("detector")

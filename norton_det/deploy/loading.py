@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..checkpoint.sources import local
+from ..models.stacks import stack_named
 from ..utils.errors import InputError
 from .native import NativePredictor
 from .predictor import Predictor
@@ -35,19 +36,8 @@ def load_detector(
             raise InputError(f"options: expected none without --config, got {opts[0]}; name the config")
         if not weights:
             raise InputError("expected a detector; give --config FILE, --weights FILE, or both")
-        from ..tv.adapter import load_torchvision_detector
-
-        return load_torchvision_detector(weights), {}
-    from ..d2.build import build_detector, load_config
-    from ..d2.build import load_detector as load_trained
-    from ..data.register import class_names
-
-    cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
-    detector = load_trained(cfg) if weights else build_detector(cfg).eval()
-    names = class_names(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else ()
-    known = len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    sizes = {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST}
-    return detector, sizes | ({"classes": names} if known else {})
+        return stack_named("torchvision").load_detector(weights)
+    return stack_named("detectron2").load_detector(weights, config, opts)
 
 
 def load_predictor(

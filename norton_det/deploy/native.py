@@ -22,7 +22,7 @@ class NativePredictor:
     def __init__(self, detector: nn.Module, *, color: str = "RGB", **options: Any) -> None:
         check_color(color)
         self.detector, self.color, self.info = detector, color, describe(detector, **options)
-        self.name = f"{'Detectron2' if self.info.stack == 'detectron2' else 'torchvision'} eager"
+        self.name = f"{self.info.adapter.title} eager"
 
     def __call__(self, image: np.ndarray, score: float = 0.0) -> Detections:
         """Detect in one picture (H, W, 3), uint8; detections of at least this score.
@@ -33,5 +33,5 @@ class NativePredictor:
         check_image(image)
         pixels = image if self.color == self.info.color else image[:, :, ::-1]
         with torch.inference_mode():
-            found = self.info.adapter.detect(self.detector, pixels, self.info.min_size, self.info.max_size)
+            found = self.info.adapter.detect_picture(self.detector, pixels, self.info.min_size, self.info.max_size)
         return Detections(**found).above(score)

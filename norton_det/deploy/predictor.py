@@ -133,9 +133,9 @@ class Predictor:
         boxes, scaled, scores, labels, *extra = (part[keep] for part in (boxes, scaled, scores, labels, *extra))
         masks = keypoints = None
         if "masks" in self.info.outputs:
-            masks = self.info.adapter.paste(extra[0].float(), scaled, height, width).numpy()
+            masks = self.info.adapter.paste_masks(extra[0].float(), scaled, height, width).numpy()
         if "heatmaps" in self.info.outputs:
-            found = self.info.adapter.keypoints(extra[0].float(), boxes.float())
+            found = self.info.adapter.keypoints_from(extra[0].float(), boxes.float())
             keypoints = (found * torch.cat([scale[:2], torch.ones(1)])).numpy()
         return Detections(scaled.numpy(), scores.float().numpy(), labels.long().numpy(), masks, keypoints)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..compression.detector import adapter_of, stack_name
+from ..models.stacks import stack_of
 
 OBJECTS = 8  # in an image
 
@@ -26,7 +26,7 @@ def make_step(detector: nn.Module, height: int, width: int, batch: int = 2) -> C
         boxes = torch.cat([start, start + sides], 1) * torch.tensor([width, height, width, height])
         targets.append(boxes)
     images = torch.rand(batch, 3, height, width, generator=generator)
-    losses_of = adapter_of(stack_name(detector), "deploy").training_call(detector, images, targets)
+    losses_of = stack_of(detector).training_call(detector, images, targets)
     detector.train()
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9)

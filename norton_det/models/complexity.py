@@ -5,35 +5,21 @@ NORTON paper for dense ResNet-50 (4.09 G); normalisation, activations, pooling, 
 pooling are not. The count runs on a copy on PyTorch's meta device, so any size takes seconds and no memory.
 
 A detector's work depends on its input: backbone, neck and RPN head see one image, the box head ``proposals``
-regions, the mask and keypoint heads ``detections`` regions. Both stacks' Generalized R-CNN are known by their
-attributes (torchvision: ``rpn``; Detectron2: ``proposal_generator``), so neither is imported.
+regions, the mask and keypoint heads ``detections`` regions; its stack (see ``stacks``) says what these are.
 
-Legend: ``H, W`` image, ``P`` regions, ``F`` feature channels, ``S`` size of a pooled region.
+Legend: ``H, W`` image, ``P`` regions, ``F`` feature channels, ``S`` sides of a pooled region.
 """
 
-import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from ..utils.errors import InputError
-
-COUNTED = ("convolution", "_convolution", "addmm", "mm")  # ATen's names of convolutions and linear layers
-
-
-@dataclass(frozen=True)
-class Row:
-    """MACs and parameters of one module with all that it holds; ``name`` is "" for the whole model."""
-
-    name: str
-    type: str
-    macs: int
-    params: int
+from .mac_counter import MacCounter, Row, to_meta
+from .stacks import is_detector, stack_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +107,7 @@ def count_complexity(
             raise InputError(
                 f"{name}: expected a whole number, 0 or more, got {number!r}; both stacks use 1000 and 100"
             )
-    counter = _Counter(_to_meta(model).eval())
+    counter = MacCounter(to_meta(model).eval())
     try:
         with torch.no_grad(), counter.flops:
             parts = _run(counter, size, proposals, detections)
@@ -141,155 +127,32 @@ def count_complexity(
     return Complexity(total, rows[0].params, rows, size, parts, proposals, detections, not_run)
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Parameters, each once, with the scale and shift of frozen batch normalisations."""
-    tensors = {id(parameter): parameter.numel() for parameter in model.parameters()}
-    for module in model.modules():
-        if type(module).__name__.startswith("Frozen"):  # both stacks keep the two as buffers
-            tensors |= {
-                id(b): b.numel() for name, b in module.named_buffers(recurse=False) if name in ("weight", "bias")
-            }
-    return sum(tensors.values())
-
-
-class _Counter:
-    """MACs of every module of a model while it runs; inclusive of what the module holds."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.flops = FlopCounterMode(display=False)
-        self.macs: dict[nn.Module, int] = {}
-        for module in model.modules():
-            starts: list[int] = []
-            module.register_forward_pre_hook(self._enter(starts))
-            module.register_forward_hook(self._leave(starts))
-
-    def total(self) -> int:
-        counts = self.flops.flop_counts["Global"]  # get_flop_counts() would copy every module's on each call
-        return sum(flops for op, flops in counts.items() if op.__name__ in COUNTED) // 2
-
-    def _enter(self, starts: list[int]) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object) -> None:
-            starts.append(self.total())
-
-        return hook
-
-    def _leave(self, starts: list[int]) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, output: object) -> None:
-            self.macs[module] = self.macs.get(module, 0) + self.total() - starts.pop()
-
-        return hook
-
-    def measure(self, run: Callable[[], Any]) -> tuple[int, Any]:
-        """MACs of a call, and what it returns."""
-        start = self.total()
-        output = run()
-        return self.total() - start, output
-
-    def of(self, module: nn.Module) -> int:
-        """MACs of a module; of its children where it is not called itself (Detectron2's ``mask_head.layers``)."""
-        if module in self.macs:
-            return self.macs[module]
-        return sum(self.of(child) for child in module.children())
-
-    def rows(self) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-        """A row per module, and the names of layers that were not called."""
-        rows, not_run = [], []
-        for name, module in self.model.named_modules():
-            rows.append(Row(name, type(module).__name__, self.of(module), count_parameters(module)))
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module not in self.macs:
-                not_run.append(name)
-        return tuple(rows), tuple(not_run)
-
-
-def _run(counter: _Counter, size: tuple[int, ...], proposals: int, detections: int) -> dict[str, int]:
+def _run(counter: MacCounter, size: tuple[int, ...], proposals: int, detections: int) -> dict[str, int]:
     """Run the copy once; MACs by part for a detector, nothing for another network."""
-    model: Any = counter.model
+    model = counter.model
     channels, height, width = size
-    rpn = getattr(model, "rpn", None) or getattr(model, "proposal_generator", None)
-    if rpn is None or not hasattr(model, "backbone") or not hasattr(model, "roi_heads"):
+    if not is_detector(model):
         model(torch.empty(1, channels, height, width, device="meta"))
         return {}
-    padded_by = getattr(model, "transform", model.backbone)  # torchvision's transform, Detectron2's backbone
-    multiple = max(1, getattr(padded_by, "size_divisible", 0), getattr(padded_by, "size_divisibility", 0))
+    stack = stack_of(model)
+    multiple = stack.size_divisor(model)
     height, width = (-(-side // multiple) * multiple for side in (height, width))
-
-    parts: dict[str, int] = {}
     image = torch.empty(1, channels, height, width, device="meta")
-    parts["backbone"], features = counter.measure(lambda: model.backbone(image))
-    features = {"0": features} if isinstance(features, Tensor) else features  # name -> (1, F, H/stride, W/stride)
-    body = getattr(model.backbone, "body", None) or getattr(model.backbone, "bottom_up", None)
-    if body is not None:
-        parts = {"backbone": counter.of(body), "fpn": parts["backbone"] - counter.of(body)}
-    levels = [features[name] for name in getattr(rpn, "in_features", features)]
-    head = rpn.head if hasattr(rpn, "head") else rpn.rpn_head
-    parts["rpn"] = counter.measure(lambda: head(levels))[0]
-    parts |= _run_heads(counter, model.roi_heads, features, proposals, detections)
+    macs, features = counter.measure(lambda: stack.feature_maps(model, image))
+    parts = {"backbone": macs}
+    resnet = stack.resnet_of(model)
+    if resnet is not None:
+        parts = {"backbone": counter.of(resnet), "fpn": macs - counter.of(resnet)}
+    parts["rpn"] = counter.measure(lambda: stack.rpn_outputs(model, features))[0]
+    for head in stack.heads_of(model):
+        maps, side = stack.pooling_of(model, head)
+        if maps[0] not in features:
+            expected, got = (", ".join(map(str, names)) for names in (maps, features))
+            raise InputError(f"{head} head: expected feature maps {expected} to pool, got {got}; name them alike")
+        regions = proposals if head == "box" else detections
+        pooled = torch.empty(regions, features[maps[0]].shape[1], *side, device="meta")  # (P, F, S, S)
+        parts[f"{head}_head"] = counter.measure(partial(stack.head_outputs, model, head, pooled))[0]
     return parts
-
-
-def _run_heads(
-    counter: _Counter, heads: Any, features: dict[str, Tensor], proposals: int, detections: int
-) -> dict[str, int]:
-    """Run the RoI heads on empty regions (P, F, S, S)."""
-    parts = {}
-    shared = getattr(heads, "res5", None)  # Detectron2's C4 models: one stage for box and mask regions
-    for kind, regions in (("box", proposals), ("mask", detections), ("keypoint", detections)):
-        head = getattr(heads, f"{kind}_head", None)
-        if head is None and (kind != "box" or shared is None):
-            continue
-        pooler: Any = _first(heads, f"{kind}_roi_pool", f"{kind}_pooler", "pooler")
-        names: Any = _first(pooler, "featmap_names") or _first(heads, f"{kind}_in_features", "in_features")
-        if names[0] not in features:
-            wanted, found = (", ".join(map(str, each)) for each in (names, features))
-            raise InputError(f"{kind} head: expected feature maps {wanted} to pool, got {found}; name them alike")
-        side = pooler.output_size
-        rows, columns = (side, side) if isinstance(side, int) else side
-        pooled = torch.empty(regions, features[names[0]].shape[1], rows, columns, device="meta")  # (P, F, S, S)
-        call = partial(_run_head, kind, head, getattr(heads, f"{kind}_predictor", None), shared, pooled)
-        parts[f"{kind}_head"] = counter.measure(call)[0]
-    return parts
-
-
-def _run_head(kind: str, head: Any, predictor: Any, shared: Any, pooled: Tensor) -> None:
-    """Run one RoI head and its predictor on regions (P, F, S, S)."""
-    if shared is not None:
-        pooled = shared(pooled)
-    if kind != "box":
-        # Detectron2's heads take instances in forward and keep what is computed in layers()
-        output = head.layers(pooled) if callable(getattr(head, "layers", None)) else head(pooled)
-        if predictor is not None:
-            predictor(output)
-    elif head is None:
-        predictor(pooled.mean(dim=(2, 3)))
-    else:
-        cascade = zip(head, predictor, strict=True) if isinstance(predictor, nn.ModuleList) else [(head, predictor)]
-        for stage_head, stage_predictor in cascade:
-            stage_predictor(stage_head(pooled))
-
-
-def _first(holder: object, *names: str) -> object:
-    """The first of the attributes that is there and set."""
-    return next((value for name in names if (value := getattr(holder, name, None)) is not None), None)
-
-
-def _to_meta(model: nn.Module) -> nn.Module:
-    """A copy on the meta device: shapes and types, no values, so no memory either."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    replica = copy.deepcopy(model, memo)
-    for module in replica.modules():
-        if isinstance(module, nn.BatchNorm2d) or type(module).__name__.startswith("Frozen"):
-            module.forward = _same  # no MACs, same shape, and half of the time
-    return replica
-
-
-def _same(x: Tensor) -> Tensor:
-    return x
 
 
 def _is_count(number: object) -> bool:

@@ -2,11 +2,17 @@
 
 Neither stack's classes appear here: each stack says these things of its own detectors, and the deployment builds its
 one graph from them.
+
+Legend: ``L`` levels of the pyramid, ``A`` anchors of a cell, ``P`` regions, ``C`` classes without background, ``S``
+sides of a pooled region.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+
+from .preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -84,3 +90,30 @@ class Head:
     pool: PoolRule
     layers: nn.Module
     levels: tuple[int, ...] = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class RCNNParts:
+    """A detector's layers in the order of an inference, with the rules between them.
+
+    Attributes:
+        backbone: (1, 3, H, W) -> a list of L maps, finest first.
+        rpn_head: maps -> objectness (1, A, H, W) and deltas (1, 4A, H, W) of each.
+        cell_anchors: (A, 4) of each level, xyxy around the cell.
+        proposal_rule, box_rule: how boxes are chosen after the RPN and after the box head.
+        box: head -> scores (P, C+1), deltas.
+        mask, keypoint: head -> logits; ``None`` where there is none.
+        preprocessing: colour order and normalisation.
+        divisor: sides are padded to multiples of it.
+    """
+
+    backbone: nn.Module
+    rpn_head: nn.Module
+    cell_anchors: Sequence[Tensor]
+    proposal_rule: ProposalRule
+    box: Head
+    box_rule: BoxRule
+    mask: Head | None
+    keypoint: Head | None
+    preprocessing: Preprocessing
+    divisor: int

@@ -1,5 +1,6 @@
-"""What ``compress_detector`` has to know of torchvision's R-CNNs."""
+"""The contract of a detection stack (``models/stacks``) for torchvision's R-CNNs."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,120 +9,217 @@ import torch
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import KeypointRCNN, MaskRCNN
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, heatmaps_to_keypoints, paste_masks_in_image
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
+from ..models.rcnn import RCNNParts
 from ..models.resnet import NortonResNet
-from ..models.spec import CompressionSpec
+from ..models.stacks import HEADS, DetectionStack, FeatureMaps, ImageBatch, TestSettings
 from ..utils.errors import InputError
-from .detectors import load_torchvision_detector as load_torchvision_detector
+from .deploy import parts_of, resize
+from .detectors import load_torchvision_detector
 from .weights import DetectorInfo
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
 
 
-def preprocessing_of(detector: nn.Module) -> Preprocessing:
-    """Colour order and normalisation."""
-    transform = detector.transform
-    mean, std = (tuple(255 * value for value in values) for values in (transform.image_mean, transform.image_std))
-    return Preprocessing("RGB", mean, std)
+class TorchvisionStack(DetectionStack):
+    """Faster, Mask and Keypoint R-CNN of torchvision; images are tensors (3, H, W) in 0..1."""
+
+    name = "torchvision"
+    title = "torchvision"
+
+    def load_detector(
+        self, weights: str, config: str | None = None, opts: Sequence[str] = ()
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        if config is not None or opts:
+            raise InputError(f"{weights}: expected no config beside weights of torchvision, got one; leave it out")
+        return load_torchvision_detector(weights), {}
+
+    def preprocessing_of(self, detector: GeneralizedRCNN) -> Preprocessing:
+        transform = detector.transform
+        mean, std = (tuple(255 * value for value in values) for values in (transform.image_mean, transform.image_std))
+        return Preprocessing("RGB", mean, std)
+
+    def size_divisor(self, detector: GeneralizedRCNN) -> int:
+        return max(1, detector.transform.size_divisible)
+
+    def resnet_of(self, detector: GeneralizedRCNN) -> nn.Module | None:
+        return getattr(detector.backbone, "body", None)
+
+    def has_norton_resnet(self, detector: GeneralizedRCNN) -> bool:
+        """torchvision's own ResNet has the same names."""
+        return isinstance(self.resnet_of(detector), IntermediateLayerGetter)
+
+    def replace_resnet(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
+        old = self.resnet_of(detector)
+        if not isinstance(old, IntermediateLayerGetter):
+            raise InputError(
+                f"backbone: expected a ResNet with FPN, got {type(detector.backbone).__name__}; use such a one"
+            )
+        norms = [module for module in old.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
+        live = any(not isinstance(module, FrozenBatchNorm2d) for module in norms)
+        new = NortonResNet(info.spec, 0, info.stride_in_1x1, nn.BatchNorm2d if live else FrozenBatchNorm2d)
+        for module in new.modules():
+            if norms and isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+                module.eps = norms[0].eps
+        for name in GROUPS:
+            trained = [parameter.requires_grad for parameter in old[name].parameters()]
+            new.get_submodule(name).requires_grad_(any(trained))
+        new.to(next(detector.parameters()).device)
+        detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
+
+    def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
+        """``save_detector`` reads ``norton_info``."""
+        heads = detector.roi_heads
+        kinds = {"keypoint": KeypointRCNN, "mask": MaskRCNN}
+        kind = next((kind for kind, cls in kinds.items() if isinstance(detector, cls)), "faster")
+        keypoints = heads.keypoint_predictor.kps_score_lowres.out_channels if kind == "keypoint" else None
+        detector.norton_info = DetectorInfo(kind, info, heads.box_predictor.cls_score.out_features, keypoints)
+
+    def heads_of(self, detector: GeneralizedRCNN) -> tuple[str, ...]:
+        return tuple(head for head in HEADS if getattr(detector.roi_heads, f"{head}_head", None) is not None)
+
+    def check_image(self, image: object) -> str:
+        if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
+            got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+            return f"a float tensor (3, H, W) in 0..1, got {got}"
+        if image.isfinite().all() and not -0.01 <= float(image.min()) <= float(image.max()) <= 1.01:
+            return f"values in 0..1, got {float(image.min()):g} to {float(image.max()):g}"
+        return ""
+
+    def noise_image(self, size: tuple[int, int, int]) -> Tensor:
+        return torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+    def preprocess(self, detector: GeneralizedRCNN, images: Sequence[Tensor]) -> ImageBatch:
+        batch = detector.transform(list(images))[0]
+        return ImageBatch(batch.tensors, batch.image_sizes)
+
+    def feature_maps(self, detector: GeneralizedRCNN, pixels: Tensor) -> FeatureMaps:
+        maps = detector.backbone(pixels)
+        return {"0": maps} if isinstance(maps, Tensor) else maps
+
+    def rpn_outputs(self, detector: GeneralizedRCNN, features: FeatureMaps) -> tuple[list[Tensor], list[Tensor]]:
+        return detector.rpn.head(list(features.values()))
+
+    def propose(self, detector: GeneralizedRCNN, batch: ImageBatch, features: FeatureMaps) -> Tensor:
+        return detector.rpn(ImageList(batch.pixels, batch.sizes), features)[0][0]
+
+    def pooling_of(self, detector: GeneralizedRCNN, head: str) -> tuple[tuple[str, ...], tuple[int, int]]:
+        pooler = getattr(detector.roi_heads, f"{head}_roi_pool")
+        side = pooler.output_size
+        return tuple(pooler.featmap_names), (side, side) if isinstance(side, int) else tuple(side)
+
+    def pool(
+        self, detector: GeneralizedRCNN, head: str, batch: ImageBatch, features: FeatureMaps, boxes: Tensor
+    ) -> Tensor:
+        return getattr(detector.roi_heads, f"{head}_roi_pool")(features, [boxes], batch.sizes)
+
+    def head_layers(self, detector: GeneralizedRCNN, head: str) -> Callable[[Tensor], Any]:
+        return getattr(detector.roi_heads, f"{head}_head")
+
+    def head_outputs(self, detector: GeneralizedRCNN, head: str, pooled: Tensor) -> list[Tensor]:
+        predictor = getattr(detector.roi_heads, f"{head}_predictor")
+        outputs = predictor(self.head_layers(detector, head)(pooled))
+        return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+    def detect_boxes(
+        self, detector: GeneralizedRCNN, batch: ImageBatch, features: FeatureMaps, proposals: Tensor
+    ) -> Tensor:
+        scores, deltas = self.head_outputs(detector, "box", self.pool(detector, "box", batch, features, proposals))
+        return detector.roi_heads.postprocess_detections(scores, deltas, [proposals], batch.sizes)[0][0]
+
+    def parts_of(self, detector: GeneralizedRCNN) -> RCNNParts:
+        return parts_of(detector, self.preprocessing_of(detector))
+
+    def test_settings(self, detector: GeneralizedRCNN) -> TestSettings:
+        transform = detector.transform
+        if transform.fixed_size is not None or getattr(transform, "_skip_resize", False):
+            raise InputError(
+                "transform: expected min_size and max_size, got fixed_size or _skip_resize; leave them out"
+            )
+        proposals = detector.rpn._post_nms_top_n["testing"]
+        return TestSettings(int(transform.min_size[-1]), int(transform.max_size), proposals)
+
+    def resize(self, image: Tensor, min_size: int, max_size: int) -> Tensor:
+        return resize(image, min_size, max_size)
+
+    def keypoints_from(self, heatmaps: Tensor, boxes: Tensor) -> Tensor:
+        return _with_scores(*heatmaps_to_keypoints(heatmaps, boxes))
+
+    def paste_masks(self, masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+        return paste_masks_in_image(masks, boxes, (height, width))[:, 0] >= 0.5
+
+    def detect_picture(
+        self, detector: GeneralizedRCNN, picture: np.ndarray, min_size: int, max_size: int
+    ) -> dict[str, np.ndarray]:
+        outputs = {name: value.cpu() for name, value in _run(detector, picture, min_size, max_size)[0].items()}
+        fields = {name: outputs[name].numpy() for name in ("boxes", "scores", "labels")}
+        if "masks" in outputs:
+            fields["masks"] = (outputs["masks"][:, 0] >= 0.5).numpy()
+        if "keypoints" in outputs:
+            fields["keypoints"] = _with_scores(outputs["keypoints"], outputs["keypoints_scores"]).numpy()
+        return fields
+
+    def native_call(self, detector: GeneralizedRCNN, picture: np.ndarray) -> Callable[[], Any]:
+        return lambda: _run(detector, picture, 0, 0)
+
+    def native_parts(self, detector: GeneralizedRCNN) -> dict[str, nn.Module]:
+        return {"backbone": detector.backbone, "rpn": detector.rpn, "roi_heads": detector.roi_heads}
+
+    def training_call(
+        self, detector: GeneralizedRCNN, images: Tensor, boxes: list[Tensor]
+    ) -> Callable[[], dict[str, Tensor]]:
+        device = next(detector.parameters()).device
+        targets = [_targets(detector.roi_heads, image_boxes, images.shape[2:]) for image_boxes in boxes]
+        targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
+        inputs = list(images.to(device))
+        return lambda: detector(inputs, targets)
 
 
-def replace_resnet(
-    detector: nn.Module, spec: CompressionSpec, stride_in_1x1: bool, preprocessing: Preprocessing
-) -> None:
-    """Put a fresh ``NortonResNet`` below the FPN, in place: the same normalisation, the same parts frozen.
-
-    Raises:
-        InputError: no FPN of torchvision's making.
-    """
-    old = getattr(detector.backbone, "body", None)
-    if not isinstance(old, IntermediateLayerGetter):
-        raise InputError(
-            f"backbone: expected a ResNet with FPN, got {type(detector.backbone).__name__}; use such a one"
-        )
-    norms = [module for module in old.modules() if isinstance(getattr(module, "running_var", None), Tensor)]
-    live = any(not isinstance(module, FrozenBatchNorm2d) for module in norms)
-    new = NortonResNet(spec, 0, stride_in_1x1, nn.BatchNorm2d if live else FrozenBatchNorm2d)
-    for module in new.modules():
-        if norms and isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            module.eps = norms[0].eps  # type: ignore[assignment]
-    for name in GROUPS:
-        trained = [parameter.requires_grad for parameter in old[name].parameters()]
-        new.get_submodule(name).requires_grad_(any(trained))
-    new.to(next(detector.parameters()).device)
-    detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
+def _with_scores(keypoints: Tensor, scores: Tensor) -> Tensor:
+    """Keypoints (P, K, 3) as x, y, score of (P, K, 3) as x, y, visibility and scores (P, K)."""
+    return torch.cat([keypoints[..., :2], scores[..., None]], 2)
 
 
-def check_image(image: object) -> str:
-    """What is wrong with a calibration image; empty if nothing is."""
-    if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
-        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        return f"a float tensor (3, H, W) in 0..1, got {got}"
-    if image.isfinite().all() and not -0.01 <= float(image.min()) <= float(image.max()) <= 1.01:
-        return f"values in 0..1, got {float(image.min()):g} to {float(image.max()):g}"
-    return ""
+def _run(detector: GeneralizedRCNN, picture: np.ndarray, min_size: int, max_size: int) -> list[dict[str, Tensor]]:
+    """What the detector gives for a picture (H, W, 3), uint8, RGB; sizes, see ``resize``, come before its own."""
+    image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
+    if min_size == 0:  # not resized
+        min_size, max_size = min(picture.shape[:2]), max(picture.shape[:2])
+    kept = detector.transform
+    detector.transform = copy.copy(kept)
+    detector.transform.min_size, detector.transform.max_size = (min_size,), max_size
+    try:
+        return detector([image.to(next(detector.parameters()).device)])
+    finally:
+        detector.transform = kept
+
+
+def _targets(heads: RoIHeads, boxes: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+    """Targets of an image of that size (H, W): boxes (P, 4), with filled masks and keypoints where heads have such."""
+    count = len(boxes)
+    targets = {"boxes": boxes, "labels": torch.ones(count, dtype=torch.long)}
+    if heads.has_mask():
+        targets["masks"] = _filled(boxes, *size).to(torch.uint8)
+    if heads.has_keypoint():
+        points = heads.keypoint_predictor.kps_score_lowres.out_channels
+        middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+        targets["keypoints"] = torch.cat([middle, torch.ones(count, 1, 1)], 2).repeat(1, points, 1)
+    return targets
+
+
+def _filled(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Masks (P, H, W) of boxes (P, 4)."""
+    rows, columns = torch.arange(height)[None, :, None], torch.arange(width)[None, None]
+    left, top, right, bottom = (side[:, None, None] for side in boxes.unbind(1))
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
 def to_input(image: np.ndarray) -> Tensor:
     """A picture (H, W, 3), RGB, uint8, as torchvision's detectors take it: (3, H, W) in 0..1; they resize it."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-
-def preprocess(detector: nn.Module, images: Sequence[Tensor]) -> Any:
-    """torchvision's ``ImageList`` of images (3, H, W) in 0..1."""
-    return detector.transform(list(images))[0]
-
-
-def image_list(pixels: Tensor) -> Any:
-    """torchvision's ``ImageList`` of pixels (N, 3, H, W) that are preprocessed already."""
-    return ImageList(pixels, [tuple(pixels.shape[2:])] * len(pixels))
-
-
-def noise(size: tuple[int, int, int]) -> Tensor:
-    """An image of noise (3, H, W) as the detector takes it."""
-    return torch.rand(size, generator=torch.Generator().manual_seed(0))
-
-
-def image_features(detector: nn.Module, images: Sequence[Tensor]) -> tuple[Any, dict[str, Tensor]]:
-    """The preprocessed images, and the feature maps that the FPN gives for them."""
-    batch = preprocess(detector, images)
-    return batch, detector.backbone(batch.tensors)
-
-
-def propose(detector: nn.Module, images: Any, features: dict[str, Tensor]) -> Tensor:
-    """Proposals of one image, (P, 4) xyxy in pixels."""
-    return detector.rpn(images, features)[0][0]
-
-
-def detect(detector: nn.Module, images: Any, features: dict[str, Tensor], proposals: Tensor) -> Tensor:
-    """Boxes (P, 4) that the box head finds in one image."""
-    heads = detector.roi_heads
-    pooled = pool(detector, "box", images, features, proposals)
-    scores, deltas = heads.box_predictor(heads.box_head(pooled))
-    return heads.postprocess_detections(scores, deltas, [proposals], images.image_sizes)[0][0]
-
-
-def pool(detector: nn.Module, head: str, images: Any, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
-    """Features (P, C, S, S) of regions of one image for a head: box, mask or keypoint."""
-    return getattr(detector.roi_heads, f"{head}_roi_pool")(features, [boxes], images.image_sizes)
-
-
-def head_of(detector: nn.Module, head: str) -> Callable[[Tensor], Any]:
-    """The layers of a head as a function of pooled features."""
-    return getattr(detector.roi_heads, f"{head}_head")
-
-
-def has_norton_resnet(detector: nn.Module) -> bool:
-    """Whether the ResNet need not be replaced where it stays as it is: torchvision's has the same names."""
-    return isinstance(getattr(detector.backbone, "body", None), IntermediateLayerGetter)
-
-
-def finish(detector: nn.Module, info: NetworkInfo) -> None:
-    """Note what ``save_detector`` has to write."""
-    heads = detector.roi_heads
-    kind = "keypoint" if isinstance(detector, KeypointRCNN) else "mask" if isinstance(detector, MaskRCNN) else "faster"
-    keypoints = heads.keypoint_predictor.kps_score_lowres.out_channels if kind == "keypoint" else None
-    detector.norton_info = DetectorInfo(kind, info, heads.box_predictor.cls_score.out_features, keypoints)

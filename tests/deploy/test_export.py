@@ -8,12 +8,13 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from norton_det.compression.detector import compress_detector, stack_name
+from norton_det.compression.detector import compress_detector
 from norton_det.data.decode import read_image
 from norton_det.deploy import DeployInfo, Detections, Predictor, export
 from norton_det.deploy.native import NativePredictor
 from norton_det.models.complexity import count_complexity
 from norton_det.models.spec import CompressionSpec
+from norton_det.models.stacks import stack_of
 from norton_det.utils.errors import InputError
 
 for _module in ("onnx", "onnxruntime", "openvino"):
@@ -47,7 +48,7 @@ def native(detector: torch.nn.Module, picture: np.ndarray) -> Detections:
     """The detector's own pre- and post-processing."""
     pixels = torch.from_numpy(picture.transpose(2, 0, 1).copy()).float()
     with torch.inference_mode():
-        if stack_name(detector) == "torchvision":
+        if stack_of(detector).name == "torchvision":
             found = detector([pixels / 255])[0]
             points = found.get("keypoints")
             if points is not None:
@@ -121,7 +122,7 @@ def copy_with_threshold(detector: torch.nn.Module, score: float) -> torch.nn.Mod
     import copy
 
     model = copy.deepcopy(detector)
-    if stack_name(model) == "torchvision":
+    if stack_of(model).name == "torchvision":
         model.roi_heads.score_thresh = score
     else:
         model.roi_heads.box_predictor.test_score_thresh = score

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import detection
 from torchvision.ops import MultiScaleRoIAlign
 
-from norton_det.compression.detector import stack_name
 from norton_det.deploy.graph import DetectorGraph, decode, to_graph
+from norton_det.models.stacks import stack_of
 from norton_det.utils.errors import InputError
 
 from .conftest import build_torchvision
@@ -18,7 +18,7 @@ from .conftest import build_torchvision
 def native(detector: nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     """What the detector itself finds in an image (3, H, W) in 0..255 at that size, masks and heat maps raw."""
     with torch.inference_mode():
-        if stack_name(detector) == "detectron2":
+        if stack_of(detector).name == "detectron2":
             found = detector.inference([{"image": pixels}], do_postprocess=False)[0]
             extra = {"masks": "pred_masks", "heatmaps": "pred_keypoint_heatmaps"}
             result = {"boxes": found.pred_boxes.tensor, "scores": found.scores, "labels": found.pred_classes}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from norton_det.deploy.graph import to_graph
 from norton_det.deploy.layer_variants import make_variant, variant_names
 from norton_det.deploy.tune import tune
 from norton_det.models.factorize import wrap_like
@@ -262,9 +263,8 @@ def test_torchvision_detector_and_its_graph(clock, fastest):
 
 
 def test_detector_graph(clock):
-    deploy = pytest.importorskip("norton_det.tv.deploy")
     clock["dense"] = 0.5
-    graph = deploy.to_graph(small_detector()).eval()
+    graph = to_graph(small_detector()).eval()
     image = 255 * torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(3))
     result = tune(graph, image)
     assert set(result.report.choices.values()) == {"dense"} and len(result.report.layers) == 23

@@ -12,9 +12,10 @@ from torch import nn
 from torchvision.models import detection
 
 from norton_det.checkpoint.save import save_checkpoint
-from norton_det.models.complexity import count_complexity, count_parameters
+from norton_det.models.complexity import count_complexity
 from norton_det.models.fuse import fuse
 from norton_det.models.layers import CPConv2d
+from norton_det.models.mac_counter import count_parameters
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.tv import (

@@ -19,7 +19,7 @@ from norton_det.tv import (
     read_detector_info,
     save_detector,
 )
-from norton_det.tv.adapter import load_torchvision_detector
+from norton_det.tv.detectors import load_torchvision_detector
 from norton_det.utils.errors import InputError
 
 from .test_detectors import BUILDERS, SMALL, images, targets

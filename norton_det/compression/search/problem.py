@@ -10,7 +10,6 @@ backbone, the proposals with their NMS, pooling and heads; without the last NMS,
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,10 +22,11 @@ from ...models.keys import split_detector_state
 from ...models.resnet import NortonResNet
 from ...models.spec import CompressionSpec
 from ...models.spec_from_state import spec_from_state
+from ...models.stacks import DetectionStack, FeatureMaps, ImageBatch, is_detector, stack_of
 from ...models.state import load_state
 from ...utils.errors import InputError
 from ..calibration import Calibration
-from ..detector import adapter_of, check_images, compress_detector, pixels_of, stack_name
+from ..detector import check_images, compress_detector
 from ..prune import find_laterals
 from ..resnet import compress
 from ..sampling import crop_side, random_crops
@@ -38,7 +38,6 @@ from .settings import SearchSettings
 
 REGIONS, FEW = 64, 8  # of a crop in the box head, and in the others, which take many more MACs a region
 DETECTIONS = 100  # regions of mask and keypoint heads in a frame, as in ``complexity``
-HEADS = ("box", "mask", "keypoint")
 ALONE: dict[str, Any] = {"neck_rank": None, "head_rank": None, "box_head_rank": None}
 
 
@@ -63,15 +62,15 @@ def problem_of(model: Any, calibration: Any, input_size: tuple[int, int, int] | 
     Raises:
         InputError: neither, or not a dense one.
     """
-    if isinstance(model, nn.Module) and hasattr(model, "roi_heads"):
+    if isinstance(model, nn.Module) and is_detector(model):
         return _of_detector(model, calibration, input_size or (3, 800, 800))
     return _of_classifier(model, calibration, input_size or (3, 224, 224))
 
 
 def whole_input(model: nn.Module, size: tuple[int, int, int]) -> Any:
     """Noise (3, H, W) as a whole call of a network takes it: a batch of one."""
-    if hasattr(model, "roi_heads"):
-        return [adapter_of(stack_name(model), "adapter").noise(size)]
+    if is_detector(model):
+        return [stack_of(model).noise_image(size)]
     return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
 
 
@@ -102,7 +101,7 @@ def _of_classifier(
 
 
 def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[int, int, int]) -> SearchProblem:
-    stack = adapter_of(stack_name(detector), "adapter")
+    stack = stack_of(detector)
     if find_layout(detector):
         raise InputError("detector: expected dense layers around the ResNet, got factored ones; use the dense detector")
     if inputs is not None:
@@ -126,7 +125,7 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
         load_state(resnet, state, "detector")
         large = _crops(dense, stack, inputs, settings.crop_side, settings.crops)
         small = _crops(dense, stack, inputs, settings.probe_side, settings.probe_crops)
-        crops = torch.cat([pixels_of(crop) for crop in large])
+        crops = torch.cat([crop.pixels for crop in large])
         runs = [partial(_outputs, dense, stack, [crop]) for crop in large]
         probe = ImageProbe(dense, prefix, resnet.eval(), crops, _outputs_of(dense, stack, small), runs)
         return groups_from_images(network, probe, settings, progress)
@@ -144,49 +143,49 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
 
 
 def _frame(
-    fused: nn.Module, dense: nn.Module, stack: ModuleType, size: tuple[int, int, int], regions: list[Tensor]
+    fused: nn.Module, dense: nn.Module, stack: DetectionStack, size: tuple[int, int, int], regions: list[Tensor]
 ) -> Callable[[], object]:
     """A frame of a fused detector, on noise; ``regions`` keeps those of the dense one for all."""
     height, width = (-(-side // 32) * 32 for side in size[1:])
     pixels = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    batch = stack.image_list(pixels.to(next(dense.parameters()).device))
-    pixels = pixels_of(batch)
+    pixels = pixels.to(next(dense.parameters()).device)
+    batch = ImageBatch.of(pixels)
     if not regions:
         with torch.inference_mode():
-            regions.append(stack.propose(dense, batch, dense.backbone(pixels)))  # type: ignore[operator]
+            regions.append(stack.propose(dense, batch, stack.feature_maps(dense, pixels)))
 
     def call() -> object:
-        features = fused.backbone(pixels)  # type: ignore[operator]
+        features = stack.feature_maps(fused, pixels)
         stack.propose(fused, batch, features)
         return [
-            _predict(fused, stack, head, stack.pool(fused, head, batch, features, boxes))
-            for head in _heads(fused)
+            stack.head_outputs(fused, head, stack.pool(fused, head, batch, features, boxes))
+            for head in stack.heads_of(fused)
             for boxes in [regions[0] if head == "box" else regions[0][:DETECTIONS]]
         ]
 
     return call
 
 
-def _outputs_of(detector: nn.Module, stack: ModuleType, crops: list[Any]) -> Outputs:
+def _outputs_of(detector: nn.Module, stack: DetectionStack, crops: list[ImageBatch]) -> Outputs:
     """Gives the outputs on crops, with the regions that the detector as it is now proposes."""
     with torch.no_grad():
-        regions = [_regions(detector, stack, crop, detector.backbone(pixels_of(crop))) for crop in crops]  # type: ignore[operator]
+        regions = [_regions(detector, stack, crop, stack.feature_maps(detector, crop.pixels)) for crop in crops]
     return lambda: _outputs(detector, stack, crops, regions)
 
 
 def _outputs(
-    detector: nn.Module, stack: ModuleType, crops: Sequence[Any], regions: Sequence[Tensor] | None = None
+    detector: nn.Module, stack: DetectionStack, crops: Sequence[ImageBatch], regions: Sequence[Tensor] | None = None
 ) -> list[list[Tensor]]:
     """What the RPN and each head put out, tensors of equal kind of all crops in one."""
     found: list[list[list[Tensor]]] = []
     for index, crop in enumerate(crops):
-        features = detector.backbone(pixels_of(crop))  # type: ignore[operator]
+        features = stack.feature_maps(detector, crop.pixels)
         boxes = regions[index] if regions is not None else _regions(detector, stack, crop, features)
-        ends = [_rpn(detector, features)]
+        ends = [_rpn(detector, stack, features)]
         if len(boxes):
             ends += [
-                _predict(detector, stack, head, stack.pool(detector, head, crop, features, some))
-                for head in _heads(detector)
+                stack.head_outputs(detector, head, stack.pool(detector, head, crop, features, some))
+                for head in stack.heads_of(detector)
                 for some in [boxes if head == "box" else boxes[:FEW]]
             ]
         found.append(ends)
@@ -198,34 +197,20 @@ def _outputs(
     ]
 
 
-def _regions(detector: nn.Module, stack: ModuleType, crop: Any, features: dict[str, Tensor]) -> Tensor:
+def _regions(detector: nn.Module, stack: DetectionStack, crop: ImageBatch, features: FeatureMaps) -> Tensor:
     return stack.propose(detector, crop, features)[:REGIONS]
 
 
-def _rpn(detector: Any, features: dict[str, Tensor]) -> list[Tensor]:
+def _rpn(detector: nn.Module, stack: DetectionStack, features: FeatureMaps) -> list[Tensor]:
     """Scores and deltas of all levels: two tensors of one dimension."""
-    rpn = detector.rpn if hasattr(detector, "rpn") else detector.proposal_generator
-    head = rpn.head if hasattr(rpn, "head") else rpn.rpn_head
-    scores, deltas = head([features[name] for name in getattr(rpn, "in_features", features)])
-    return [torch.cat([level.flatten() for level in levels]) for levels in (scores, deltas)]
+    return [torch.cat([level.flatten() for level in levels]) for levels in stack.rpn_outputs(detector, features)]
 
 
-def _predict(detector: Any, stack: ModuleType, head: str, pooled: Tensor) -> list[Tensor]:
-    """What a head with its predictor puts out for pooled features."""
-    found = stack.head_of(detector, head)(pooled)
-    predictor = getattr(detector.roi_heads, f"{head}_predictor", None)
-    if isinstance(predictor, nn.Module) and not isinstance(predictor, nn.ModuleList):
-        found = predictor(found)
-    return [found] if isinstance(found, Tensor) else list(found)
-
-
-def _heads(detector: Any) -> list[str]:
-    return [head for head in HEADS if getattr(detector.roi_heads, f"{head}_head", None) is not None]
-
-
-def _crops(detector: nn.Module, stack: ModuleType, inputs: Sequence[Any], side: int, count: int) -> list[Any]:
-    """Preprocessed crops of images, one of each as far as they last: image lists of the stack."""
+def _crops(
+    detector: nn.Module, stack: DetectionStack, inputs: Sequence[Any], side: int, count: int
+) -> list[ImageBatch]:
+    """Preprocessed crops of images, one of each as far as they last."""
     count = min(count, len(inputs))
     chosen = [inputs[index * len(inputs) // count] for index in range(count)]
-    images = [pixels_of(stack.preprocess(detector, [image])) for image in chosen]
-    return [stack.image_list(crop) for crop in random_crops(images, crop_side(images, side))]
+    images = [stack.preprocess(detector, [image]).pixels for image in chosen]
+    return [ImageBatch.of(crop) for crop in random_crops(images, crop_side(images, side))]
