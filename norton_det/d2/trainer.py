@@ -22,13 +22,12 @@ from .build import build_detector, check_weights, load_as_it_is, one_line, with_
 from .checkpoint import NortonCheckpointer
 from .distill import Distillation, DistillWeights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
-from .guard import Guard, guarded
-from .hooks import Average, Reseed
+from .hooks import Average, Guard, Reseed, guarded
 from .loader import build_test_loader, build_train_loader, check_classes, is_stream, set_seed
 from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)
-QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that guard puts into words
+QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that ``guarded`` puts into words
 
 
 class NortonTrainer(DefaultTrainer):
@@ -103,7 +102,7 @@ class NortonTrainer(DefaultTrainer):
             logger.warning("The loader is not of norton_det.d2.loader: the run goes on with other images than it had")
 
     def train(self) -> Any:
-        """As Detectron2's; what ends it early is one line, and its last whole state is kept (see ``guard``).
+        """As Detectron2's; what ends it early is one line, and its last whole state is kept (see ``hooks.Guard``).
 
         Raises:
             Interrupted: by SIGINT or SIGTERM.

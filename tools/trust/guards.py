@@ -16,7 +16,7 @@ from norton_det.checkpoint import load as weights
 from norton_det.checkpoint import opened, tensor_file, torch_file
 from norton_det.classification import epochs
 from norton_det.d2 import build as engine
-from norton_det.d2 import checkpoint, guard, launch, loader, trainer
+from norton_det.d2 import checkpoint, hooks, launch, loader, trainer
 from norton_det.data import coco_checks
 from norton_det.utils import errors, files
 
@@ -96,7 +96,7 @@ GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("visible text", _without((errors, "_visible", str)), "escape codes in names"),
     ("all tensors fit", _without((checkpoint.NortonCheckpointer, "_refuse_misfits", _nothing)), "a renamed key"),
     ("shapes of the optimizer", _without((trainer, "check_optimizer", _nothing)), "optimizer of another rank"),
-    ("hearing signals", _without((guard.StopOnSignal, "_hear", _deaf)), "SIGTERM"),
+    ("hearing signals", _without((hooks.StopOnSignal, "_hear", _deaf)), "SIGTERM"),
     ("seeds of images and order", _without((epochs, "seeded", _unseeded)), resume.check),
     ("finite losses", _without((trainer, "guarded", _unguarded)), "a loss that is not finite"),
     ("one training in a folder", _without((files, "_lock", lambda _: True)), "two trainings in one folder"),
