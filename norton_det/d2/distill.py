@@ -32,7 +32,7 @@ class DistillWeights:
 
 
 class Distillation:
-    """A student's forward with the losses added, see ``install``.
+    """Losses that are added to those that a student returns while it trains, see ``install``.
 
     Args:
         student, teacher: R-CNNs of Detectron2 with FPN, of the same classes and anchors; the teacher is not trained.
@@ -58,7 +58,7 @@ class Distillation:
         self.kept: dict[str, Any] = {}
 
     def install(self) -> None:
-        """Let the student's forward return the losses too while it trains."""
+        """Let the student return the losses too while it trains, by forward hooks."""
         heads = self.student.roi_heads
         for name, module in (
             ("features", self.student.backbone),
@@ -67,7 +67,7 @@ class Distillation:
         ):
             module.register_forward_hook(self._keep_output(name))
         heads.box_pooler.register_forward_hook(self._keep_regions)
-        self.student.forward = self._with_losses(self.student.forward)
+        self.student.register_forward_hook(self._add_losses)
 
     def _keep_output(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
@@ -78,12 +78,8 @@ class Distillation:
     def _keep_regions(self, _: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
         self.kept["regions"] = inputs[1]
 
-    def _with_losses(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(inputs: Sequence[Mapping[str, Any]]) -> Any:
-            result = forward(inputs)
-            return result | self.losses(inputs) if self.student.training else result
-
-        return run
+    def _add_losses(self, student: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return output | self.losses(inputs[0]) if student.training else output
 
     def losses(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Losses by name for the images that the student has just seen."""

@@ -4,8 +4,8 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class NortonTrainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         check_weights(cfg)
         check_training(cfg)
-        self.stop = StopOnSignal()
+        self.stop, self.precision = StopOnSignal(), ExitStack()
         plain = scale_learning_rate(cfg).clone()
         plain.defrost()
         if plain.SEED < 0:
@@ -61,7 +61,7 @@ class NortonTrainer(DefaultTrainer):
         if cfg.SOLVER.DISTILL.WEIGHTS:
             distillation_of(cfg, self.detector).install()
         if on_cpu and cfg.SOLVER.AMP.ENABLED:
-            self.detector.forward = _in_bfloat16(self.detector, self.detector.forward)
+            train_in_bfloat16(self.detector, self.precision)
 
     @property
     def detector(self) -> torch.nn.Module:
@@ -118,6 +118,7 @@ class NortonTrainer(DefaultTrainer):
             return guarded(super().train, self.guard)
         finally:
             log.removeFilter(keep)
+            self.precision.close()
 
     def after_train(self) -> None:
         if self.iter >= self.max_iter:
@@ -263,11 +264,20 @@ def _parallel_on(device: str) -> Iterator[None]:
         defaults.create_ddp_model = made
 
 
-def _in_bfloat16(model: torch.nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward in bfloat16 (autocast) while the model trains."""
+def train_in_bfloat16(model: torch.nn.Module, contexts: ExitStack) -> None:
+    """Have a model in training run in bfloat16 on the CPU, with the forward hooks that it has by now, under autocast.
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
-            return forward(*args, **kwargs)
+    Args:
+        model: gets hooks that enter autocast before its forward and leave it afterwards.
+        contexts: what was entered; to be closed by the caller where a signal has cut a forward off.
+    """
 
-    return run
+    def enter(module: torch.nn.Module, _: Any) -> None:
+        if module.training:
+            contexts.enter_context(torch.autocast("cpu", torch.bfloat16))
+
+    def leave(*_: Any) -> None:
+        contexts.close()
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)

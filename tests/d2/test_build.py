@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -228,12 +231,23 @@ def test_rows_as_text():
 
 
 def test_bfloat16_on_a_cpu_while_training_alone():
-    from norton_det.d2.trainer import _in_bfloat16
+    from norton_det.d2.trainer import train_in_bfloat16
 
-    layer = torch.nn.Linear(4, 2)
-    layer.forward = _in_bfloat16(layer, layer.forward)
-    assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
+    layer, contexts, hooked = torch.nn.Linear(4, 2), ExitStack(), []
+    layer.register_forward_hook(lambda *_: hooked.append(torch.is_autocast_enabled("cpu")))
+    train_in_bfloat16(layer, contexts)
+    assert layer(torch.ones(1, 4)).dtype == torch.bfloat16 and not torch.is_autocast_enabled("cpu")
     assert layer.eval()(torch.ones(1, 4)).dtype == torch.float32
+    assert hooked == [True, False]
+    with pytest.raises(RuntimeError):
+        layer.train()(torch.ones(1, 5))
+    assert not torch.is_autocast_enabled("cpu")
+    cut_off = layer.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        layer(torch.ones(1, 4))
+    cut_off.remove()
+    contexts.close()
+    assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("name", ["box_pooler", "mask_pooler"])

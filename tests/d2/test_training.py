@@ -383,7 +383,6 @@ def test_distillation_teaches(quick, teacher_file, tmp_path):
         recorded = {name for name in trainer.storage.histories() if "distill" in name}
         assert recorded == ({f"loss_distill_{chosen}"} if chosen else set())
         model = trainer.model
-        model.forward = type(model).forward.__get__(model)  # as it was before
         probe = quick(SOLVER__DISTILL__WEIGHTS=teacher_file)
         distillation_of(probe, model).install()
         with torch.no_grad(), seeded(0), EventStorage():
