@@ -65,25 +65,25 @@ def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another process holds it, or it cannot be written.
     """
+    from filelock import FileLock, Timeout  # here, as its import takes time
+
     path = Path(folder) / ".lock"
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another place") from None
-        if not _lock(handle):
-            os.close(handle)
-            raise InputError(f"{folder}: expected a folder for {what} alone, another one writes here; choose another")
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                break
-        os.close(handle)  # the other one has just ended, and removed it
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(
+            f"{folder}: expected a folder for {what} alone, another one writes here; choose another"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here ({error.strerror}); choose another place") from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
+        with contextlib.suppress(OSError):  # Windows removes it itself
+            path.unlink()  # while it is locked: whoever has it open by now sees that it is gone
+        lock.release()
 
 
 def _make_part(target: Path) -> tuple[int, str]:

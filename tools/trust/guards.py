@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from norton_det.checkpoint import load as weights
@@ -99,7 +100,7 @@ GUARDS: list[tuple[str, Callable[[], None], Check]] = [
     ("hearing signals", _without((hooks.StopOnSignal, "_hear", _deaf)), "SIGTERM"),
     ("seeds of images and order", _without((epochs, "seeded", _unseeded)), resume.check),
     ("finite losses", _without((trainer, "guarded", _unguarded)), "a loss that is not finite"),
-    ("one training in a folder", _without((files, "_lock", lambda _: True)), "two trainings in one folder"),
+    ("one training in a folder", _without((filelock.FileLock, "acquire", _nothing)), "two trainings in one folder"),
     ("signs of life", _without((launch, "_watching", _unwatched)), "one of two processes hangs"),
     ("images that cannot be read", _without((loader, "UNREADABLE", ())), "a truncated picture of 120"),
     ("too many of them", _without((epochs, "MOST_UNREADABLE", 1.0)), "one truncated picture of nine"),
