@@ -101,10 +101,10 @@ def compare(kind: str, name: str, detections: int) -> dict[str, Any]:
 
 def published(args: argparse.Namespace) -> str:
     pairs = [(kind, name) for kind, presets in PUBLISHED.items() for name in presets]
-    rows = [compare(*pair, args.detections) for pair in tqdm(pairs, leave=False, disable=None)]
+    rows = [compare(kind, name, args.detections) for kind, name in tqdm(pairs, leave=False, disable=None)]
     if args.json:
         return json.dumps({"rows": rows, "detections": args.detections, "notes": NOTES.format(**vars(args))}, indent=2)
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for row in rows:
         cells = [row["macs"] / 1e9, row["published_macs"] / 1e9, row["macs_difference_percent"]]
         cells += [row["params"] / 1e6, row["published_params"] / 1e6, row["params_difference_percent"]]

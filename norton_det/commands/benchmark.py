@@ -28,7 +28,7 @@ from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_file, require_writable
 from ..utils.options import FORMS
 from ..utils.plots import plot_groups
-from ..utils.timing import Timing, environment, measure
+from ..utils.timing import environment, measure
 
 WHOLE = {"NECK_RANK": "1", "HEAD_RANK": "1", "BOX_HEAD_RANK": "128"}
 DENSE = ["MODEL.NORTON.PRESET", "dense", *(word for key in WHOLE for word in (f"MODEL.NORTON.{key}", "None"))]
@@ -132,9 +132,8 @@ def table_of(
     for model, form in tqdm(pairs, "prepare", leave=False):
         place = Path(tempfile.mkdtemp(dir=folder))
         runners[model, form] = make_call(models[model], form, picture, place, calibration, args.threads)
-    timings: dict[tuple[str, str], Timing] = {}
     calls = {pair: runner.call for pair, runner in runners.items()}
-    timings.update(measure(calls, rounds=args.rounds, device=device, progress=True))  # type: ignore[arg-type]
+    timings = measure(calls, rounds=args.rounds, device=device, progress=True)
     if args.train_step:
         steps = {(name, TRAIN): make_step(copy.deepcopy(model), *args.size) for name, model in models.items()}
         timings.update(measure(steps, rounds=max(3, args.rounds // 3), warmup=1, device=device, progress=True))
@@ -197,7 +196,7 @@ def main(args: argparse.Namespace) -> None:
         return
     forms = check(args)
     report: dict[str, Any] = {"size": args.size, "rounds": args.rounds, "tables": {}}
-    texts = []
+    texts: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for config in args.config_file or [None]:
             rows, note = table_of(args, config, forms, Path(folder))

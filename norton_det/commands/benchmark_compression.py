@@ -7,6 +7,8 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from ..utils.errors import InputError
 from ..utils.files import atomic_path
 from ..utils.timing import environment
 
+Result = TypeVar("Result")
 NAME = re.compile(r"layer\d+\.\d+\.conv[12]\.weight")
 STARTS = (("svd", None), ("random", 0), ("random", 1))  # the first, parafac's default, is the one that is timed
 
@@ -45,7 +48,7 @@ def read_layers(path: str | None, seed: int) -> dict[str, Tensor]:
     return layers
 
 
-def timed(function: Callable[[], object]) -> tuple[float, object]:
+def timed(function: Callable[[], Result]) -> tuple[float, Result]:
     """Seconds and result."""
     start = time.perf_counter()
     result = function()
@@ -65,7 +68,7 @@ def loop_cp(weight: Tensor, rank: int, sample: list[int]) -> tuple[float, float]
     for tensor in weight[sample].double().numpy():
         errors = []
         for number, (init, seed) in enumerate(STARTS):
-            spent, cp = timed(lambda t=tensor, i=init, s=seed: parafac(t, rank, init=i, random_state=s))
+            spent, cp = timed(partial(parafac, tensor, rank, init=init, random_state=seed))
             seconds += spent if number == 0 else 0.0
             scaled = [cp.factors[0] * cp.weights, *cp.factors[1:]]
             errors.append(float(((tensor - np.einsum("ir,hr,wr->ihw", *scaled)) ** 2).sum()))
@@ -84,7 +87,7 @@ def loop_pabs(factors: Factors, pairs: list[tuple[int, int]]) -> tuple[float, fl
 
 def measure_layer(
     name: str, weight: Tensor, factors: Factors, args: argparse.Namespace, chooser: random.Random
-) -> dict:
+) -> dict[str, Any]:
     """One row: both loops on a sample of the layer, and our error on the same filters."""
     alive = [o for o in range(len(weight)) if weight[o].abs().max() > 0]  # parafac divides by the norm
     if len(alive) < 2:
@@ -92,7 +95,7 @@ def measure_layer(
             f"{name}: expected at least two filters that are not zero, got {len(alive)}; use other weights"
         )
     sample = sorted(chooser.sample(alive, min(args.filters, len(alive))))
-    pairs = [tuple(chooser.sample(alive, 2)) for _ in range(args.pairs)]
+    pairs = [(one, other) for one, other in (chooser.sample(alive, 2) for _ in range(args.pairs))]
     filter_seconds, loop_nmse = loop_cp(weight, args.rank, sample)
     pair_seconds, difference = loop_pabs(factors, pairs)
     count = len(weight)
@@ -111,7 +114,7 @@ def measure_layer(
     }
 
 
-def table(report: dict) -> str:
+def table(report: dict[str, Any]) -> str:
     """The rows and the totals as text."""
     head = f"{'layer':<16}{'O x I':>11}{'pairs':>8}{'NMSE ours':>11}{'TensorLy':>10}{'parafac s':>11}{'angles s':>10}"
     lines = [report["environment"], f"weights {report['weights']}, rank {report['rank']}; loops extrapolated", "", head]
@@ -151,7 +154,7 @@ def main(args: argparse.Namespace) -> None:
     weights = list(layers.values())
     compress([weights[0][:2]], args.rank)  # libraries load on first use
     runs = [compress(weights, args.rank) for _ in tqdm(range(args.rounds), "ours", leave=False)]
-    cp_seconds, pabs_seconds = (statistics.median(run[part] for run in runs) for part in (0, 1))
+    cp_seconds, pabs_seconds = statistics.median(run[0] for run in runs), statistics.median(run[1] for run in runs)
     chooser, rows = random.Random(args.seed), []
     for (name, weight), factors in tqdm(list(zip(layers.items(), runs[0][2], strict=True)), "loops", leave=False):
         rows.append(measure_layer(name, weight, factors, args, chooser))

@@ -117,7 +117,8 @@ def rows_of(
 def write(args: argparse.Namespace, table: Table, names: list[str]) -> None:
     """Means over the seeds of the rows asked for: the table, and a plot of AP."""
     tasks = list(dict.fromkeys(row["task"] for row in table.rows if row["name"] in names))
-    texts, series = [], {}
+    texts: list[str] = []
+    series: dict[str, list[float]] = {}
     for task in tasks:
         rows = []
         for name in names:

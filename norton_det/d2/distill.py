@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import FPN
+from detectron2.modeling import FPN, GeneralizedRCNN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, StandardROIHeads
 from torch import Tensor, nn
 
@@ -42,7 +42,7 @@ class Distillation:
         InputError: detectors that do not fit together.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, weights: DistillWeights) -> None:
+    def __init__(self, student: GeneralizedRCNN, teacher: GeneralizedRCNN, weights: DistillWeights) -> None:
         self.student, self.teacher, self.weights = student, teacher.eval().requires_grad_(False), weights
         for detector in (student, teacher):
             heads = getattr(detector, "roi_heads", None)

@@ -10,7 +10,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint.torch_file import save_torch
 from ..classification.epochs import Unreadable
@@ -162,8 +162,8 @@ def guarded(train: Callable[[], Any], guard: Guard) -> Any:
     return run_kept(guard.stop, named, guard.keep, "lower DATALOADER.NUM_WORKERS")
 
 
-def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
-    def average(kept: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
+    def average(kept: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
         reached = min(decay, (1 + int(steps)) / (10 + int(steps)))
         get_ema_multi_avg_fn(reached)(kept, current, steps)
 

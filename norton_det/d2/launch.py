@@ -90,7 +90,8 @@ def _watching(beats: Any) -> Iterator[list[int]]:
 
     def pass_on(number: int, _: object) -> None:
         for process in multiprocessing.active_children():
-            os.kill(process.pid, number)
+            if process.pid is not None:
+                os.kill(process.pid, number)
 
     def watch() -> None:
         while not ended.wait(1):

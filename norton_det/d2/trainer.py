@@ -66,7 +66,8 @@ class NortonTrainer(DefaultTrainer):
     @property
     def detector(self) -> torch.nn.Module:
         """The model without DistributedDataParallel around it."""
-        return getattr(self.model, "module", self.model)
+        model: torch.nn.Module = self.model
+        return getattr(model, "module", model)
 
     def build_hooks(self) -> list[HookBase]:
         # called at the end of DefaultTrainer.__init__; the hooks take the checkpointer from here

@@ -8,11 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from tqdm import tqdm
 
 from .errors import InputError
+
+Name = TypeVar("Name", str, tuple[str, str])
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,13 @@ class Timing:
 
 
 def measure(
-    candidates: Mapping[str, Callable[[], object]],
+    candidates: Mapping[Name, Callable[[], object]],
     *,
     rounds: int = 20,
     warmup: int = 3,
     device: torch.device | str = "cpu",
     progress: bool = False,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Time candidates in turns: in every round each is called once.
 
     Args:
@@ -66,7 +69,7 @@ def measure(
     if rounds < 1 or warmup < 0 or not candidates:
         raise InputError(f"timing: expected candidates, rounds >= 1, warmup >= 0, got {rounds} and {warmup}")
     kind = torch.device(device).type
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    seconds: dict[Name, list[float]] = {name: [] for name in candidates}
     with torch.inference_mode():
         for index in tqdm(range(warmup + rounds), desc="timing", unit="round", disable=not progress):
             for name, call in candidates.items():
