@@ -72,7 +72,7 @@ def test_more_targets(mask, found, target):
 
 def test_a_latency_of_a_detector(mask, found, quick_search, planted_clock):
     options = {"input_size": SIZE, "sensitivity": found.sensitivity, "rounds": 1}
-    settings = replace(quick_search, measure=planted_clock)
+    settings = replace(quick_search, measure=planted_clock, attempts=4)
     result = search(mask, target_latency_ms="70%", settings=settings, **options)
     assert result.target == pytest.approx(0.7 * result.dense) == pytest.approx(result.reached, rel=0.05)
     timed = search(mask, target_latency_ms="70%", settings=replace(quick_search, attempts=1, tolerance=1e3), **options)

@@ -7,7 +7,7 @@ dense.
 
 The figures are those of ``complexity``, where CP layers count in their train form; a test compares both.
 
-Legend: ``I, O`` inputs and outputs, ``R`` rank, ``Kh, Kw`` kernel, places: rows and columns of a map.
+Legend: ``I, O`` inputs and outputs, ``R`` rank, ``Kh, Kw`` kernel; a *map* is given by its rows and columns.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ class CostedLayer:
         inputs, outputs: a number of channels, or the group that sets it.
         rank: the group of its rank; ``None`` if it has none.
         kernel: (Kh, Kw).
-        before, after: places of its input and of its output.
+        input_map, output_map: rows and columns of what it reads and of what it puts out.
         per_output: parameters beside the weight (normalisation, bias), for each output.
         linear: factors are those of a matrix, else of a convolution.
     """
@@ -44,8 +44,8 @@ class CostedLayer:
     outputs: int | str
     rank: str | None = None
     kernel: tuple[int, int] = (1, 1)
-    before: tuple[int, int] = (1, 1)
-    after: tuple[int, int] = (1, 1)
+    input_map: tuple[int, int] = (1, 1)
+    output_map: tuple[int, int] = (1, 1)
     per_output: int = 0
     linear: bool = False
 
@@ -60,13 +60,13 @@ class CostedLayer:
         return inputs, outputs, assignment[self.rank] if self.rank else None
 
     def macs(self, inputs: int, outputs: int, rank: int | None) -> int:
-        (kh, kw), (rows, columns) = self.kernel, self.after
+        (kh, kw), (rows, columns) = self.kernel, self.output_map
         if rank is None:
             return rows * columns * kh * kw * inputs * outputs
         if self.linear:
             return rows * columns * rank * (inputs + outputs)
-        pointwise = self.before[0] * self.before[1] * inputs
-        return outputs * rank * (pointwise + rows * self.before[1] * kh + rows * columns * kw)
+        pointwise = self.input_map[0] * self.input_map[1] * inputs
+        return outputs * rank * (pointwise + rows * self.input_map[1] * kh + rows * columns * kw)
 
     def params(self, inputs: int, outputs: int, rank: int | None) -> int:
         kh, kw = self.kernel
@@ -127,17 +127,17 @@ def describe_network(
         laterals: the FPN's lateral convolutions by name: the stage (1..4) that each reads, and its outputs.
     """
     complexity = count_complexity(model, input_size)
-    places = input_size[1:]
+    image = input_size[1:]
     if complexity.parts:  # a detector pads its image; all FPN detectors to 32, by the size of their last map
-        places = (-(-places[0] // 32) * 32, -(-places[1] // 32) * 32)
-    layers = list(_resnet(arch, places, stride_in_1x1, laterals or {}))
+        image = (-(-image[0] // 32) * 32, -(-image[1] // 32) * 32)
+    layers = list(_resnet(arch, image, stride_in_1x1, laterals or {}))
     rows = {row.name: row for row in complexity.rows}
     factorable = tuple(candidate for candidate in around if not candidate.reason and candidate.largest_rank >= 1)
     for candidate in factorable:
         weight, row = candidate.module.weight, rows[candidate.name]
         assert isinstance(weight, torch.Tensor)
-        total = row.macs // weight.numel()  # places of all levels or regions together
-        height = max(1, round((total * places[0] / places[1]) ** 0.5))
+        total = row.macs // weight.numel()  # positions of all levels or regions together
+        height = max(1, round((total * image[0] / image[1]) ** 0.5))
         while total % height:
             height -= 1
         shape = (height, total // height)
@@ -149,36 +149,36 @@ def describe_network(
 
 
 def _resnet(
-    arch: str, places: tuple[int, int], stride_in_1x1: bool, laterals: Mapping[str, tuple[int, int]]
+    arch: str, image: tuple[int, int], stride_in_1x1: bool, laterals: Mapping[str, tuple[int, int]]
 ) -> Iterable[CostedLayer]:
     """Convolutions of a ResNet with the normalisations after them, and what reads the stages' outputs."""
     dense = ARCHITECTURES[arch]
-    half = _halved(places)
+    half = _halved(image)
 
-    def layer(site: Site, before: tuple[int, int], after: tuple[int, int]) -> CostedLayer:
+    def layer(site: Site, input_map: tuple[int, int], output_map: tuple[int, int]) -> CostedLayer:
         inputs, outputs = (dense.group(channels) or dense.widths[channels] for channels in (site.reads, site.writes))
         rank, kernel = (site.name if site.factored else None), (site.kernel, site.kernel)
-        return CostedLayer(site.name, inputs, outputs, rank, kernel, before, after, 2)
+        return CostedLayer(site.name, inputs, outputs, rank, kernel, input_map, output_map, 2)
 
-    yield layer(dense.sites[0], places, half)
-    at = _halved(half)
+    yield layer(dense.sites[0], image, half)
+    current = _halved(half)
     for stage, block in dense.blocks():
-        start = at
+        start = current
         for site in dense.sites_of(stage, block):
             if site.projection:
-                yield layer(site, start, at)
+                yield layer(site, start, current)
                 continue
-            after = _halved(at) if site.name == dense.strided(stage, block, stride_in_1x1) else at
-            yield layer(site, at, after)
-            at = after
+            output_map = _halved(current) if site.name == dense.strided(stage, block, stride_in_1x1) else current
+            yield layer(site, current, output_map)
+            current = output_map
         if block == dense.depths[stage - 1] - 1:
             for lateral, (reads, width) in laterals.items():
                 if reads == stage and stage < 4:
-                    yield CostedLayer(lateral, dense.stream(stage), width, None, (1, 1), at, at)
+                    yield CostedLayer(lateral, dense.stream(stage), width, None, (1, 1), current, current)
 
 
-def _halved(places: tuple[int, int]) -> tuple[int, int]:
-    return -(-places[0] // 2), -(-places[1] // 2)
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    return -(-size[0] // 2), -(-size[1] // 2)
 
 
 class CostModel:

@@ -88,26 +88,26 @@ class ConvRows:
     """
 
     def __init__(self, name: str, conv: nn.Conv2d, settings: SearchSettings, scale: Tensor | None = None) -> None:
-        self.name, self.conv, self.left = name, conv, settings.rows
+        self.name, self.conv, self.remaining = name, conv, settings.rows
         self.filters = sample_filters(conv.out_channels, settings.filters)
         self.scale = torch.ones(len(self.filters)) if scale is None else scale[self.filters]
         self.moments, self.seen = Moments(name), 0
-        self.tests: list[Tensor] = []
+        self.test_rows: list[Tensor] = []
         self.weight = flatten_weight(conv.weight.detach())[self.filters]  # (o, F)
 
     def add(self, maps: Tensor, take: int, generator: torch.Generator) -> None:
         """Add ``take`` positions of inputs (N, I, H, W)."""
         grid = (len(maps), *output_size(maps, self.conv))
-        positions = draw_positions(grid, min(take, self.left), generator).to(maps.device)
+        positions = draw_positions(grid, min(take, self.remaining), generator).to(maps.device)
         count = positions.shape[1]
         if not count:
             return
-        self.left -= count
+        self.remaining -= count
         x = patches(maps.detach(), self.conv, positions)
-        kept = (torch.arange(self.seen, self.seen + count) % 5 == 0).to(x.device)
+        for_test = (torch.arange(self.seen, self.seen + count) % 5 == 0).to(x.device)
         self.seen += count
-        self.tests.append(x[kept])
-        self.moments.add(x[~kept], x[~kept] @ self.weight.T)
+        self.test_rows.append(x[for_test])
+        self.moments.add(x[~for_test], x[~for_test] @ self.weight.T)
 
     def fit(self, ranks: Sequence[int]) -> list[FilterFit]:
         """The sampled filters at each rank.
@@ -115,9 +115,9 @@ class ConvRows:
         Raises:
             InputError: too few rows, or not finite ones.
         """
-        if self.moments.count < 2 or not any(map(len, self.tests)):
+        if self.moments.count < 2 or not any(map(len, self.test_rows)):
             raise InputError(f"{self.name}: expected activations on the calibration images, got none; give more images")
-        moments, x = self.moments.finish(), torch.cat(self.tests)
+        moments, x = self.moments.finish(), torch.cat(self.test_rows)
         dense = self.conv.weight.detach()[self.filters]
         fits = []
         for rank in ranks:

@@ -92,25 +92,26 @@ def _shapes(network: Network) -> dict[str, tuple[int, int]]:
 def _kind(layer: CostedLayer, shapes: dict[str, tuple[int, int]]) -> Kind:
     """Layers of one kind take the same time."""
     shape = shapes[layer.name]
-    return (*shape, layer.kernel, layer.before, layer.after, bool(layer.rank), layer.linear)
+    return (*shape, layer.kernel, layer.input_map, layer.output_map, bool(layer.rank), layer.linear)
 
 
 def _call(layer: CostedLayer, inputs: int, outputs: int, rank: int | None) -> Callable[[], object]:
     """One layer of a shape, in deploy form with the activation after it, on noise."""
     generator = torch.Generator().manual_seed(0)
     if layer.linear:
-        rows = layer.after[0] * layer.after[1]
+        rows = layer.output_map[0] * layer.output_map[1]
         matrix: nn.Module = (
             nn.Linear(inputs, outputs) if rank is None else LowRankLinear(inputs, outputs, min(rank, inputs, outputs))
         )
         x: Tensor = torch.randn(rows, inputs, generator=generator)
         return partial(nn.Sequential(matrix, nn.ReLU(inplace=True)).eval(), x)
-    down = [max(1, round(before / after)) for before, after in zip(layer.before, layer.after, strict=True)]
-    stride, padding = (down[0], down[1]), (layer.kernel[0] // 2, layer.kernel[1] // 2)
+    sides = zip(layer.input_map, layer.output_map, strict=True)
+    vertical, horizontal = (max(1, round(before / after)) for before, after in sides)
+    stride, padding = (vertical, horizontal), (layer.kernel[0] // 2, layer.kernel[1] // 2)
     conv: nn.Module = (
         nn.Conv2d(inputs, outputs, layer.kernel, stride, padding)
         if rank is None
         else CPConv2d(inputs, outputs, layer.kernel, rank, stride, padding).fuse()
     )
-    x = torch.randn(1, inputs, *layer.before, generator=generator)
+    x = torch.randn(1, inputs, *layer.input_map, generator=generator)
     return partial(nn.Sequential(conv, nn.ReLU(inplace=True)).eval(), x)

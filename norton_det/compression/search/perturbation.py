@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...utils.hooks import hooked
+
 Outputs = Callable[[], list[list[Tensor]]]
 """Runs a network on a few images and gives, for each of its ends, tensors of what it puts out."""
 
@@ -39,16 +41,14 @@ class Distortion:
         return sum(errors) / max(1, len(errors))
 
 
-@contextmanager
-def predicted_inputs(module: nn.Module, projection: Tensor) -> Iterator[None]:
+def predicted_inputs(module: nn.Module, projection: Tensor) -> Perturbation:
     """A convolution reads what the kept channels tell of its inputs (N, C, H, W), by a matrix (C, C)."""
 
     def predict(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         mean = inputs[0].mean((0, 2, 3), keepdim=True)
         return (F.conv2d(inputs[0] - mean, projection[:, :, None, None]) + mean,)
 
-    with module.register_forward_pre_hook(predict):
-        yield
+    return hooked(inputs=[(module, predict)])
 
 
 @contextmanager
