@@ -107,18 +107,18 @@ def _of_detector(detector: nn.Module, inputs: Sequence[Any] | None, size: tuple[
     if inputs is not None:
         check_images(stack, inputs)
     dense = compress_detector(detector, None, **ALONE).model  # with our ResNet, whatever the stack's was
-    prefix, part, rest = split_detector_state(dense.state_dict())
-    spec = spec_from_state(part)
+    prefix, resnet_state, rest = split_detector_state(dense.state_dict())
+    spec = spec_from_state(resnet_state)
     if not spec.is_dense:
         raise InputError(f"detector: expected a dense ResNet, got {spec}; search on the detector that it came from")
     stride = has_stride_in_1x1(dense.get_submodule(f"{prefix}layer2.0.conv1"))
-    found = find_laterals(rest, spec.architecture)
-    laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in found.items()}
+    stages = find_laterals(rest, spec.architecture)
+    laterals = {name.removesuffix(".weight"): (stage, len(rest[name])) for name, stage in stages.items()}
     around = find_candidates(dense)
     network = describe_network(dense, spec.arch, size, stride_in_1x1=stride, around=around, laterals=laterals)
 
     def sensitivity(settings: SearchSettings, progress: bool) -> list[Group]:
-        state = read_network(part)[0]
+        state = read_network(resnet_state)[0]
         if inputs is None:
             return groups_from_weights(network, state, settings, progress)
         resnet = NortonResNet(spec, 0, stride)
