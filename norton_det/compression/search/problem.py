@@ -7,7 +7,7 @@ its heads put out, on the regions that the dense detector proposes. A *frame* is
 backbone, the proposals with their NMS, pooling and heads; without the last NMS, which depends on what a network finds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -177,33 +177,30 @@ def _outputs(
     detector: nn.Module, stack: DetectionStack, crops: Sequence[ImageBatch], regions: Sequence[Tensor] | None = None
 ) -> list[list[Tensor]]:
     """What the RPN and each head put out, tensors of equal kind of all crops in one."""
-    found: list[list[list[Tensor]]] = []
+    by_crop: list[list[list[Tensor]]] = []
     for index, crop in enumerate(crops):
         features = stack.feature_maps(detector, crop.pixels)
         boxes = regions[index] if regions is not None else _regions(detector, stack, crop, features)
-        ends = [_rpn(detector, stack, features)]
+        ends = [_flat(stack.rpn_outputs(detector, features))]
         if len(boxes):
             ends += [
-                stack.head_outputs(detector, head, stack.pool(detector, head, crop, features, some))
+                stack.head_outputs(detector, head, stack.pool(detector, head, crop, features, head_boxes))
                 for head in stack.heads_of(detector)
-                for some in [boxes if head == "box" else boxes[:FEW]]
+                for head_boxes in [boxes if head == "box" else boxes[:FEW]]
             ]
-        found.append(ends)
-    count = max(len(ends) for ends in found)
-    found = [ends for ends in found if len(ends) == count]
-    return [
-        [torch.cat([part.flatten() for part in parts]) for parts in zip(*same, strict=True)]
-        for same in zip(*found, strict=True)
-    ]
+        by_crop.append(ends)
+    count = max(map(len, by_crop))
+    whole = [ends for ends in by_crop if len(ends) == count]  # of crops with regions
+    return [_flat(zip(*of_crops, strict=True)) for of_crops in zip(*whole, strict=True)]
 
 
 def _regions(detector: nn.Module, stack: DetectionStack, crop: ImageBatch, features: FeatureMaps) -> Tensor:
     return stack.propose(detector, crop, features)[:REGIONS]
 
 
-def _rpn(detector: nn.Module, stack: DetectionStack, features: FeatureMaps) -> list[Tensor]:
-    """Scores and deltas of all levels: two tensors of one dimension."""
-    return [torch.cat([level.flatten() for level in levels]) for levels in stack.rpn_outputs(detector, features)]
+def _flat(groups: Iterable[Sequence[Tensor]]) -> list[Tensor]:
+    """The tensors of each group as one of one dimension: those of all levels, or of all crops."""
+    return [torch.cat([tensor.flatten() for tensor in tensors]) for tensors in groups]
 
 
 def _crops(
