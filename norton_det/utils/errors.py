@@ -12,8 +12,9 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        if message.startswith("Caught InputError in "):  # PyTorch, from a process of a data loader: with its traceback
-            message = message.rstrip().rpartition("InputError: ")[2]
+        name = type(self).__name__
+        if message.startswith(f"Caught {name} in "):  # PyTorch, from a process of a data loader: with its traceback
+            message = message.rstrip().rpartition(f"{name}: ")[2]
         super().__init__(_visible(message))
 
 
