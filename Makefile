@@ -27,21 +27,23 @@ lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# Engines have threads, and a process that has them cannot be forked: their tests have processes of their own.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS)
+APART := tests/deploy tests/live
+
 test: setup lint  ## lint, the tests, and the short form of make reliability
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=10 --ignore=tests/deploy --ignore=tests/live
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist load --durations=5 tests/deploy  # engines have threads of their own
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --durations=5 tests/live
-	OMP_NUM_THREADS=1 $(PY) tools/reliability.py --short
+	$(PYTEST) --dist loadfile --durations=15 $(APART:%=--ignore=%)
+	$(PYTEST) --dist worksteal --durations=5 $(APART)
 
 coverage: setup  ## the tests, and which lines of norton_det they reach; less than 90 % fails
 	$(PY) -m coverage erase
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-report= --cov-fail-under=0 --ignore=tests/deploy --ignore=tests/live
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist load --cov --cov-append --cov-report= --cov-fail-under=0 tests/deploy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(WORKERS) --dist loadfile --cov --cov-append --cov-report= --cov-fail-under=0 tests/live
+	$(PYTEST) --dist loadfile --cov --cov-report= --cov-fail-under=0 $(APART:%=--ignore=%)
+	$(PYTEST) --dist worksteal --cov --cov-append --cov-report= --cov-fail-under=0 $(APART)
 	$(PY) -m coverage report
 
-reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept
-	OMP_NUM_THREADS=1 $(PY) tools/reliability.py
+reliability: setup  ## provoke what can go wrong, and print how often each promise of SECURITY.md is kept (PROMISES=FILE)
+	NORTON_DET_RELIABILITY=long NORTON_DET_EXAMPLES=thorough $(PYTEST) --dist worksteal --durations=10 \
+	  $(PROMISES:%=--promises=%) tests/reliability tests/decomposition/test_numerics.py
 
 demo: setup  ## a walk through compress, evaluate and benchmark
 	$(PY) tools/walkthrough.py

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 import torch
 
-from tests import REPOSITORY
+from tests import REPOSITORY, find_shared, process
 
 # the same examples each time, and no time limit each: a busy machine must not fail a test
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -19,12 +19,7 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("NORTON_DET_EXAMPLES", "repeatable"))
 
-
-def _find_shared() -> Path | None:
-    """The folder with ``data/`` and ``weights/``: ``NORTON_DET_DATA``, else ``shared`` beside the repository."""
-    named = os.environ.get("NORTON_DET_DATA")
-    folder = Path(named) if named else REPOSITORY.parent / "shared"
-    return folder if (folder / "data").is_dir() and (folder / "weights").is_dir() else None
+pytest_plugins = ["tests.reliability.promises"]
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +30,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and weights; read-only."""
-    folder = _find_shared()
+    folder = find_shared()
     if folder is None:
         pytest.skip("no real data: set NORTON_DET_DATA to the folder that holds data/ and weights/")
     return folder
@@ -86,6 +81,29 @@ def planted_clock() -> Callable[..., Any]:
         return timings
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh torchvision Faster R-CNN, norton-78, for OpenVINO: it answers in milliseconds, with scores of about 1/3.
+
+    A process of its own makes it: this one, which others are forked from, has no thread of an engine.
+    """
+    pytest.importorskip("openvino")
+    folder = tmp_path_factory.mktemp("exported")
+
+    def make() -> None:
+        from norton_det.deploy import export
+        from norton_det.tv import fasterrcnn_norton_resnet50_fpn
+
+        torch.manual_seed(0)
+        options = {"weights_backbone": None, "num_classes": 3, "box_score_thresh": 0.0, "box_detections_per_img": 8}
+        detector = fasterrcnn_norton_resnet50_fpn(weights=None, rpn_post_nms_top_n_test=30, **options)
+        export(detector.eval(), "norton-78.xml", min_size=64, max_size=128, classes=("background", "cat", "dog"))
+
+    made = process.run(make, folder, 300)
+    assert made.status == 0, made.err
+    return folder / "norton-78.xml"
 
 
 @pytest.fixture

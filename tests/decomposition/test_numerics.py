@@ -27,6 +27,7 @@ EXTREME = {torch.float16: (1e-4, 1e3), torch.bfloat16: (1e-30, 1e30), torch.floa
 KINDS = ("random", "zero", "constant", "duplicate", "orthogonal", "tiny", "huge")
 KERNELS = ((1, 1), (3, 1), (1, 3), (2, 2), (3, 3))
 SEEDS = st.integers(0, 2**31)
+pytestmark = pytest.mark.promise("properties of decomposition, distances and pruning")
 
 
 def examples(count: int) -> settings:

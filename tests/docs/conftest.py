@@ -7,7 +7,9 @@ import pytest
 
 pytest.importorskip("detectron2")
 
-from . import child, workspace
+from tests import process
+
+from . import workspace
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +17,7 @@ def folder(tmp_path_factory, request) -> Path:
     root, data = tmp_path_factory.mktemp("user"), None
     with contextlib.suppress(pytest.skip.Exception):  # without real photographs, generated ones
         data = request.getfixturevalue("shared") / "data"
-    made = child.run(lambda: workspace.make(root, data), root, 300)
+    made = process.run(lambda: workspace.make(root, data), root, 300)
     assert made.status == 0, made.err
     return root
 

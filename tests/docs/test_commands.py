@@ -19,8 +19,8 @@ from norton_det.commands.parser import run as run_command
 from norton_det.d2 import trainer  # noqa: F401  imported here, so that the forks need not
 from norton_det.data.generate import generate_dataset
 from tests import REPOSITORY
+from tests.process import Ended, error_line, run, script
 
-from .child import Ended, error_line, run, script
 from .pages import LANGUAGES, NEEDS_SHAPES, NOT_RUN, blocks, commands, expected_line
 
 SECONDS = float(os.environ.get("NORTON_DET_DOCS_SECONDS", 2))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from .child import run
+from tests.process import run
+
 from .pages import blocks
 
 # what a page takes for granted, and says so beside the block: pictures of the user's, and a detector

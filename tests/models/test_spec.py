@@ -168,6 +168,7 @@ def test_ranks_per_block():
         (lambda: CompressionSpec.parse(1, "[0.999]*20"), "leaves none of 64 channels; use at most 0.9844"),
         (lambda: CompressionSpec.parse(10, "[0.]*20"), "rank: expected 1 to 9"),
         (lambda: CompressionSpec.parse(0, "[0.]*20"), "rank: expected 1 to 9"),
+        (lambda: CompressionSpec.parse(-1, "[0.]*20"), "rank: expected 1 to 9"),
         (lambda: CompressionSpec.parse("1.5", "[0.]*20"), "rank: expected a whole number, got 1.5"),
         (lambda: CompressionSpec.parse("1e999", "[0.]*20"), "rank: expected a whole number, got inf"),
         (lambda: CompressionSpec.parse(float("nan"), "[0.]*20"), "rank: expected a whole number, got nan"),

@@ -1,8 +1,10 @@
 """A command or a piece of code in a process of its own, forked from one that has imported what takes long."""
 
 import contextlib
+import logging
 import os
 import re
+import resource
 import runpy
 import signal
 import sys
@@ -24,12 +26,15 @@ class Ended:
     working: bool
 
 
-def run(main: Callable[[], object], folder: Path, seconds: float) -> Ended:
-    """Call ``main`` in a fork in a folder, for so many seconds at most; then it gets what Ctrl-C sends."""
+def run(main: Callable[[], object], folder: Path, seconds: float, memory: int | None = None) -> Ended:
+    """Call ``main`` in a fork in a folder, for so many seconds at most; then it gets what Ctrl-C sends.
+
+    It may take so many bytes of memory beside those that this process has.
+    """
     out, err = folder / ".out", folder / ".err"
     process = os.fork()
     if process == 0:
-        _child(main, folder, out, err)
+        _child(main, folder, out, err, memory)
     status, working = _wait(process, seconds), False
     if status is None:
         working = True
@@ -54,7 +59,13 @@ def script(words: list[str]) -> Callable[[], object]:
     return main
 
 
-def _child(main: Callable[[], object], folder: Path, out: Path, err: Path) -> None:
+def resident(process: int | str = "self", field: str = "VmRSS") -> int:
+    """Bytes in memory of a process, or another field of its status."""
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found else 0
+
+
+def _child(main: Callable[[], object], folder: Path, out: Path, err: Path, memory: int | None) -> None:
     status = 1
     try:
         os.setpgid(0, 0)
@@ -62,11 +73,20 @@ def _child(main: Callable[[], object], folder: Path, out: Path, err: Path) -> No
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        for name in (None, *logging.root.manager.loggerDict):  # theirs may be streams of the process before
+            for handler in logging.getLogger(name).handlers:
+                if type(handler) is logging.StreamHandler:
+                    handler.setStream(sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if memory is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (resident(field="VmData") + memory,) * 2)
         main()
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:  # as Python itself: a traceback and status 1
         sys.excepthook(*sys.exc_info())
     finally:

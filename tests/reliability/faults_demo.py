@@ -1,6 +1,5 @@
 """Faults of the demo: cameras, videos, codecs and displays that are not there or go, and a process that is ended."""
 
-import functools
 import os
 import signal
 import struct
@@ -18,8 +17,7 @@ from norton_det.live import Frame, open_source
 from norton_det.live import video as video_module
 from norton_det.live.video import VideoSink
 
-from .cases import Fault, tool
-from .detector import make_detector
+from .faults import Fault, tool
 from .stream import Stream
 
 FRAMES, LONG = 12, 600  # of a short film, and of one that is still being shown when its process is ended
@@ -248,43 +246,6 @@ def interrupted_twice(folder: Path, detector: Path) -> int | None:
     return status
 
 
-def faults(folder: Path) -> list[Fault]:
-    """All of them; the small detector that they share is written into ``folder``."""
-    made = make_detector(folder)
-
-    def case(name: str, expects: str, status: int, call: Callable[..., int | None], *words: object) -> Fault:
-        return Fault("demo", name, functools.partial(_with, call, made, words), expects, status)
-
-    shown = rf"^{FRAMES} frames of .*the first after"
-    return [
-        case("a camera that is not there", "camera 77: expected a camera, found none", 2, _webcam, 77),
-        case("camera -1", "camera -1: expected a camera, found none", 2, _webcam, -1),
-        case("a camera unplugged midway", "none after 3 attempts to open it again; check the address", GONE, unplugged),
-        case("a camera that changes its size midway", "camera 0: expected frames, got none", GONE, changing),
-        case("an empty video", "got an empty file; download or write it again", 2, _empty),
-        case("a truncated video", "of 60 declared frames; the rest is damaged", 0, truncated),
-        case("a damaged video", r"frames? of .*the first after", 0, damaged),
-        case("0 frames a second in a video's header", shown, 0, with_rate, 1, 0),
-        case("0/0 frames a second in a video's header", shown, 0, with_rate, 0, 0),
-        case("NaN frames a second", shown, 0, with_property, float("nan")),
-        case("infinitely many frames a second", shown, 0, with_property, float("inf")),
-        case("no codec for the output", "expected an encoder .* found none; reinstall av", 2, no_codec),
-        case("the usual codec is missing", "encoded by mpeg4, as libx264 is not here", 0, another_codec),
-        case("no display", "window: expected a display, found none; give --output", 2, no_display, ""),
-        case("no display, --window", "expected a display, found none", 2, no_display, "", "--window", "--output", "o"),
-        case("a display that is not there", "expected a display that OpenCV can use", 2, no_display, ":4711"),
-        case("SIGKILL while an .mp4 is written", r"^[1-9]\d* frames come back", 0, killed, "mp4"),
-        case("SIGKILL while an .mkv is written", r"^[1-9]\d* frames come back", 0, killed, "mkv"),
-        case("SIGTERM while a video is written", "interrupted", 130, terminated, signal.SIGTERM),
-        case("Ctrl-C while a video is written", "interrupted", 130, terminated, signal.SIGINT),
-        case("Ctrl-C and SIGTERM at once", "interrupted", 130, interrupted_twice),
-    ]
-
-
-def _with(call: Callable[..., int | None], detector: Path, words: tuple[object, ...], folder: Path) -> int | None:
-    return call(folder, detector, *words)
-
-
 def _webcam(folder: Path, detector: Path, number: int) -> int | None:
     return demo(detector, "--webcam", number, "--output", folder / "out.mp4")
 
@@ -292,3 +253,33 @@ def _webcam(folder: Path, detector: Path, number: int) -> int | None:
 def _empty(folder: Path, detector: Path) -> int | None:
     (folder / "film.mp4").touch()
     return show(folder, detector, folder / "film.mp4")
+
+
+def _case(name: str, expects: str, status: int, call: Callable[..., int | None], *words: object) -> Fault:
+    return Fault("demo", name, lambda folder: call(folder, folder / "detector.xml", *words), expects, status)
+
+
+SHOWN = rf"^{FRAMES} frames of .*the first after"
+FAULTS = [
+    _case("a camera that is not there", "camera 77: expected a camera, found none", 2, _webcam, 77),
+    _case("camera -1", "camera -1: expected a camera, found none", 2, _webcam, -1),
+    _case("a camera unplugged midway", "none after 3 attempts to open it again; check the address", GONE, unplugged),
+    _case("a camera that changes its size midway", "camera 0: expected frames, got none", GONE, changing),
+    _case("an empty video", "got an empty file; download or write it again", 2, _empty),
+    _case("a truncated video", "of 60 declared frames; the rest is damaged", 0, truncated),
+    _case("a damaged video", r"frames? of .*the first after", 0, damaged),
+    _case("0 frames a second in a video's header", SHOWN, 0, with_rate, 1, 0),
+    _case("0/0 frames a second in a video's header", SHOWN, 0, with_rate, 0, 0),
+    _case("NaN frames a second", SHOWN, 0, with_property, float("nan")),
+    _case("infinitely many frames a second", SHOWN, 0, with_property, float("inf")),
+    _case("no codec for the output", "expected an encoder .* found none; reinstall av", 2, no_codec),
+    _case("the usual codec is missing", "encoded by mpeg4, as libx264 is not here", 0, another_codec),
+    _case("no display", "window: expected a display, found none; give --output", 2, no_display, ""),
+    _case("no display, --window", "expected a display, found none", 2, no_display, "", "--window", "--output", "o"),
+    _case("a display that is not there", "expected a display that OpenCV can use", 2, no_display, ":4711"),
+    _case("SIGKILL while an .mp4 is written", r"^[1-9]\d* frames come back", 0, killed, "mp4"),
+    _case("SIGKILL while an .mkv is written", r"^[1-9]\d* frames come back", 0, killed, "mkv"),
+    _case("SIGTERM while a video is written", "interrupted", 130, terminated, signal.SIGTERM),
+    _case("Ctrl-C while a video is written", "interrupted", 130, terminated, signal.SIGINT),
+    _case("Ctrl-C and SIGTERM at once", "interrupted", 130, interrupted_twice),
+]

@@ -17,19 +17,11 @@ from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.tensor_file import read_safetensors, write_tensors
 from norton_det.checkpoint.torch_file import read_torch, save_torch
 from norton_det.d2.files import newest_checkpoint
-from norton_det.models.resnet import NortonResNet
-from norton_det.models.spec import CompressionSpec
 
-from .cases import Fault, refused, tool
-from .small import CONFIG, words
+from .faults import Fault, refused, tool
+from .small import CONFIG, SPEC, model, words
 
-SPEC = CompressionSpec.parse(1, "[0.95]+[0.98]*3+[0.97]*16", name="tiny")
 OFFSETS = 64
-
-
-def model() -> NortonResNet:
-    torch.manual_seed(0)
-    return NortonResNet(SPEC, 2)
 
 
 def _each_form(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
@@ -140,7 +132,7 @@ def _keys(change: Callable[[dict[str, torch.Tensor]], None], *flags: str) -> Cal
 
     def provoke(folder: Path) -> None:
         file = folder / "start.pth"
-        content = read_torch(_trained() / "model_final.pth")
+        content = read_torch(folder / "trained" / "model_final.pth")
         change(content["model"])
         save_torch(file, content)
         training = ["MODEL.WEIGHTS", file, "SOLVER.MAX_ITER", 1]
@@ -149,17 +141,10 @@ def _keys(change: Callable[[dict[str, torch.Tensor]], None], *flags: str) -> Cal
     return provoke
 
 
-TRAINED: list[Path] = []
-
-
-def _trained() -> Path:
-    return TRAINED[0]
-
-
 def other_rank(folder: Path) -> None:
     """The optimizer's state is of another network."""
     out = folder / "out"
-    shutil.copytree(_trained(), out)
+    shutil.copytree(folder / "trained", out)
     content = read_torch(out / "model_final.pth")
     for state in content["trainer"]["_trainer"]["optimizer"]["state"].values():
         if state.get("momentum_buffer") is not None and state["momentum_buffer"].ndim == 4:
@@ -170,7 +155,7 @@ def other_rank(folder: Path) -> None:
 
 def newest_damaged(folder: Path) -> None:
     out = folder / "out"
-    shutil.copytree(_trained(), out)
+    shutil.copytree(folder / "trained", out)
     last = out / "model_final.pth"
     data = last.read_bytes()
     last.write_bytes(data[: len(data) // 2])
@@ -182,105 +167,100 @@ def newest_damaged(folder: Path) -> None:
 
 def all_damaged(folder: Path) -> None:
     out = folder / "out"
-    shutil.copytree(_trained(), out)
+    shutil.copytree(folder / "trained", out)
     for file in out.glob("model_*.pth"):
         file.write_bytes(b"PK\x03\x04" + bytes(1000))
     tool("tools/train_net.py", "--config", CONFIG, "--resume", *words(out, SOLVER__MAX_ITER=6))
 
 
-def faults(trained: Path) -> list[Fault]:
-    """All of them.
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102540417\n"
+NAME = "roi_heads.box_head.fc1.weight"
 
-    Args:
-        trained: the output folder of a training that has ended.
-    """
-    TRAINED[:] = [trained]
-    lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102540417\n"
-    name = "roi_heads.box_head.fc1.weight"
 
-    def rename(state: dict[str, torch.Tensor]) -> None:
-        state["roi_heads.box_head.fc1.weigth"] = state.pop(name)
+def _rename(state: dict[str, torch.Tensor]) -> None:
+    state["roi_heads.box_head.fc1.weigth"] = state.pop(NAME)
 
-    cases: list[tuple[str, Callable[[Path], Any], str, int]] = [
-        ("truncated at 64 offsets", truncated, "256 refused", 0),
-        ("bit rot at 64 places", bit_rot, "192 refused", 0),
-        (
-            "bit rot of a file with FILE.sha256",
-            bit_rot_of_others,
-            r"zoo\.pkl: sha256: expected .*get the file again",
-            2,
-        ),
-        ("zeros", _content(bytes(5000)), r"w\.pth: expected weights .*; download the file again", 2),
-        ("a web page", _content(b"<!DOCTYPE html><title>404</title>"), r"got text that starts b'<!DOCTYPE", 2),
-        ("a Git LFS pointer", _content(lfs, "w.safetensors"), r"got text that starts b'version https", 2),
-        ("a zip bomb", zip_bomb, r"w\.pth: expected tensors .*got an archive that grows absurdly; get", 2),
-        (
-            "a tensor of stride 0 that claims 4 TB",
-            _changed(fc__weight=lambda t: torch.zeros(1).expand(1 << 20, 1 << 20)[:2, :2048]),
-            r"fc\.weight: expected 4096 stored values, got fewer; get the file again",
-            2,
-        ),
-        (
-            "rank of another network",
-            _described(spec=SPEC.to_dict() | {"rank": 2}),
-            r"expected shape .*; the rank or",
-            2,
-        ),
-        (
-            "ratios of another network",
-            _described(spec=SPEC.to_dict() | {"ratios": [0.0] * 20}),
-            r"conv1\.weight: expected shape .*; the rank or ratios are of another network",
-            2,
-        ),
-        (
-            "ratios that make no sense",
-            _described(spec=SPEC.to_dict() | {"ratios": [2.0] * 20}),
-            r"ratios\[0\]: .*; ch",
-            2,
-        ),
-        ("a newer version", _described(version=99), r"metadata: version: expected 1 to \d, got 99; update", 2),
-        ("NaN", _changed(fc__weight=lambda t: t * float("nan")), r"fc\.weight: expected finite values, got .*; use", 2),
-        ("infinite", _changed(conv1__weight=lambda t: t / 0), r"conv1\.weight: expected finite values, got .*; use", 2),
-        (
-            "integer tensors",
-            _changed(conv1__weight=lambda t: t.to(torch.int8)),
-            r"conv1\.weight: expected float.*; save",
-            2,
-        ),
-        (
-            "complex tensors",
-            _changed(conv1__weight=lambda t: t + 0j),
-            r"conv1\.weight: expected a dense tensor .*; save",
-            2,
-        ),
-        ("not a dict", _saved(lambda: [torch.zeros(3)]), r"w\.pth: expected a state dict, got list; save", 2),
-        (
-            "escape codes in names",
-            _saved(lambda: model().state_dict() | {"\x1b[2J\x1b]0;x\x07evil": torch.zeros(1)}),
-            r"first: \\x1b\[2J\\x1b\]0;x\\x07evil\); use",
-            2,
-        ),
-        (
-            "a missing key",
-            _keys(lambda state: state.__delitem__(name)),
-            rf"missing \(first: {name}\); use .*--partial",
-            2,
-        ),
-        (
-            "an extra key",
-            _keys(lambda s: s.update({"x.weight": s[name]})),
-            r"not of this detector \(first: x\.weight\); u",
-            2,
-        ),
-        ("a renamed key", _keys(rename), rf"missing \(first: {name}\); use .*--partial", 2),
-        ("a renamed key, with --partial", _keys(rename, "--partial"), r"fc1\.weight", 0),
-        ("optimizer of another rank", other_rank, r"optimizer: expected .* of another network", 2),
-        ("the newest checkpoint is damaged", newest_damaged, r"Passed over: .*model_final\.pth.*damaged", 0),
-        (
-            "all checkpoints are damaged",
-            all_damaged,
-            r"expected a whole checkpoint to resume, got 4 .*; remove them",
-            2,
-        ),
-    ]
-    return [Fault("checkpoint", *case) for case in cases]
+
+_CASES: list[tuple[str, Callable[[Path], Any], str, int]] = [
+    ("truncated at 64 offsets", truncated, "256 refused", 0),
+    ("bit rot at 64 places", bit_rot, "192 refused", 0),
+    (
+        "bit rot of a file with FILE.sha256",
+        bit_rot_of_others,
+        r"zoo\.pkl: sha256: expected .*get the file again",
+        2,
+    ),
+    ("zeros", _content(bytes(5000)), r"w\.pth: expected weights .*; download the file again", 2),
+    ("a web page", _content(b"<!DOCTYPE html><title>404</title>"), r"got text that starts b'<!DOCTYPE", 2),
+    ("a Git LFS pointer", _content(LFS, "w.safetensors"), r"got text that starts b'version https", 2),
+    ("a zip bomb", zip_bomb, r"w\.pth: expected tensors .*got an archive that grows absurdly; get", 2),
+    (
+        "a tensor of stride 0 that claims 4 TB",
+        _changed(fc__weight=lambda t: torch.zeros(1).expand(1 << 20, 1 << 20)[:2, :2048]),
+        r"fc\.weight: expected 4096 stored values, got fewer; get the file again",
+        2,
+    ),
+    (
+        "rank of another network",
+        _described(spec=SPEC.to_dict() | {"rank": 2}),
+        r"expected shape .*; the rank or",
+        2,
+    ),
+    (
+        "ratios of another network",
+        _described(spec=SPEC.to_dict() | {"ratios": [0.0] * 20}),
+        r"conv1\.weight: expected shape .*; the rank or ratios are of another network",
+        2,
+    ),
+    (
+        "ratios that make no sense",
+        _described(spec=SPEC.to_dict() | {"ratios": [2.0] * 20}),
+        r"ratios\[0\]: .*; ch",
+        2,
+    ),
+    ("a newer version", _described(version=99), r"metadata: version: expected 1 to \d, got 99; update", 2),
+    ("NaN", _changed(fc__weight=lambda t: t * float("nan")), r"fc\.weight: expected finite values, got .*; use", 2),
+    ("infinite", _changed(conv1__weight=lambda t: t / 0), r"conv1\.weight: expected finite values, got .*; use", 2),
+    (
+        "integer tensors",
+        _changed(conv1__weight=lambda t: t.to(torch.int8)),
+        r"conv1\.weight: expected float.*; save",
+        2,
+    ),
+    (
+        "complex tensors",
+        _changed(conv1__weight=lambda t: t + 0j),
+        r"conv1\.weight: expected a dense tensor .*; save",
+        2,
+    ),
+    ("not a dict", _saved(lambda: [torch.zeros(3)]), r"w\.pth: expected a state dict, got list; save", 2),
+    (
+        "escape codes in names",
+        _saved(lambda: model().state_dict() | {"\x1b[2J\x1b]0;x\x07evil": torch.zeros(1)}),
+        r"first: \\x1b\[2J\\x1b\]0;x\\x07evil\); use",
+        2,
+    ),
+    (
+        "a missing key",
+        _keys(lambda state: state.__delitem__(NAME)),
+        rf"missing \(first: {NAME}\); use .*--partial",
+        2,
+    ),
+    (
+        "an extra key",
+        _keys(lambda s: s.update({"x.weight": s[NAME]})),
+        r"not of this detector \(first: x\.weight\); u",
+        2,
+    ),
+    ("a renamed key", _keys(_rename), rf"missing \(first: {NAME}\); use .*--partial", 2),
+    ("a renamed key, with --partial", _keys(_rename, "--partial"), r"fc1\.weight", 0),
+    ("optimizer of another rank", other_rank, r"optimizer: expected .* of another network", 2),
+    ("the newest checkpoint is damaged", newest_damaged, r"Passed over: .*model_final\.pth.*damaged", 0),
+    (
+        "all checkpoints are damaged",
+        all_damaged,
+        r"expected a whole checkpoint to resume, got 4 .*; remove them",
+        2,
+    ),
+]
+FAULTS = [Fault("checkpoint", *case) for case in _CASES]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -33,13 +34,13 @@ from norton_det.checkpoint.opened import open_weights
 from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.tensor_file import METADATA_KEY
 from norton_det.checkpoint.torch_file import save_torch
-from norton_det.models.resnet import NortonResNet
-from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 
-from .cases import Row
+from . import LONG
+from .promises import Row
+from .small import model
 
-SPEC = CompressionSpec.parse(1, "[0.95]+[0.98]*3+[0.97]*16", name="tiny")
+CASES, PART = (100_000, 5_000) if LONG else (2_000, 1_000)
 HANG = 30  # seconds
 SLACK = 24 << 20  # bytes of noise of allocators, beside three times the size of the file
 LARGE = 32 << 20  # bytes
@@ -67,43 +68,45 @@ class Target:
     suffix: str = ".bin"
 
 
-def check(short: bool, folder: Path) -> list[Row]:
-    """100,000 mutated files (short: 2,000), and one in a thousand of 32 MB."""
-    logging.getLogger("norton_det").setLevel(logging.ERROR)
-    cases = 2_000 if short else 100_000
-    targets = _targets(folder)
-    found = _run(targets, cases, folder)
-    if not short:
-        found += _run(_large(folder), cases // 1000, folder)
-    total = cases if short else cases + cases // 1000
-    accepted, dead = found["accepted changed"], found["crash"] + found["hang"]
-    detail = (
-        f"{found['refused']} refused, {found['unchanged']} read as they were; {found['told']} of "
-        f"{found['without']} that carry no checksum were read with a word"
-    )
-    return [
-        Row("mutated files: no crash, no hang", total - dead, total, _first(found, "crash", "hang") or detail),
-        Row("mutated files: no error but one line", total - found["error"], total, _first(found, "error")),
-        Row("mutated files: none passes for the original", total - accepted, total, _first(found, "accepted changed")),
-        Row("mutated files: none runs code", total - found["code"], total, _first(found, "code")),
-        Row("mutated files: memory within 3x their size", total - found["memory"], total, _first(found, "memory")),
-    ]
+@pytest.fixture(autouse=True)
+def _quiet(caplog):
+    caplog.set_level(logging.ERROR, "norton_det")
 
 
-def _first(found: Counter[str], *kinds: str) -> str:
-    return "; ".join(key for key in found if key.startswith(tuple(f"{kind}:" for kind in kinds)))[:300]
+@pytest.mark.parametrize("start", range(0, CASES, PART))
+def test_mutated_files(start, tmp_path, keep):
+    keep(*fuzzed(_targets(tmp_path), range(start, start + PART), tmp_path))
 
 
-def _state() -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    return NortonResNet(SPEC, 2).half().state_dict()
+def fuzzed(targets: list[Target], cases: range, folder: Path) -> list[Row]:
+    """What became of these cases."""
+    found, total = _run(targets, cases, folder), len(cases)
+    read = {
+        "refused": found["refused"],
+        "read as they were": found["unchanged"],
+        "without a checksum": found["without"],
+        "of them read with a word": found["told"],
+    }
+
+    rows = []
+    for promise, kinds in (
+        ("no crash, no hang", ("crash", "hang")),
+        ("no error but one line", ("error",)),
+        ("none passes for the original", ("accepted changed",)),
+        ("none runs code", ("code",)),
+        ("memory within 3x their size", ("memory",)),
+    ):
+        first = "; ".join(key for key in found if key.startswith(tuple(f"{kind}:" for kind in kinds)))[:300]
+        kept = total - sum(found[kind] for kind in kinds)
+        rows.append(Row(f"mutated files: {promise}", kept, total, first or ({} if rows else read)))
+    return rows
 
 
 def _targets(folder: Path) -> list[Target]:
     torch.manual_seed(0)
     small = {f"layer{number}.weight": torch.randn(7, 11) for number in range(4)}
-    model = NortonResNet(SPEC, 2).half()
-    norton = save_checkpoint(folder / "norton", model).read_bytes()
+    network = model().half()
+    norton = save_checkpoint(folder / "norton", network).read_bytes()
     optimizer = {"state": {0: {"momentum_buffer": torch.randn(7)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     trainer = {"model": small, "iteration": 7, "trainer": {"hooks": {"LRScheduler": {}}, "optimizer": optimizer}}
     sealed = save_torch(folder / "trainer", trainer).read_bytes()
@@ -111,7 +114,7 @@ def _targets(folder: Path) -> list[Target]:
     torch.save({"model": small}, folder / "old", _use_new_zipfile_serialization=False)
     arrays = {name: tensor.numpy() for name, tensor in small.items()}
     pickled = pickle.dumps({"model": arrays, "__author__": "x", "matching_heuristics": True}, 2)
-    save_file(model.state_dict(), folder / "plain")
+    save_file(network.state_dict(), folder / "plain")
     plain = (folder / "plain").read_bytes()
     old = (folder / "old").read_bytes()
     return [
@@ -223,9 +226,8 @@ def _mutate_description(data: bytes, chance: random.Random) -> bytes:
     return struct.pack("<Q", len(made)) + made + data[8 + length :]
 
 
-def _run(targets: list[Target], cases: int, folder: Path) -> Counter[str]:
-    """All cases, in as many processes as there are cores; counts by what became of them."""
-    workers = os.cpu_count() or 1
+def _run(targets: list[Target], cases: range, folder: Path) -> Counter[str]:
+    """All cases, in a process of its own that is followed by another one if it dies; counts by what became of them."""
     found: Counter[str] = Counter()
     expected = []
     for target in targets:
@@ -233,40 +235,30 @@ def _run(targets: list[Target], cases: int, folder: Path) -> Counter[str]:
         file.write_bytes(target.data)
         expected.append(content_digest(target.read(file)))
         file.unlink()
-    positions = mmap.mmap(-1, 8 * workers)
-    running: dict[int, tuple[int, Path, int, float]] = {}
-
-    def start(worker: int, number: int) -> None:
-        log = folder / f"log_{worker}_{number}"
+    position, first = mmap.mmap(-1, 8), cases.start
+    while first < cases.stop:
+        log = folder / f"log_{first}"
+        struct.pack_into("<q", position, 0, first)
         pid = os.fork()
         if pid == 0:
-            _worker(targets, expected, range(number, cases, workers), positions, worker, folder, log)
-        running[pid] = worker, log, -1, time.monotonic()
-
-    for worker in range(workers):
-        start(worker, worker)
-    while running:
-        time.sleep(0.05)
-        for pid, (worker, log, last, since) in list(running.items()):
-            number = struct.unpack_from("<q", positions, 8 * worker)[0]
-            if number != last:
-                running[pid] = worker, log, number, time.monotonic()
+            _worker(targets, expected, range(first, cases.stop), position, folder, log)
+        number, since, ended, status = first, time.monotonic(), 0, 0
+        while not ended and time.monotonic() - since < HANG:
+            time.sleep(0.05)
+            now = struct.unpack_from("<q", position)[0]
+            if now != number:
+                number, since = now, time.monotonic()
             ended, status = os.waitpid(pid, os.WNOHANG)
-            if not ended and time.monotonic() - since < HANG:
-                continue
-            if not ended:
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            for line in log.read_text().splitlines():
-                found[line] += 1
-                if ":" in line:
-                    found[line.partition(":")[0]] += 1
-            del running[pid]
-            if not ended or status:
-                kind = "crash" if ended else "hang"
-                found[kind] += 1
-                found[f"{kind}: case {number}"] += 1
-                start(worker, number + workers)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for line in log.read_text().splitlines():
+            found.update([line, line.partition(":")[0]] if ":" in line else [line])
+        if ended and not status:
+            break
+        kind = "crash" if ended else "hang"
+        found.update([kind, f"{kind}: case {number}"])
+        first = number + 1
     return found
 
 
@@ -274,26 +266,24 @@ def _worker(
     targets: list[Target],
     expected: list[str],
     numbers: range,
-    positions: mmap.mmap,
-    worker: int,
+    position: mmap.mmap,
     folder: Path,
     log: Path,
 ) -> None:
     """In a process of its own: never returns."""
-    torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ran: list[str] = []
     out = log.open("w", buffering=1)
     sys.addaudithook(lambda event, _: ran.append(event) if event in EVENTS else None)
     ends = np.cumsum([target.share for target in targets])
     for number in numbers:
-        struct.pack_into("<q", positions, 8 * worker, number)
+        struct.pack_into("<q", position, 0, number)
         chance = random.Random(number)
         index = min(int(np.searchsorted(ends, chance.random() * ends[-1], side="right")), len(targets) - 1)
         target = targets[index]
         mutate = _mutate_description if target.name.startswith("description") else _mutate
         data = mutate(target.data, chance)
-        file = folder / f"case_{worker}{target.suffix}"
+        file = folder / f"case{target.suffix}"
         file.write_bytes(data)
         beside = folder / f"{file.name}.sha256"
         beside.unlink(missing_ok=True)
@@ -338,3 +328,9 @@ def _peak(reset: bool = False) -> int:
         if line.startswith("VmHWM"):
             return int(line.split()[1]) << 10
     return 0
+
+
+if LONG:
+
+    def test_large_mutated_files(tmp_path, keep):
+        keep(*fuzzed(_large(tmp_path), range(CASES // 1000), tmp_path))

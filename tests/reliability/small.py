@@ -1,9 +1,12 @@
-"""What the checks train: a few generated pictures, and options that make a step of a detector quick."""
+"""What the checks train: a few generated pictures, options that make a step of a detector quick, a tiny classifier."""
 
-import os
 from pathlib import Path
 
+import torch
+
 from norton_det.data import generate_dataset
+from norton_det.models.resnet import NortonResNet
+from norton_det.models.spec import CompressionSpec
 
 CONFIG = "quick_schedules/norton_faster_rcnn_instant_test.yaml"
 OPTIONS: dict[str, object] = {
@@ -27,10 +30,18 @@ OPTIONS: dict[str, object] = {
 }
 
 
-def prepare(folder: Path, pictures: int = 9) -> None:
-    """Generate pictures below ``folder``, where ``norton_shapes_train`` is then found."""
+SPEC = CompressionSpec.parse(1, "[0.95]+[0.9]*3+[0.97]*16", name="tiny")
+
+
+def model() -> NortonResNet:
+    torch.manual_seed(0)
+    return NortonResNet(SPEC, 2)
+
+
+def prepare(folder: Path, pictures: int = 9) -> Path:
+    """Generate pictures below ``folder``, where ``norton_shapes_train`` is found if it is ``DETECTRON2_DATASETS``."""
     generate_dataset(folder / "norton_shapes", train=pictures, val=2, height=96, width=128, seed=3)
-    os.environ["DETECTRON2_DATASETS"] = str(folder)
+    return folder
 
 
 def words(output: Path, **changes: object) -> list[str]:

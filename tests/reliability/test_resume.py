@@ -4,12 +4,14 @@ Detector and classifier are trained for a few steps with averaged weights; the p
 in turn, and a second process goes on. Weights, averages, momenta, statistics and losses are compared bit for bit.
 """
 
+import functools
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
@@ -21,16 +23,17 @@ from norton_det.classification.recipe import Recipe
 from norton_det.d2.build import load_config
 from norton_det.d2.trainer import NortonTrainer
 from norton_det.data.register import check_datasets
-from norton_det.models.resnet import NortonResNet
 from norton_det.utils.stop import Interrupted
+from tests import process
 
-from .cases import Row
-from .faults_checkpoint import SPEC
-from .faults_training import cut_fine_tuning, in_fork
-from .small import CONFIG, prepare, words
+from . import LONG
+from .faults_training import cut_fine_tuning
+from .promises import Row
+from .small import CONFIG, model, words
 
 ITERATIONS = 5  # of the detector
 EPOCHS, BATCHES = 2, 3  # of the classifier
+SECONDS = 300
 
 
 class Noisy(TensorDataset):
@@ -41,34 +44,47 @@ class Noisy(TensorDataset):
         return image + 0.1 * torch.randn(image.shape), label
 
 
-def check(short: bool, folder: Path) -> list[Row]:
+def cases() -> list[tuple[str, int, int]]:
     """Each cut point, with 0 and 2 processes that read (short: two cuts of the detector, without)."""
-    prepare(folder)
-    everywhere = range(1, ITERATIONS)
-    detector = _compare(folder, "detector", _detector, [2, 4] if short else everywhere, (0,) if short else (0, 2))
-    steps = range(1, EPOCHS * BATCHES)
-    return [detector, _compare(folder, "classifier", _classifier, steps, (0,) if short else (0, 2))]
+    cuts = {"detector": range(1, ITERATIONS) if LONG else (2, 4), "classifier": range(1, EPOCHS * BATCHES)}
+    return [(kind, workers, cut) for kind in cuts for workers in ((0, 2) if LONG else (0,)) for cut in cuts[kind]]
 
 
-def _compare(folder: Path, name: str, train: Callable[..., Any], cuts: Any, workers: tuple[int, ...]) -> Row:
-    kept, tried, wrong = 0, 0, []
-    for number in workers:
-        whole = folder / f"{name}_{number}_whole"
-        assert in_fork(lambda number=number, whole=whole: train(whole, number), quiet=True) == 0
-        for cut in cuts:
-            out, tried = folder / f"{name}_{number}_{cut}", tried + 1
-            stopped = in_fork(lambda number=number, out=out, cut=cut: train(out, number, cut), quiet=True)
-            went_on = in_fork(lambda number=number, out=out: train(out, number, resume=True), quiet=True)
-            same = stopped == 143 and went_on == 0 and _content(out) == _content(whole)
-            kept += same
-            wrong += [] if same else [f"{number} workers, cut at {cut} (exit {stopped}, {went_on})"]
-    return Row(f"{name} resumed, bit for bit", kept, tried, "; ".join(wrong)[:300])
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Callable[[str, int], str]:
+    """``whole(kind, workers)``: the digest of a training that was not interrupted."""
+
+    @functools.cache
+    def make(kind: str, workers: int) -> str:
+        return uninterrupted(kind, workers, tmp_path_factory.mktemp("whole"))
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "workers", "cut"), cases())
+def test_resumed_bit_for_bit(kind, workers, cut, whole, tmp_path, keep):
+    keep(resumed(kind, workers, cut, whole(kind, workers), tmp_path))
+
+
+def uninterrupted(kind: str, workers: int, folder: Path) -> str:
+    made = process.run(lambda: TRAIN[kind](folder, workers), folder, SECONDS)
+    assert made.status == 0, made.err
+    return _content(folder)
+
+
+def resumed(kind: str, workers: int, cut: int, expected: str, folder: Path) -> Row:
+    """Cut off, gone on with, and compared."""
+    stopped = process.run(lambda: TRAIN[kind](folder, workers, cut), folder, SECONDS)
+    went_on = process.run(lambda: TRAIN[kind](folder, workers, resume=True), folder, SECONDS)
+    same = stopped.status == 143 and went_on.status == 0 and _content(folder) == expected
+    told = f"{workers} workers, cut at {cut} (exit {stopped.status}, {went_on.status})"
+    return Row(f"{kind} resumed, bit for bit", int(same), 1, "" if same else told)
 
 
 def _content(folder: Path) -> str:
     """Digest of the last state; seconds that steps took are no part of it."""
     last = folder / "last.pth"
-    content = read_torch(last if last.exists() else folder / "model_final.pth", True)
+    content = read_torch(last if last.exists() else folder / "model_final.pth")
     for row in content.get("rows", ()):
         row.pop("seconds")
     return content_digest(content)
@@ -104,7 +120,10 @@ def _classifier(out: Path, workers: int, cut: int = -1, resume: bool = False) ->
     labels = torch.arange(4 * BATCHES) % 2
     train = Noisy(torch.randn(len(labels), 3, 32, 32) + labels[:, None, None, None], labels)
     val = TensorDataset(*train.tensors)
-    model = NortonResNet(SPEC, 2)
+    network = model()
     recipe = Recipe(epochs=EPOCHS, batch_size=4, learning_rate=0.002, workers=workers, ema=0.5)
     cut_fine_tuning(cut)
-    _ended(lambda: fine_tune(model, train, val, recipe, out, resume=resume))
+    _ended(lambda: fine_tune(network, train, val, recipe, out, resume=resume))
+
+
+TRAIN: dict[str, Callable[..., None]] = {"detector": _detector, "classifier": _classifier}

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A stream that fails and comes back with pictures of other sizes, and a process that watches it, slowly at times.
 
 Each picture tells its number by sixteen black or white fields, above and below; so the watcher sees whether frames come
@@ -14,11 +13,12 @@ import struct
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+
+from tests.process import resident
 
 BITS, QUIET = 16, 0.02  # fields of a number; seconds between frames
 SIZES = ((240, 320), (480, 640), (360, 480), (120, 160))
@@ -103,11 +103,6 @@ class Stream:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-def resident(process: int | str = "self") -> int:
-    """Bytes in memory of a process."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def watch(url: str) -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """Faults while a detector is trained: signals, kills, disks, losses that are not finite, damaged images."""
 
-import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -11,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from detectron2.utils import comm
+from PIL import Image
 from torch import distributed as dist
 
+from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.torch_file import read_torch
 from norton_det.classification import finetune
 from norton_det.d2 import launch
@@ -27,8 +26,8 @@ from norton_det.d2.loader import build_train_loader
 from norton_det.data.register import check_datasets
 from norton_det.utils.files import hold_folder
 
-from .cases import Fault, tool
-from .small import CONFIG, prepare, words
+from .faults import Fault, tool
+from .small import CONFIG, model, prepare, words
 
 LONG = 10_000  # iterations: more than a case has time for
 WITHIN = 10.0  # seconds from a signal to the end
@@ -38,24 +37,6 @@ ITERATIONS = 3  # of the training that is made once
 def train(output: Path, *flags: str, **changes: object) -> None:
     """tools/train_net.py in this process; it does not return."""
     tool("tools/train_net.py", "--config", CONFIG, *flags, *words(output, **changes))
-
-
-def in_fork(call: Callable[[], Any], quiet: bool = False) -> int:
-    """A call in a process of its own: its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 70
-        try:
-            if quiet:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                os.dup2(1, 2)
-            call()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def when(condition: Callable[[], Any], act: Callable[[Any], None]) -> None:
@@ -78,7 +59,7 @@ def signalled(number: int) -> Callable[[Path], None]:
             sent.append(time.monotonic())
             os.kill(os.getpid(), number)
 
-        when(lambda: (out / "metrics.json").exists() or newest_checkpoint(out), send)
+        when(lambda: list(out.glob("model_*.pth")), send)
         try:
             train(out, SOLVER__MAX_ITER=LONG, SOLVER__CHECKPOINT_PERIOD=3)
         finally:
@@ -115,7 +96,7 @@ def disk_full(folder: Path) -> None:
 
 def stale_tag(folder: Path) -> None:
     out = folder / "out"
-    shutil.copytree(_trained(), out)
+    shutil.copytree(folder / "trained", out)
     (out / "last_checkpoint").write_text("model_0009999.pth")
     train(out, "--resume", SOLVER__MAX_ITER=ITERATIONS + 1)
 
@@ -158,7 +139,7 @@ def of_two(wrong: int) -> Callable[[Path], None]:
 
 def truncated_picture(folder: Path) -> None:
     """One of 120: it is passed over, told once, and the batch is full."""
-    prepare(folder, pictures=120)
+    os.environ["DETECTRON2_DATASETS"] = str(prepare(folder, pictures=120))
     cfg = load_config(CONFIG, words(folder / "out"))
     check_datasets(cfg.DATASETS.TRAIN)
     loader = build_train_loader(cfg)
@@ -169,14 +150,14 @@ def truncated_picture(folder: Path) -> None:
 
 
 def truncated_pictures(folder: Path) -> None:
-    prepare(folder)
+    os.environ["DETECTRON2_DATASETS"] = str(prepare(folder))
     for file in (folder / "norton_shapes" / "train2017").glob("*.jpg"):
         file.write_bytes(file.read_bytes()[:700])
     train(folder / "out")
 
 
 def one_of_nine(folder: Path) -> None:
-    prepare(folder)
+    os.environ["DETECTRON2_DATASETS"] = str(prepare(folder))
     file = min((folder / "norton_shapes" / "train2017").glob("*.jpg"))
     file.write_bytes(file.read_bytes()[:700])
     train(folder / "out", SOLVER__MAX_ITER=LONG)
@@ -184,8 +165,7 @@ def one_of_nine(folder: Path) -> None:
 
 def two_runs(folder: Path) -> None:
     with hold_folder(folder / "out", "a test"):
-        in_child = SimpleNamespace(status=in_fork(lambda: train(folder / "out")))
-    sys.exit(in_child.status)
+        train(folder / "out")
 
 
 def not_writable(folder: Path) -> None:
@@ -202,18 +182,12 @@ def more_processes_than_images(folder: Path) -> None:
 
 def interrupted_classifier(folder: Path) -> None:
     """tools/finetune.py: Ctrl-C in the middle of an epoch, and on."""
-    from PIL import Image
-
-    from .faults_checkpoint import model
-
     for part in ("train", "val"):
         for name in ("left", "right"):
             inside = folder / "data" / part / name
             inside.mkdir(parents=True)
             for index in range(16):
                 Image.new("RGB", (40, 40), (15 * index, 255 * (name == "left"), 0)).save(inside / f"{index}.png")
-    from norton_det.checkpoint.save import save_checkpoint
-
     weights = save_checkpoint(folder / "w.safetensors", model())
     flags = ["--weights", weights, "--data", folder / "data", "--output", folder / "out", "--epochs", 200]
     flags += ["--batch-size", 4, "--workers", 0, "--image-size", 32, "--resize", 36, "--quiet"]
@@ -234,85 +208,65 @@ def cut_fine_tuning(at: int) -> None:
     finetune._Run._step = cut_off  # type: ignore[method-assign]
 
 
-TRAINED: list[Path] = []
-
-
-def _trained() -> Path:
-    return TRAINED[0]
-
-
-def make_trained(folder: Path) -> Path:
-    """A short training whose output other cases start from."""
-    prepare(folder)
-    status = in_fork(lambda: train(folder / "trained", SOLVER__MAX_ITER=ITERATIONS), quiet=True)
-    assert status == 0 and (folder / "trained" / "model_final.pth").is_file(), status
-    TRAINED[:] = [folder / "trained"]
-    log = json.loads((folder / "trained" / "metrics.json").read_text().splitlines()[-1])
-    assert re.search("loss", " ".join(log))
-    return TRAINED[0]
-
-
-def faults() -> list[Fault]:
-    """All of them; ``make_trained`` comes first."""
-    saved = r"interrupted: .*saved.*\n?.*ended within 10 s|ended within 10 s.*\n*interrupted: .*is saved in model"
-    cases: list[tuple[str, Callable[[Path], Any], str, int]] = [
-        ("Ctrl-C (SIGINT)", signalled(signal.SIGINT), saved, 130),
-        ("SIGTERM", signalled(signal.SIGTERM), saved, 143),
-        ("SIGTERM while a classifier is fine-tuned", interrupted_classifier, r"interrupted: step \d+ is saved in", 143),
-        (
-            "SIGKILL while saving, then --resume",
-            killed_while_saving,
-            r"Loading from .*model_|Starting training from",
-            0,
-        ),
-        ("disk full", disk_full, r"model_0000000\.pth: could not be written .*; free some space", 2),
-        ("a place that cannot be written", not_writable, r"cannot write in /proc .*; choose another place", 2),
-        ("last_checkpoint names what is not there", stale_tag, r"names 'model_0009999\.pth'; the newest whole", 0),
-        (
-            "nothing to resume",
-            lambda f: train(f / "out", "--resume", SOLVER__MAX_ITER=1),
-            "nothing to resume, the run",
-            0,
-        ),
-        (
-            "two trainings in one folder",
-            two_runs,
-            r"out: expected a folder for this training alone.*; choose another",
-            2,
-        ),
-        (
-            "a loss that is not finite",
-            not_finite,
-            r"iteration \d+: expected finite losses, got .*(nan|inf|NaN).* with \S+\.jpg.*; lower SOLVER\.BASE_LR",
-            2,
-        ),
-        (
-            "a process that reads images is killed",
-            worker_killed,
-            r"a process that reads images ended .*--resume goes on",
-            2,
-        ),
-        (
-            "one of two processes is killed",
-            of_two(signal.SIGKILL),
-            r"error: process 1 was killed \(SIGKILL\); .*--resume",
-            1,
-        ),
-        ("one of two processes hangs", of_two(signal.SIGSTOP), r"error: process 1 gave no sign of life .*--resume", 1),
-        ("a truncated picture of 120", truncated_picture, r"Skipped, cannot be read: \S+\.jpg", 0),
-        (
-            "one truncated picture of nine",
-            one_of_nine,
-            r"\.jpg: expected images that can be read, 1 of 9 are .*; replace",
-            2,
-        ),
-        (
-            "truncated pictures alone",
-            truncated_pictures,
-            r"\.jpg: expected the image .*; replace them",
-            2,
-        ),
-        ("a rank above the maximum", no_such_rank, r"MODEL\.NORTON: rank: expected 1 to 9 .*, got 12; use", 2),
-        ("batches of no image", more_processes_than_images, r"IMS_PER_BATCH: expected a multiple of 1 .*; choose", 2),
-    ]
-    return [Fault("training", *case) for case in cases]
+SAVED = r"interrupted: .*saved.*\n?.*ended within 10 s|ended within 10 s.*\n*interrupted: .*is saved in model"
+_CASES: list[tuple[str, Callable[[Path], Any], str, int]] = [
+    ("Ctrl-C (SIGINT)", signalled(signal.SIGINT), SAVED, 130),
+    ("SIGTERM", signalled(signal.SIGTERM), SAVED, 143),
+    ("SIGTERM while a classifier is fine-tuned", interrupted_classifier, r"interrupted: step \d+ is saved in", 143),
+    (
+        "SIGKILL while saving, then --resume",
+        killed_while_saving,
+        r"Loading from .*model_|Starting training from",
+        0,
+    ),
+    ("disk full", disk_full, r"model_0000000\.pth: could not be written .*; free some space", 2),
+    ("a place that cannot be written", not_writable, r"cannot write in /proc .*; choose another place", 2),
+    ("last_checkpoint names what is not there", stale_tag, r"names 'model_0009999\.pth'; the newest whole", 0),
+    (
+        "nothing to resume",
+        lambda f: train(f / "out", "--resume", SOLVER__MAX_ITER=1),
+        "nothing to resume, the run",
+        0,
+    ),
+    (
+        "two trainings in one folder",
+        two_runs,
+        r"out: expected a folder for this training alone.*; choose another",
+        2,
+    ),
+    (
+        "a loss that is not finite",
+        not_finite,
+        r"iteration \d+: expected finite losses, got .*(nan|inf|NaN).* with \S+\.jpg.*; lower SOLVER\.BASE_LR",
+        2,
+    ),
+    (
+        "a process that reads images is killed",
+        worker_killed,
+        r"a process that reads images ended .*--resume goes on",
+        2,
+    ),
+    (
+        "one of two processes is killed",
+        of_two(signal.SIGKILL),
+        r"error: process 1 was killed \(SIGKILL\); .*--resume",
+        1,
+    ),
+    ("one of two processes hangs", of_two(signal.SIGSTOP), r"error: process 1 gave no sign of life .*--resume", 1),
+    ("a truncated picture of 120", truncated_picture, r"Skipped, cannot be read: \S+\.jpg", 0),
+    (
+        "one truncated picture of nine",
+        one_of_nine,
+        r"\.jpg: expected images that can be read, 1 of 9 are .*; replace",
+        2,
+    ),
+    (
+        "truncated pictures alone",
+        truncated_pictures,
+        r"\.jpg: expected the image .*; replace them",
+        2,
+    ),
+    ("a rank above the maximum", no_such_rank, r"MODEL\.NORTON: rank: expected 1 to 9 .*, got 12; use", 2),
+    ("batches of no image", more_processes_than_images, r"IMS_PER_BATCH: expected a multiple of 1 .*; choose", 2),
+]
+FAULTS = [Fault("training", *case) for case in _CASES]

@@ -1,17 +1,17 @@
-"""Determinism and numerics: the same input gives the same file on any number of threads, and properties hold.
+"""The same input gives the same file on any number of threads.
 
-Each run that writes a file is a process of its own, with OMP_NUM_THREADS from its start: run this module as
-``python -m trust.numerics CASE FILE`` for one of them.
+Each run that writes a file is a process of its own, with OMP_NUM_THREADS from its start:
+``python -m tests.reliability.test_determinism CASE FILE``.
 """
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,33 +19,28 @@ from norton_det.checkpoint.opened import open_weights
 from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.models.preprocessing import TORCHVISION
+from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
+from tests import REPOSITORY, find_shared
 
-from .cases import REPOSITORY, Row
-from .faults_decomposition import dense_state
+from .promises import Row
 
 THREADS = (1, 1, 2)  # the first two tell whether a run can be repeated at all
 SECONDS = 1800
 
 
-def shared_folder() -> Path | None:
-    """The folder with ``data/`` and ``weights/``: ``NORTON_DET_DATA``, else ``shared`` beside the repository."""
-    named = os.environ.get("NORTON_DET_DATA")
-    folder = Path(named) if named else REPOSITORY.parent / "shared"
-    return folder if (folder / "data").is_dir() and (folder / "weights").is_dir() else None
-
-
 def real_or_random() -> dict[str, Tensor]:
     """The trained ResNet-50 where it is at hand, else a random one."""
-    folder = shared_folder()
+    folder = find_shared()
     if folder is None:
-        return dense_state()
+        torch.manual_seed(0)
+        return NortonResNet(CompressionSpec.dense(), 2).state_dict()
     return dict(open_weights(folder / "weights" / "resnet50_imagenette.safetensors").state)
 
 
 def photographs(count: int, size: int) -> Tensor:
     """Preprocessed images (N, 3, S, S), of noise where no photographs are at hand."""
-    folder = shared_folder()
+    folder = find_shared()
     if folder is None:
         return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
     from norton_det.data.images import load_images
@@ -89,63 +84,31 @@ CASES: dict[str, Callable[[Path], None]] = {
     "norton-43": lambda file: write_resnet("norton-43", 0, 0, file),
     "a detector on 4 pictures": lambda file: write_detector(4, 128, file),
 }
-SHORT = ("norton-78", "norton-78 on 40 images")
 
 
-def check(short: bool, folder: Path) -> list[Row]:
-    """Promises on determinism and numerics, and how often they were kept.
-
-    Args:
-        short: fewer cases and examples: some minutes on a quiet machine, else half an hour.
-        folder: where files may be written; it exists.
-    """
-    rows = []
-    for case in SHORT if short else CASES:
-        found = [_hash_of(case, threads, folder) for threads in THREADS]
-        kept = sum(each == found[0] and len(each) == 64 for each in found)
-        weights = "random weights" if shared_folder() is None or "detector" in case else "trained weights"
-        told = found[0][:12] if kept == len(found) else ", ".join(each[:60] for each in found)
-        detail = f"{weights}; SHA-256 on {', '.join(map(str, THREADS))} threads: {told}"
-        rows.append(Row(f"the same file each time: {case}", kept, len(found), detail))
-    return [*rows, _properties(short)]
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_file_each_time(case, tmp_path, keep):
+    hashes = [_hash_of(case, threads, tmp_path) for threads in THREADS]
+    kept = sum(each == hashes[0] and len(each) == 64 for each in hashes)
+    weights = "random weights" if find_shared() is None or "detector" in case else "trained weights"
+    told = hashes[0][:12] if kept == len(hashes) else ", ".join(each[:60] for each in hashes)
+    detail = f"{weights}; SHA-256 on {', '.join(map(str, THREADS))} threads: {told}"
+    keep(Row(f"the same file each time: {case}", kept, len(hashes), detail))
 
 
 def _hash_of(case: str, threads: int, folder: Path) -> str:
     """SHA-256 of the file that a process on so many threads writes; what went wrong instead, if it did."""
     file = folder / "determinism.safetensors"
     file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "trust.numerics", case, str(file)]
+    command = [sys.executable, "-m", "tests.reliability.test_determinism", case, str(file)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
     try:
-        done = subprocess.run(command, env=_environment(threads), capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
         return f"took longer than {SECONDS} s"
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _properties(short: bool) -> Row:
-    """The property tests, with many examples unless it is to be short."""
-    environment = _environment(1) | {"NORTON_DET_EXAMPLES": "repeatable" if short else "thorough"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/decomposition/test_numerics.py"]
-    promise = "properties of decomposition, distances and pruning"
-    try:
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return Row(promise, 0, 1, f"took longer than {SECONDS} s")
-    last = (done.stdout.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    kept, lost = (int(match[1]) if (match := re.search(rf"(\d+) {word}", last)) else 0 for word in ("passed", "failed"))
-    failed = ", ".join(re.findall(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE))
-    return Row(promise, kept, max(1, kept + lost), failed or last)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    paths = [str(REPOSITORY), str(REPOSITORY / "tools"), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
 
 
 if __name__ == "__main__":

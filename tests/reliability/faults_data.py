@@ -16,7 +16,7 @@ from norton_det.data import generate_dataset, register_coco_folder
 from norton_det.data.decode import read_image
 from norton_det.deploy import Detections
 
-from .cases import Fault, tool
+from .faults import Fault, tool
 
 CONFIG = "quick_schedules/norton_faster_rcnn_instant_test.yaml"
 MASKS = "quick_schedules/norton_mask_rcnn_instant_test.yaml"

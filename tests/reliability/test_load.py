@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import REPOSITORY
+from tests.process import resident
+
 from . import clients
-from .cases import REPOSITORY, Row
-from .detector import make_detector
-from .stream import Stream, resident
+from .promises import Row
+from .stream import Stream
 
 GROWTH = 0.05  # share of memory that may be gained
 WARM = 0.1  # share of the time before memory is looked at, and of each end of what follows
@@ -166,28 +168,29 @@ class Crowd:
         return True
 
 
-def check(short: bool, folder: Path) -> list[Row]:
-    """Ten minutes and 100 disconnects; ``short``: 20 s and 12. ``folder`` is empty."""
-    seconds, times = (20.0, 12) if short else (600.0, 100)
+def test_ten_minutes_of_bad_clients(exported, tmp_path, keep):
+    seconds, times = 600.0, 100
     stream = Stream(times + 1, seconds / (times + 1))
     watcher = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("stream.py")), stream.url],
+        [sys.executable, "-m", "tests.reliability.stream", stream.url],
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
-        stderr=(folder / "watch.txt").open("w"),
+        stderr=(tmp_path / "watch.txt").open("w"),
         text=True,
     )
     server = None
     try:
-        server = Server(make_detector(folder), folder)
+        server = Server(exported, tmp_path)
         rows = check_server(server, seconds, times)
         output, _ = watcher.communicate(timeout=seconds + 120)
-        return rows + check_capture(json.loads(output or "{}"), times, (folder / "watch.txt").read_text())
+        rows += check_capture(json.loads(output or "{}"), times, (tmp_path / "watch.txt").read_text())
     finally:
         watcher.kill()
         watcher.wait()
         stream.close()
         if server is not None:
             server.stop()
+    keep(*rows)
 
 
 def check_server(server: Server, seconds: float, times: int) -> list[Row]:

@@ -1,1 +1,0 @@
-"""The checks behind ``make reliability``: faults, hostile files, kills, load; one module for each promise."""
