@@ -1,7 +1,11 @@
 """tools/compress.py as a user runs it: networks and detectors, calibrated or not, and what is refused."""
 
 import json
+import os
 import re
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from norton_det.checkpoint.load import load_checkpoint
 from norton_det.checkpoint.opened import open_weights
 from norton_det.compression.resnet import compress
 from norton_det.models.spec import CompressionSpec
+from tests import REPOSITORY, process
 
 from .shared import LIGHT, command, one_error
 
@@ -197,3 +202,43 @@ def test_compress_keeps_its_input(call, half, tmp_path):
     status, _, err = call("tools/compress.py", "--weights", copy, "--preset", "norton-78", "--output", copy)
     one_error(status, err, "--output: expected another file than --weights")
     assert copy.read_bytes() == content
+
+
+QUICK = ("--rank", "[1]+[0]*15", "--ratios", "[0.]+[0.9]*19", "--quiet")
+
+
+def start(weights: Path, output: Path) -> int:
+    """tools/compress.py in a fork, quick as it can be: its process."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            words = ["--weights", str(weights), "--output", str(output), *QUICK]
+            process.script([str(REPOSITORY / "tools/compress.py"), *words])()
+        except SystemExit as ended:
+            os._exit(int(ended.code or 0))
+        finally:
+            os._exit(1)
+    return pid
+
+
+def test_compress_is_killed_while_it_writes(call, half, tmp_path):
+    """What was there before stays, and the next run ends well."""
+    output = tmp_path / "small.safetensors"
+    output.write_bytes(b"earlier")
+    pid = start(half, output)
+    while not list(tmp_path.glob("*.part")) and not list(tmp_path.glob(".*.part")):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended by itself"
+        time.sleep(0.0005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert output.read_bytes() == b"earlier"
+    status, _, err = call("tools/compress.py", "--weights", half, "--output", output, *QUICK)
+    assert (status, err) == (0, "") and load_checkpoint(output).spec.rank == (1, *[0] * 15)
+
+
+def test_two_compress_to_one_file(half, tmp_path):
+    pids = [start(half, tmp_path / "small.safetensors") for _ in range(2)]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert statuses in ([0, 0], [0, 2], [2, 0])
+    assert load_checkpoint(tmp_path / "small.safetensors").spec.rank == (1, *[0] * 15)
