@@ -115,16 +115,15 @@ def test_extras_have_the_packages_that_messages_name(wheel):
 
 def test_versions_are_told_once_the_same():
     """The citation and the changelog go with the version and with the formats of files."""
-    from norton_det.checkpoint import checkpoint
     from norton_det.data import generate
     from norton_det.deploy import info
-    from norton_det.models import spec
+    from norton_det.models import description, spec
 
     assert f"\nversion: {norton_det.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
     log = (REPOSITORY / "CHANGELOG.md").read_text()
     assert f"## [{norton_det.__version__}] - 2" in log
     for row in (
-        f"`.pth` of training) | version {checkpoint.FORMAT_VERSION} | 1 to {checkpoint.FORMAT_VERSION} |",
+        f"`.pth` of training) | version {description.FORMAT_VERSION} | 1 to {description.FORMAT_VERSION} |",
         f"specification in it | version {spec.SPEC_VERSION} | {spec.SPEC_VERSION} |",
         f"(`.xml`, `.onnx`) | version {info.VERSION} | {info.VERSION} |",
         f"generated data set | version {generate.VERSION} | {generate.VERSION} |",

@@ -15,12 +15,12 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..d2.build import load_config, load_detector
-from ..d2.config import find_config
 from ..d2.evaluation import published_columns
 from ..d2.pooling import vectorize_pooling
 from ..d2.trainer import NortonTrainer
 from ..data.register import check_datasets, register_entries
 from ..models.complexity import count_complexity
+from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_file, require_writable
 from ..utils.plots import plot_groups

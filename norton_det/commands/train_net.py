@@ -14,7 +14,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.opened import reading_once
 from ..d2.build import NORTON_BACKBONES, load_config, load_detector
-from ..d2.config import find_config, info_from_config
+from ..d2.config import info_from_config
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from ..d2.initial_weights import compress_weights, resume_weights
 from ..d2.launch import launch
@@ -22,6 +22,7 @@ from ..d2.loader import check_classes
 from ..d2.pooling import vectorize_pooling
 from ..d2.trainer import NortonTrainer, check_training
 from ..data.register import check_datasets, register_entries
+from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, hold_folder, require_writable
 

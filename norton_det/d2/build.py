@@ -18,10 +18,11 @@ from ..compression.detector import choose_layout, compress_detector
 from ..compression.detector_report import DetectorReport
 from ..models.factorize import apply_layout, find_candidates
 from ..models.spec import CompressionSpec
+from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .checkpoint import NortonCheckpointer, info_of_model
-from .config import add_norton_config, find_config, info_from_config, ranks_from_config, spec_from_config
+from .config import add_norton_config, info_from_config, ranks_from_config, spec_from_config
 from .deploy import resize
 from .files import open_file
 

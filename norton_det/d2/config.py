@@ -8,7 +8,7 @@ from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
-from ..utils.configs import find_config as find_config
+from ..utils.configs import find_config as find_config  # public here too, beside the keys that it is used with
 from ..utils.errors import InputError
 from .files import open_file
 

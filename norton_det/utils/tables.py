@@ -1,4 +1,4 @@
-"""Tables of long work: rows are kept in a CSV as they come; Markdown of them."""
+"""Tables of results: rows of long work, kept in a CSV file as they come, so that it can be resumed; Markdown of rows."""
 
 import csv
 import statistics
