@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import norton_det as nd
-from norton_det.compression import criteria as saliency
+from norton_det.compression import criteria as pruning_criteria
 
 registry = pytest.importorskip("detectron2.modeling").BACKBONE_REGISTRY
 
@@ -22,7 +22,7 @@ def ran(blocks):
     """The names that the blocks leave behind; what they register is taken out again."""
     names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saliency, "_CRITERIA", dict(saliency._CRITERIA))
+        patch.setattr(pruning_criteria, "_CRITERIA", dict(pruning_criteria._CRITERIA))
         patch.setattr(registry, "_obj_map", dict(registry._obj_map))
         for block in blocks:
             exec(compile(block, "docs/extend.md", "exec"), names)

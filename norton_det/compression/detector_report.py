@@ -11,7 +11,7 @@ class FactoredLayer:
     """One layer outside the ResNet that was factored.
 
     Attributes:
-        name, part: as in ``surgery``.
+        name, part: as in ``factorize``.
         kind: CPConv2d or LowRankLinear.
         rank: CP rank, or rank of the matrix.
         nmse: relative squared error of the weight.

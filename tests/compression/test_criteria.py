@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from norton_det.compression import criteria as saliency
+from norton_det.compression import criteria as registry
 from norton_det.compression.criteria import (
     Criterion,
     criteria,
@@ -240,15 +240,15 @@ def test_registry_lists_refuses_and_accepts(monkeypatch):
     assert {"pabs", "pabs_sum", "norm", "random"} <= set(criteria())
     with pytest.raises(InputError, match=r"criterion: expected one of .*norm, pabs, .*got 'nrom'"):
         get_criterion("nrom")
-    monkeypatch.setattr(saliency, "_CRITERIA", dict(saliency._CRITERIA))
+    monkeypatch.setattr(registry, "_CRITERIA", dict(registry._CRITERIA))
 
-    @saliency.register_criterion("first")
+    @registry.register_criterion("first")
     def first(weight, factors, generator):
         return -torch.arange(len(weight), dtype=torch.double)
 
     assert "first" in criteria() and get_criterion("first").score is first
     with pytest.raises(ValueError, match="registered already"):
-        saliency.register_criterion("first")(first)
+        registry.register_criterion("first")(first)
 
 
 def naive_css(covariance, readers, count):
@@ -269,7 +269,7 @@ def naive_css(covariance, readers, count):
 def test_css_is_the_greedy_choice(generator):
     mixing = torch.randn(12, 12, generator=generator, dtype=torch.double)
     covariance, readers = mixing @ mixing.T, torch.randn(5, 12, generator=generator, dtype=torch.double)
-    scores = saliency.css(covariance, readers)
+    scores = registry.css(covariance, readers)
     assert scores.argsort(descending=True)[:5].tolist() == naive_css(covariance, readers, 5)
     assert sorted(scores.tolist()) == list(range(1, 13))
 
@@ -281,7 +281,7 @@ def test_css_drops_copies_and_what_nobody_reads(generator):
     values[:, 4] = 0
     readers = torch.randn(4, 6, generator=generator, dtype=torch.double)
     readers[:, 5] = 0
-    scores = saliency.css(torch.cov(values.T), readers)
+    scores = registry.css(torch.cov(values.T), readers)
     assert set(scores.argsort()[:3].tolist()) & {0, 3} and {4, 5} <= set(scores.argsort()[:3].tolist())
 
 
@@ -290,10 +290,10 @@ def test_css_does_not_depend_on_scale(generator):
     mixing = torch.randn(8, 8, generator=generator, dtype=torch.double)
     covariance, readers = mixing @ mixing.T, torch.randn(5, 8, generator=generator, dtype=torch.double)
     scale = torch.logspace(-1, 1, 8, dtype=torch.double)
-    scaled = saliency.css(covariance * scale * scale[:, None], readers / scale)
+    scaled = registry.css(covariance * scale * scale[:, None], readers / scale)
     first = scaled.argsort(descending=True)[:5].tolist()
-    assert first == saliency.css(covariance, readers).argsort(descending=True)[:5].tolist()
+    assert first == registry.css(covariance, readers).argsort(descending=True)[:5].tolist()
 
 
 def test_css_without_any_variance():
-    assert saliency.css(torch.zeros(3, 3), torch.zeros(2, 3)).isfinite().all()
+    assert registry.css(torch.zeros(3, 3), torch.zeros(2, 3)).isfinite().all()

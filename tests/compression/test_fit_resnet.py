@@ -5,10 +5,10 @@ import torch
 
 from norton_det.checkpoint.load import load_weights
 from norton_det.classification.accuracy import evaluate
-from norton_det.compression import fit_resnet as reconstruct
 from norton_det.compression.calibration import Calibration
 from norton_det.compression.channel_statistics import channel_statistics
 from norton_det.compression.resnet import compress, compress_detector_state
+from norton_det.compression.sampling import rows_of
 from norton_det.data.classes import ClassFolder
 from norton_det.data.images import load_images
 from norton_det.models.fuse import fuse
@@ -209,7 +209,9 @@ def test_real_photographs(shared, real_weights_path):
     before = evaluate(compress(dense, spec).model, batches).top1
     result = compress(dense, spec, calibration=Calibration(images, rows=4096, sweeps=2))
     after, wanted = evaluate(result.model, batches).top1, evaluate(dense, batches).top1
-    assert before < 0.4 * wanted and after > 0.85 * wanted, (before, after, wanted)
+    assert before < 0.2 * wanted and after > wanted - 2.5, (before, after, wanted)  # of 100 photographs, in percent
+    errors = {block: result.report.errors[block] for block in ("layer1.0", "layer2.3", "layer3.5", "layer4.2")}
+    assert list(errors.values()) == pytest.approx([0.0101796, 0.0674585, 0.0496389, 0.0568917], rel=1e-3)
 
 
 def test_sampling_is_even_and_repeatable(images):
@@ -219,4 +221,4 @@ def test_sampling_is_even_and_repeatable(images):
     assert torch.equal(first, second) and first.shape == (3, 240)
     assert torch.equal(first[0].bincount(), torch.full((24,), 10))
     assert len(torch.unique(first, dim=1).T) == 240  # no position twice
-    assert reconstruct.rows_of(torch.arange(24 * 64.0).view(24, 1, 8, 8), first).flatten().unique().numel() == 240
+    assert rows_of(torch.arange(24 * 64.0).view(24, 1, 8, 8), first).flatten().unique().numel() == 240
