@@ -62,12 +62,12 @@ def channel_statistics(
         weight = folded_weight(dense.get_submodule(site.name), dense.get_submodule(site.norm))
         readers.setdefault(site.reads, []).append(weight.permute(0, 2, 3, 1).flatten(0, 2))
     covariances = _covariances(dense, taps, calibration, progress)
-    found: dict[str, ChannelStatistics] = {}
+    statistics: dict[str, ChannelStatistics] = {}
     for channels in dict.fromkeys(groups.values()):
         parts = [covariances[name] for name in taps if groups[name] == channels]
         total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-        found[channels] = ChannelStatistics(total, torch.cat(readers[channels]).double().cpu())
-    return found
+        statistics[channels] = ChannelStatistics(total, torch.cat(readers[channels]).double().cpu())
+    return statistics
 
 
 def _covariances(
@@ -76,15 +76,15 @@ def _covariances(
     draw = calibration.sampler()
     sums = {name: Moments(name) for name in taps}
     sizes: dict[str, tuple[int, ...]] = {}  # of the tapped maps, in the order in which they come
-    own = threading.local()  # of the batch on a thread: the positions to look at, and the rows found there
+    of_batch = threading.local()  # of the batch on a thread: the positions to look at, and the rows there
 
     def listen(name: str, activation: bool) -> OutputHook:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
             if name not in sizes:
                 sizes[name] = tuple(output.shape[2:])
                 return
-            values = rows_of(output, own.positions[name])
-            own.rows[name] = values.relu() if activation else values
+            values = rows_of(output, of_batch.positions[name])
+            of_batch.rows[name] = values.relu() if activation else values
 
         return hook
 
@@ -94,17 +94,17 @@ def _covariances(
             yield images, {name: draw(maps.expand(len(images), 1, *size)) for name, size in sizes.items()}
 
     def run(batch: tuple[Tensor, dict[str, Tensor]]) -> dict[str, Tensor]:
-        images, own.positions = batch
-        own.rows = {}
+        images, of_batch.positions = batch
+        of_batch.rows = {}
         dense(images)
-        return own.rows
+        return of_batch.rows
 
     hooks = [(module, listen(name, active)) for name, (module, active) in taps.items()]
     with hooked(outputs=hooks):
         total = -(-len(calibration.images) // calibration.batch_size)
         dense(calibration.place(calibration.images[:1]))  # for the sizes
-        found = on_threads(run, batches())
-        for rows in tqdm(found, "channels", total, unit="batch", disable=not progress):
+        batches_of_rows = on_threads(run, batches())
+        for rows in tqdm(batches_of_rows, "channels", total, unit="batch", disable=not progress):
             for name, values in rows.items():
                 sums[name].add(values, values[:, :0])
-    return {name: part.finish().xx.cpu() for name, part in sums.items()}
+    return {name: moments.finish().xx.cpu() for name, moments in sums.items()}

@@ -97,7 +97,7 @@ def compress_detector(
     model, info, backbone = _compress_resnet(
         detector, stack, spec, CompressionSettings(calibration=on_crops, **options)
     )
-    old = {each.name: each for each in candidates}
+    old = {candidate.name: candidate for candidate in candidates}
     apply_layout(model, chosen).eval()
     errors = {}
     if calibration is not None:
@@ -140,7 +140,7 @@ def choose_layout(
     Raises:
         InputError: an unknown layer, one that cannot be factored, or a rank out of range.
     """
-    names = {each.name for each in candidates}
+    names = {candidate.name for candidate in candidates}
     if unknown := [name for name in single if name not in names]:
         raise InputError(f"layout: {unknown[0]}: no such layer; there are {', '.join(sorted(names)) or 'none'}")
     for name, rank in single.items():
@@ -151,20 +151,24 @@ def choose_layout(
             raise InputError(f"{option}: expected 1 or more, or None for dense, got {rank!r}; choose one of them")
     layout: Layout = {}
     dense: dict[str, str] = {}
-    for each in candidates:
-        by_part = box_head_rank if isinstance(each.module, nn.Linear) else head_rank
-        rank = single.get(each.name, neck_rank if each.part in ("neck", "rpn") else by_part)
-        if rank is not None and each.name in single and (each.reason or not 1 <= rank <= each.largest_rank):
-            reason = each.reason or f"expected rank 1 to {each.largest_rank}, got {rank}"
-            raise InputError(f"layout: {each.name}: {reason}; leave it dense")
-        if each.reason:
-            dense[each.name] = each.reason
+    for candidate in candidates:
+        by_part = box_head_rank if isinstance(candidate.module, nn.Linear) else head_rank
+        rank = single.get(candidate.name, neck_rank if candidate.part in ("neck", "rpn") else by_part)
+        if (
+            rank is not None
+            and candidate.name in single
+            and (candidate.reason or not 1 <= rank <= candidate.largest_rank)
+        ):
+            reason = candidate.reason or f"expected rank 1 to {candidate.largest_rank}, got {rank}"
+            raise InputError(f"layout: {candidate.name}: {reason}; leave it dense")
+        if candidate.reason:
+            dense[candidate.name] = candidate.reason
         elif rank is None:
-            dense[each.name] = "as asked"
-        elif rank > each.largest_rank:
-            dense[each.name] = f"rank {rank} would not make it smaller"
+            dense[candidate.name] = "as asked"
+        elif rank > candidate.largest_rank:
+            dense[candidate.name] = f"rank {rank} would not make it smaller"
         else:
-            layout[each.name] = rank
+            layout[candidate.name] = rank
     return layout, dense
 
 
@@ -173,20 +177,20 @@ def _compress_resnet(
 ) -> tuple[nn.Module, NetworkInfo, CompressionReport | None]:
     """A copy of the detector with its ResNet compressed to ``spec``, what it is then, and the report."""
     state = detector.state_dict()
-    prefix, part, rest = split_detector_state(state)
+    prefix, resnet_state, rest = split_detector_state(state)
     if not prefix:
         raise InputError("detector: expected a ResNet below backbone, got none; use an R-CNN with FPN")
-    found = spec_from_state(part)
-    if spec is not None and not found.is_dense and not spec.same_network(found):
-        raise InputError(f"detector: expected a dense ResNet, got {found}; leave spec out, or use the dense detector")
-    stays = spec is None or spec.same_network(found)
-    target = found if spec is None or stays else spec
+    current = spec_from_state(resnet_state)
+    if spec is not None and not current.is_dense and not spec.same_network(current):
+        raise InputError(f"detector: expected a dense ResNet, got {current}; leave spec out, or use the dense detector")
+    stays = spec is None or spec.same_network(current)
+    target = current if spec is None or stays else spec
     info = NetworkInfo(target, stack.preprocessing_of(detector), 0, _stride_in_1x1(detector))
     model, report = copy.deepcopy(detector), None
     if stays and stack.has_norton_resnet(detector):
         return model, info, None
     if stays:
-        new: Mapping[str, Tensor] = {f"{prefix}{name}": tensor for name, tensor in part.items()} | rest
+        new: Mapping[str, Tensor] = {f"{prefix}{name}": tensor for name, tensor in resnet_state.items()} | rest
     else:
         stride = info.stride_in_1x1 if settings.stride_in_1x1 is None else settings.stride_in_1x1
         preprocessing = settings.preprocessing or info.preprocessing

@@ -129,15 +129,15 @@ class _Fit:
         for name, maps in heard.items():
             conv = self.dense.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            counts = [len(wide) * wide.shape[2] * wide.shape[3] for wide in maps]
-            for wide, count in zip(maps, counts, strict=True):  # several where a layer is used on each level
+            counts = [len(level) * level.shape[2] * level.shape[3] for level in maps]
+            for level, count in zip(maps, counts, strict=True):  # several where a layer is used on each level
                 if not count:
                     self.noted[name].append(None)
                     continue
                 take = min(count, max(1, round(self.per_image * count / sum(counts))))
-                grid = (len(wide), *output_size(wide, conv))
-                positions = draw_positions(grid, take, self.generator).to(wide.device)
-                target = patches(wide, conv, positions) @ flatten_weight(conv.weight).T
+                grid = (len(level), *output_size(level, conv))
+                positions = draw_positions(grid, take, self.generator).to(level.device)
+                target = patches(level, conv, positions) @ flatten_weight(conv.weight).T
                 self.noted[name].append((positions, target if conv.bias is None else target + conv.bias))
 
     def collect(self, heard: Inputs) -> None:
@@ -145,11 +145,11 @@ class _Fit:
         for name, maps in heard.items():
             conv = self.dense.get_submodule(name)
             assert isinstance(conv, nn.Conv2d)
-            for narrow in maps:
+            for level in maps:
                 noted = self.noted[name].popleft()
                 if noted is not None:
                     positions, target = noted
-                    self.moments.setdefault(name, Moments(name)).add(patches(narrow, conv, positions), target)
+                    self.moments.setdefault(name, Moments(name)).add(patches(level, conv, positions), target)
 
     def solve(self, names: list[str]) -> None:
         """Fit convolutions to their moments."""
@@ -176,26 +176,26 @@ class _Fit:
             def run(image: Any) -> tuple[Any, ...]:
                 images, maps = stack.image_features(self.dense, [image])
                 boxes: Any = stack.propose(self.dense, images, maps) if rpn or heads else None
-                found = stack.detect_boxes(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
+                detections = stack.detect_boxes(self.dense, images, maps, boxes) if set(heads) - {"box"} else boxes
                 if neck:
                     stack.image_features(self.small, [image])
-                return images, maps, boxes, found, heard(), heard_small()
+                return images, maps, boxes, detections, heard(), heard_small()
 
             regions = []
-            for images, maps, boxes, found, wide, narrow in on_threads(run, inputs):
-                self.note(wide)
-                regions.append(self._choose(stack, heads, images, maps, boxes, found))
-                self.collect(narrow)
+            for images, maps, boxes, detections, dense_inputs, small_inputs in on_threads(run, inputs):
+                self.note(dense_inputs)
+                regions.append(self._choose(stack, heads, images, maps, boxes, detections))
+                self.collect(small_inputs)
             return regions
 
     def _choose(
-        self, stack: DetectionStack, heads: list[str], images: Any, maps: Any, boxes: Tensor, found: Tensor
+        self, stack: DetectionStack, heads: list[str], images: Any, maps: Any, boxes: Tensor, detections: Tensor
     ) -> Regions:
         """Proposals or detections of an image drawn for each head, and their features."""
         chosen = {}
         for head in heads:
             limit = self.settings.regions if head == "box" else max(1, self.settings.regions // 4)
-            regions = boxes if head == "box" or not len(found) else found
+            regions = boxes if head == "box" or not len(detections) else detections
             regions = regions[torch.randperm(len(regions), generator=self.generator)[:limit].to(regions.device)]
             if len(regions):
                 chosen[head] = (regions, stack.pool(self.dense, head, images, maps, regions))
@@ -216,14 +216,14 @@ class _Fit:
                 images, maps = stack.image_features(self.small, [work[0]])
                 if rpn:
                     stack.propose(self.small, images, maps)
-                own = {
-                    head: (wide, stack.pool(self.small, head, images, maps, regions))
-                    for head, (regions, wide) in work[1].items()
+                pooled_pairs = {
+                    head: (dense_features, stack.pool(self.small, head, images, maps, regions))
+                    for head, (regions, dense_features) in work[1].items()
                 }
-                return heard(), own
+                return heard(), pooled_pairs
 
-            for narrow, pairs in on_threads(run, zip(inputs, chosen, strict=True)):
-                self.collect(narrow)
+            for small_inputs, pairs in on_threads(run, zip(inputs, chosen, strict=True)):
+                self.collect(small_inputs)
                 for head, pair in pairs.items():
                     pooled[head].append(pair)
 

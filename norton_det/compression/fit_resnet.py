@@ -108,42 +108,44 @@ class _Walk:
         self.sites = {site.name: site for site in dense.spec.architecture.sites}
         self.stream = self.kept[self.sites["conv1"].writes]  # channels of the dense stream that the small one has
         self.draw = calibration.sampler()
-        self.wide = list(
+        self.dense_maps = list(
             on_threads(lambda images: dense.maxpool(dense.bn1(dense.conv1(images)).relu_()), calibration.batches())
         )
-        self.narrow = [maps[:, self.stream].contiguous(memory_format=torch.channels_last) for maps in self.wide]
+        self.small_maps = [
+            maps[:, self.stream].contiguous(memory_format=torch.channels_last) for maps in self.dense_maps
+        ]
 
     def block(self, stage: int, index: int) -> float:
         name = f"layer{stage}.{index}"
-        wide, narrow = self.dense.get_submodule(name), self.small.get_submodule(name)
-        assert isinstance(wide, ResidualBlock) and isinstance(narrow, ResidualBlock)
+        dense_block, small_block = self.dense.get_submodule(name), self.small.get_submodule(name)
+        assert isinstance(dense_block, ResidualBlock) and isinstance(small_block, ResidualBlock)
         outputs = self.kept[f"layer{stage}"]
-        positions, targets, shortcut, sums = self._dense_block(name, wide, outputs)
-        shortcuts = self.narrow
-        if narrow.downsample is not None:
-            conv, norm = narrow.downsample[0], narrow.downsample[1]
-            assert wide.downsample is not None
-            prior = folded_weight(wide.downsample[0], wide.downsample[1])[outputs][:, self.stream]
-            self._fit(f"{name}.downsample", conv, norm, prior, self.narrow, positions[-1], shortcut)
-            shortcuts = list(on_threads(narrow.downsample, self.narrow))
-        # of the last convolution the error of the shortcut that it is added to is wanted too
-        rest = [total - rows_of(part, at) for total, part, at in zip(sums, shortcuts, positions[-1], strict=True)]
-        maps, inputs = self.narrow, self.stream
-        for place, (conv_name, conv, norm) in enumerate(narrow.layers()):
+        positions, targets, shortcut, sums = self._dense_block(name, dense_block, outputs)
+        shortcuts = self.small_maps
+        if small_block.downsample is not None:
+            conv, norm = small_block.downsample[0], small_block.downsample[1]
+            assert dense_block.downsample is not None
+            prior = folded_weight(dense_block.downsample[0], dense_block.downsample[1])[outputs][:, self.stream]
+            self._fit(f"{name}.downsample", conv, norm, prior, self.small_maps, positions[-1], shortcut)
+            shortcuts = list(on_threads(small_block.downsample, self.small_maps))
+        # the last convolution is given the error of the shortcut that it is added to, too
+        rest = [total - rows_of(maps, at) for total, maps, at in zip(sums, shortcuts, positions[-1], strict=True)]
+        maps, inputs = self.small_maps, self.stream
+        for place, (conv_name, conv, norm) in enumerate(small_block.layers()):
             last, kept = place == len(targets) - 1, self.kept[self.sites[f"{name}.{conv_name}"].writes]
-            prior = folded_weight(*wide.layers()[place][1:])[kept][:, inputs]
-            wanted = rest if last else targets[place]
-            self._fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], wanted)
-            run = nn.Sequential(conv, norm) if last else nn.Sequential(conv, norm, narrow.relu)
+            prior = folded_weight(*dense_block.layers()[place][1:])[kept][:, inputs]
+            target = rest if last else targets[place]
+            self._fit(f"{name}.{conv_name}", conv, norm, prior, maps, positions[place], target)
+            run = nn.Sequential(conv, norm) if last else nn.Sequential(conv, norm, small_block.relu)
             maps, inputs = list(on_threads(run, maps)), kept
         pairs = zip(maps, shortcuts, strict=True)
-        self.narrow = list(on_threads(lambda pair: pair[0].add_(pair[1]).relu_(), pairs))
+        self.small_maps = list(on_threads(lambda pair: pair[0].add_(pair[1]).relu_(), pairs))
         self.stream = outputs
         error, energy = 0.0, 1e-20
-        for part, total, at in zip(self.narrow, sums, positions[-1], strict=True):
-            dense = total.relu()
-            error += float((rows_of(part, at) - dense).square().sum())
-            energy += float(dense.square().sum())
+        for batch, total, at in zip(self.small_maps, sums, positions[-1], strict=True):
+            dense_output = total.relu()
+            error += float((rows_of(batch, at) - dense_output).square().sum())
+            energy += float(dense_output.square().sum())
         return error / energy
 
     def _dense_block(
@@ -155,24 +157,24 @@ class _Walk:
             By convolution and batch: positions in its outputs; its values there before the ReLU (rows, C), on the
             channels that are kept, of all but the last. By batch, at the last positions: of the shortcut; of the sum.
         """
-        positions = [self._positions(maps, block) for maps in self.wide]
+        positions = [self._positions(maps, block) for maps in self.dense_maps]
         kept = [self.kept[self.sites[f"{name}.{conv}"].writes] for conv in block.names]
 
         def advance(batch: int) -> tuple[list[Tensor], Tensor, Tensor]:
-            maps, at, rows = self.wide[batch], positions[batch], []
+            maps, at, rows = self.dense_maps[batch], positions[batch], []
             out = maps
             for place, (_, conv, norm) in enumerate(block.layers()):
                 out = norm(conv(out.relu() if place else out))
                 rows.append(rows_of(out, at[place])[:, kept[place]])
             shortcut = maps if block.downsample is None else block.downsample(maps)
             total = out + shortcut
-            found = rows_of(shortcut, at[-1])[:, outputs], rows_of(total, at[-1])[:, outputs]
-            self.wide[batch] = total.relu_()
-            return rows, *found
+            sampled = rows_of(shortcut, at[-1])[:, outputs], rows_of(total, at[-1])[:, outputs]
+            self.dense_maps[batch] = total.relu_()
+            return rows, *sampled
 
-        rows, shortcuts, sums = map(list, zip(*on_threads(advance, range(len(self.wide))), strict=True))
-        places = [list(part) for part in zip(*positions, strict=True)]
-        return places, [list(part) for part in zip(*rows, strict=True)], shortcuts, sums
+        rows, shortcuts, sums = map(list, zip(*on_threads(advance, range(len(self.dense_maps))), strict=True))
+        places = [list(of_batches) for of_batches in zip(*positions, strict=True)]
+        return places, [list(of_batches) for of_batches in zip(*rows, strict=True)], shortcuts, sums
 
     def _positions(self, maps: Tensor, block: ResidualBlock) -> list[Tensor]:
         """Positions in the outputs of a block's convolutions for a batch of maps; the same ones where the size is."""
@@ -210,9 +212,9 @@ class _Walk:
         draw, dense = self.calibration.sampler(), reader.weight.float().to(self.calibration.device)
 
         def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            for wide, narrow in zip(self.wide, self.narrow, strict=True):
-                at = draw(wide)
-                yield rows_of(narrow, at), rows_of(wide, at) @ dense.T
+            for dense_maps, small_maps in zip(self.dense_maps, self.small_maps, strict=True):
+                at = draw(dense_maps)
+                yield rows_of(small_maps, at), rows_of(dense_maps, at) @ dense.T
 
         moments = Moments.of(f"layer{stage}", rows())
         if not reader.biased:
@@ -224,7 +226,8 @@ class _Walk:
         """Fit the classifier to the dense logits. Few rows and many features: the prior weighs more here."""
         dense = self.dense.fc
         rows = (
-            (narrow.mean((2, 3)), dense(wide.mean((2, 3)))) for wide, narrow in zip(self.wide, self.narrow, strict=True)
+            (small_maps.mean((2, 3)), dense(dense_maps.mean((2, 3))))
+            for dense_maps, small_maps in zip(self.dense_maps, self.small_maps, strict=True)
         )
         settings = replace(self.settings, ridge=10 * self.settings.ridge)
         fit_layer(Moments.of("fc", rows), dense.weight[:, self.stream], settings).write(self.small.fc)
@@ -232,9 +235,9 @@ class _Walk:
 
 def _set_statistics(norm: nn.Module, maps: list[Tensor]) -> None:
     """Running statistics of maps (N, O, H, W) in front of a normalisation: precise BN."""
-    values = sum(part.numel() // part.shape[1] for part in maps)
-    mean = torch.stack([part.sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0) / values
+    values = sum(batch.numel() // batch.shape[1] for batch in maps)
+    mean = torch.stack([batch.sum((0, 2, 3), dtype=torch.double) for batch in maps]).sum(0) / values
     shift = mean.float().view(1, -1, 1, 1)
-    squares = torch.stack([(part - shift).square().sum((0, 2, 3), dtype=torch.double) for part in maps]).sum(0)
+    squares = torch.stack([(batch - shift).square().sum((0, 2, 3), dtype=torch.double) for batch in maps]).sum(0)
     norm.running_mean.copy_(mean)  # type: ignore[operator]
     norm.running_var.copy_(squares / values)  # type: ignore[operator]

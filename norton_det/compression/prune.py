@@ -59,8 +59,10 @@ def select_channels(
         return score(state[f"{site.name}.weight"], of_site, generator)
 
     for channels, sites in tqdm(writers.items(), desc="prune", unit="set", disable=not progress):
-        found = [scores(site, len(sites) == 1) for site in sites]
-        total = found[0] if len(found) == 1 else torch.stack([_relative(score) for score in found]).sum(0)
+        layer_scores = [scores(site, len(sites) == 1) for site in sites]
+        if len(layer_scores) > 1:
+            layer_scores = [torch.stack([_relative(score) for score in layer_scores]).sum(0)]
+        total = layer_scores[0]
         kept[channels] = keep_indices(total, widths[channels])
     return kept
 
@@ -92,8 +94,8 @@ def cut(
         outputs = kept[site.writes]
         inputs = torch.arange(3) if site.reads == IMAGE else kept[site.reads]
         if site.name in factors:
-            part = factors_to_state(factors[site.name].inputs(inputs).filters(outputs))
-            out.update({f"{site.name}.{key}": tensor for key, tensor in part.items()})
+            factor_state = factors_to_state(factors[site.name].inputs(inputs).filters(outputs))
+            out.update({f"{site.name}.{key}": tensor for key, tensor in factor_state.items()})
         else:
             out[f"{site.name}.weight"] = state[f"{site.name}.weight"][outputs][:, inputs]
         out.update({f"{site.norm}.{field}": state[f"{site.norm}.{field}"][outputs] for field in NORM_FIELDS})
@@ -124,7 +126,7 @@ def find_laterals(rest: Mapping[str, Tensor], arch: Architecture) -> dict[str, i
     Raises:
         InputError: one does not read a dense ResNet of that architecture.
     """
-    found = {}
+    laterals = {}
     for name, tensor in rest.items():
         if LATERAL.fullmatch(name):
             if tensor.ndim != 4 or tensor.shape[1] not in arch.outputs:
@@ -132,8 +134,8 @@ def find_laterals(rest: Mapping[str, Tensor], arch: Architecture) -> dict[str, i
                     f"{name}: expected (channels, {' or '.join(map(str, arch.outputs))}, 1, 1), got "
                     f"{tuple(tensor.shape)}; use a detector with a dense ResNet"
                 )
-            found[name] = arch.outputs.index(tensor.shape[1]) + 1  # a neck may leave stages out
-    return found
+            laterals[name] = arch.outputs.index(tensor.shape[1]) + 1  # a neck may leave stages out
+    return laterals
 
 
 def _relative(scores: Tensor) -> Tensor:

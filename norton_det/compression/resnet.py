@@ -179,14 +179,14 @@ def compress_detector_state_with(
     result = compress_with(resnet, spec, settings, {stage: reader for stage, (_, reader) in readers.items()})
     small = {f"{prefix}{name}": tensor for name, tensor in result.model.state_dict().items()}
     kept = {name: torch.tensor(index) for name, index in result.report.kept.items()}
-    narrow = cut_laterals(rest, kept, spec.architecture)
+    around = cut_laterals(rest, kept, spec.architecture)
     for stage, (weight, shift) in result.readers.items():
         name = readers[stage][0]
-        narrow[name] = weight[:, :, None, None].to(rest[name].dtype)
+        around[name] = weight[:, :, None, None].to(rest[name].dtype)
         bias = f"{name.removesuffix('weight')}bias"
         if bias in rest:
-            narrow[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
-    return small | narrow, result.report
+            around[bias] = rest[bias].cpu() + shift.to(rest[bias].dtype)
+    return small | around, result.report
 
 
 def _readers(rest: Mapping[str, Tensor], arch: Architecture) -> dict[int, tuple[str, Reader]]:
@@ -217,11 +217,11 @@ def _check_range(images: Tensor, preprocessing: Preprocessing) -> None:
     mean, std = (torch.tensor(values) for values in (preprocessing.mean, preprocessing.std))
     low, high = float((-mean / std).min()), float(((255 - mean) / std).max())
     slack = 5 * (high - low)  # far outside: pixels of 0 to 255 that were not normalised
-    found = float(images.min()), float(images.max())
-    if found[0] < low - slack or found[1] > high + slack:
+    extent = float(images.min()), float(images.max())
+    if extent[0] < low - slack or extent[1] > high + slack:
         raise InputError(
             f"calibration: images: expected values of {low:.1f} to {high:.1f} ({preprocessing}), got "
-            f"{found[0]:.1f} to {found[1]:.1f}; preprocess them as the weights expect"
+            f"{extent[0]:.1f} to {extent[1]:.1f}; preprocess them as the weights expect"
         )
 
 
@@ -231,7 +231,7 @@ def _decompose(state: Mapping[str, Tensor], spec: CompressionSpec, settings: Com
     weights = [state[f"{name}.weight"] for name in ranks]
     total = sum(len(weight) for weight in weights)
     with tqdm(total=total, desc="decompose", unit="filter", disable=not settings.progress) as bar:
-        found = cp_decompose_layers(
+        factors = cp_decompose_layers(
             weights,
             list(ranks.values()),
             starts=settings.starts,
@@ -239,7 +239,7 @@ def _decompose(state: Mapping[str, Tensor], spec: CompressionSpec, settings: Com
             names=list(ranks),
             progress=bar.update,
         )
-    return dict(zip(ranks, found, strict=True))
+    return dict(zip(ranks, factors, strict=True))
 
 
 @contextmanager

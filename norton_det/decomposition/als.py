@@ -68,10 +68,10 @@ def fit(
     numbers = starts * max(kh * kw, rank * (kh + kw)) ** 2
     bases = _random_bases(kh, kw, starts - 1, seed)
     parts = [
-        _fit_chunk(part, kh, kw, rank, bases, iterations, tolerance, progress)
-        for part in core.split(max(1, _CHUNK // numbers))
+        _fit_chunk(chunk, kh, kw, rank, bases, iterations, tolerance, progress)
+        for chunk in core.split(max(1, _CHUNK // numbers))
     ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return torch.cat([chunk[0] for chunk in parts]), torch.cat([chunk[1] for chunk in parts])
 
 
 class _Point(NamedTuple):
@@ -239,7 +239,7 @@ def _start(gram: Tensor, kh: int, kw: int, rank: int, basis: tuple[Tensor, Tenso
         left = torch.linalg.eigh(torch.einsum("fhwgw->fhg", square))[1]
         right = torch.linalg.eigh(torch.einsum("fhwhv->fwv", square))[1]
     else:
-        left, right = (part.expand(len(gram), -1, -1) for part in basis)
+        left, right = (matrix.expand(len(gram), -1, -1) for matrix in basis)
     pairs = (left[:, :, None, :, None] * right[:, None, :, None, :]).flatten(3).flatten(1, 2)  # (F, K, Kh*Kw)
     energy = (pairs * (gram @ pairs)).sum(1)
     top = energy.argsort(dim=1, descending=True, stable=True)[:, :rank].unsqueeze(1)  # (F, 1, R)

@@ -80,10 +80,10 @@ def _residual_norm(cosines: Tensor, dimension: Tensor) -> Tensor:
     if columns == 1:
         return dimension.unsqueeze(0) - cosines[:, :, 0, 0].square()
     present = torch.arange(columns, device=dimension.device) < dimension.unsqueeze(1)  # (O, M)
-    own = torch.diag_embed(present.to(cosines.dtype))  # Q_j^T Q_j: (O, M, M)
+    gram = torch.diag_embed(present.to(cosines.dtype))  # Q_j^T Q_j: (O, M, M)
     return torch.cat(
         [
-            _largest_eigenvalue(own.unsqueeze(0) - block.transpose(2, 3) @ block)
+            _largest_eigenvalue(gram.unsqueeze(0) - block.transpose(2, 3) @ block)
             for block in cosines.split(max(1, _CHUNK // cosines[0].numel()))
         ]
     )

@@ -50,7 +50,7 @@ class Factors:
         return Factors(self.a[:, index], self.b, self.c)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "Factors":
-        return Factors(*(part.to(device=device, dtype=dtype) for part in (self.a, self.b, self.c)))
+        return Factors(*(factor.to(device=device, dtype=dtype) for factor in (self.a, self.b, self.c)))
 
 
 def reconstruct(factors: Factors) -> Tensor:
@@ -122,7 +122,7 @@ def cp_decompose_layers(
     results: list[Factors | None] = [None] * len(weights)
     for (kh, kw, rank), members in groups.items():
         reduced = [_reduce(weights[index]) for index in members]
-        core = torch.cat([part[1] for part in reduced])  # (F, K, K)
+        core = torch.cat([reduction[1] for reduction in reduced])  # (F, K, K)
         exact = rank == kh * kw  # any start is
         b, c = fit(
             core,
@@ -135,10 +135,10 @@ def cp_decompose_layers(
             progress=progress,
         )
         offset = 0
-        for index, (basis, part, scale) in zip(members, reduced, strict=True):
-            here = slice(offset, offset + part.shape[0])
-            offset += part.shape[0]
-            a = solve_a(part, khatri_rao(b[here], c[here]))  # (O, K, R)
+        for index, (basis, layer_core, scale) in zip(members, reduced, strict=True):
+            here = slice(offset, offset + layer_core.shape[0])
+            offset += layer_core.shape[0]
+            a = solve_a(layer_core, khatri_rao(b[here], c[here]))  # (O, K, R)
             factors = _balance(Factors(basis @ a, b[here], c[here]), scale)
             results[index] = factors.to(weights[index].dtype, weights[index].device)
     return [factors for factors in results if factors is not None]
@@ -184,7 +184,7 @@ def _balance(factors: Factors, scale: Tensor) -> Factors:
     b, c = factors.b * signs[0], factors.c * signs[1]  # unit columns
     norms = a.norm(dim=1)  # (O, R)
     order = norms.argsort(dim=1, descending=True, stable=True).unsqueeze(1)  # (O, 1, R)
-    a, b, c = (part.gather(2, order.expand_as(part)) for part in (a, b, c))
+    a, b, c = (factor.gather(2, order.expand_as(factor)) for factor in (a, b, c))
     # the scale comes in last, by its cube root: no underflow in the squares of tiny weights
     root = scale.pow(1 / 3)[:, None, None]
     share = a.norm(dim=1, keepdim=True).pow(1 / 3)  # (O, 1, R)

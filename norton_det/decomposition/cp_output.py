@@ -67,52 +67,53 @@ def fit_output(
     metric.diagonal().add_(ridge)
     target = (moments.xy.T + ridge * prior.double()).view(outputs, size, inputs)
     blocks = metric.view(size, inputs, size, inputs).transpose(1, 2).contiguous()  # (K, K, I, I)
-    a, b, c = (part.double().clone() for part in (start.a, start.b, start.c))
+    a, b, c = (factor.double().clone() for factor in (start.a, start.b, start.c))
     a *= b.norm(dim=1, keepdim=True) * c.norm(dim=1, keepdim=True)
     b, c = _unit(b), _unit(c)
     for sweep in range(sweeps):
         for r in range(rank):
-            wanted = target
+            residual = target
             if rank > 1:
                 others = [other for other in range(rank) if other != r]
                 rest = khatri_rao(b[:, :, others], c[:, :, others]) @ a[:, :, others].transpose(1, 2)
-                parts = on_threads(lambda part: part @ metric, rest.flatten(1).split(_FILTERS))
-                wanted = target - torch.cat(list(parts)).view_as(target)
-            a[:, :, r] = _solve_inputs(blocks, wanted, khatri_rao(b[:, :, r : r + 1], c[:, :, r : r + 1])[:, :, 0])
+                parts = on_threads(lambda chunk: chunk @ metric, rest.flatten(1).split(_FILTERS))
+                residual = target - torch.cat(list(parts)).view_as(target)
+            a[:, :, r] = _solve_inputs(blocks, residual, khatri_rao(b[:, :, r : r + 1], c[:, :, r : r + 1])[:, :, 0])
             if not kernel or (sweep == sweeps - 1 and rank == 1):
                 continue
-            b[:, :, r], c[:, :, r] = _solve_kernel(blocks, wanted, a[:, :, r], b[:, :, r], c[:, :, r])
+            b[:, :, r], c[:, :, r] = _solve_kernel(blocks, residual, a[:, :, r], b[:, :, r], c[:, :, r])
         if not kernel and rank == 1:
             break
     norms = a.norm(dim=1, keepdim=True).clamp_min(1e-150)
     return Factors(a / norms.pow(2 / 3), b * norms.pow(1 / 3), c * norms.pow(1 / 3))
 
 
-def _solve_inputs(blocks: Tensor, wanted: Tensor, kernel: Tensor) -> Tensor:
+def _solve_inputs(blocks: Tensor, residual: Tensor, kernel: Tensor) -> Tensor:
     """The best a (O, I) of one component with kernels (O, K)."""
     size, inputs = blocks.shape[0], blocks.shape[2]
-    right = torch.einsum("oki,ok->oi", wanted, kernel)
+    right = torch.einsum("oki,ok->oi", residual, kernel)
     flat = blocks.view(size * size, inputs * inputs)
     step = max(1, min(_FILTERS, _CHUNK // (inputs * inputs)))
 
-    def solve(part: tuple[Tensor, Tensor]) -> Tensor:
-        pairs = (part[0][:, :, None] * part[0][:, None, :]).flatten(1)  # (o, K*K)
+    def solve(filters: tuple[Tensor, Tensor]) -> Tensor:
+        kernels, right_sides = filters
+        pairs = (kernels[:, :, None] * kernels[:, None, :]).flatten(1)  # (o, K*K)
         cholesky = torch.linalg.cholesky((pairs @ flat).view(-1, inputs, inputs))
-        return torch.cholesky_solve(part[1][:, :, None], cholesky)[:, :, 0]
+        return torch.cholesky_solve(right_sides[:, :, None], cholesky)[:, :, 0]
 
     return torch.cat(list(on_threads(solve, zip(kernel.split(step), right.split(step), strict=True))))
 
 
-def _solve_kernel(blocks: Tensor, wanted: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def _solve_kernel(blocks: Tensor, residual: Tensor, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Better b (O, Kh) and c (O, Kw) for given a (O, I), both of norm 1: the scale is left to a."""
     size, height, width = blocks.shape[0], b.shape[1], c.shape[1]
     pairs = torch.empty(len(a), size, size, dtype=a.dtype, device=a.device)
     places = [(row, column) for row in range(size) for column in range(row, size)]
-    found = on_threads(lambda place: ((a @ blocks[place]) * a).sum(1), places)
-    for (row, column), values in zip(places, found, strict=True):
+    products = on_threads(lambda place: ((a @ blocks[place]) * a).sum(1), places)
+    for (row, column), values in zip(places, products, strict=True):
         pairs[:, row, column] = pairs[:, column, row] = values
     pairs = pairs.view(-1, height, width, height, width)
-    right = torch.einsum("oki,oi->ok", wanted, a).view(-1, height, width)
+    right = torch.einsum("oki,oi->ok", residual, a).view(-1, height, width)
     for _ in range(_INNER):
         b = _small_solve(torch.einsum("ohwgv,ow,ov->ohg", pairs, c, c), torch.einsum("ohw,ow->oh", right, c), b)
         c = _small_solve(torch.einsum("ohwgv,oh,og->owv", pairs, b, b), torch.einsum("ohw,oh->ow", right, b), c)

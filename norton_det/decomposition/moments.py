@@ -48,13 +48,13 @@ class Moments:
     def add(self, x: Tensor, y: Tensor) -> None:
         """Add inputs (rows, F) and their targets (rows, O)."""
         self._waiting.append((x, y))
-        if sum(len(part) for part, _ in self._waiting) >= _FLUSH:
+        if sum(len(x) for x, _ in self._waiting) >= _FLUSH:
             self._flush()
 
     @property
     def count(self) -> int:
         """Rows added so far."""
-        return self.rows + sum(len(part) for part, _ in self._waiting)
+        return self.rows + sum(len(x) for x, _ in self._waiting)
 
     def _flush(self) -> None:
         if not self._waiting:
