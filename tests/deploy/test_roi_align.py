@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from norton_det.deploy import roi_align as pooling
@@ -41,6 +43,28 @@ def test_equals_torchvision(regions, aligned, sampling, size, monkeypatch):
     found = pool_regions(map_, regions, size, 0.25, sampling, aligned)
     assert found.shape == (len(regions), 8, *size)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+
+
+SIDES = st.floats(-40, 140, width=32)
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(
+    st.lists(st.tuples(SIDES, SIDES, SIDES, SIDES), min_size=1, max_size=6),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    st.sampled_from((1 / 4, 1 / 7, 1 / 32)),
+    st.integers(0, 4),
+    st.booleans(),
+)
+def test_any_boxes_on_any_map(corners, cells, size, scale, sampling, aligned):
+    left, top, right, bottom = torch.tensor(corners).unbind(1)
+    boxes = torch.stack([left.minimum(right), top.minimum(bottom), left.maximum(right), top.maximum(bottom)], 1)
+    map_ = torch.randn(1, 3, *cells, generator=torch.Generator().manual_seed(0))
+    expected = roi_align(map_, [boxes], size, scale, sampling, aligned)
+    torch.testing.assert_close(
+        pool_regions(map_, boxes, size, scale, sampling, aligned), expected, atol=2e-5, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
