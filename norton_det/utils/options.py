@@ -1,5 +1,5 @@
-"""Sets of names that a command line can choose among: criteria, forms of a detector, precisions. They are apart from the
-code that they stand for, whose import takes seconds."""
+"""Names that a command line offers (criteria, forms of a detector, precisions), apart from the code that they stand for,
+whose import takes seconds."""
 
 TORCH_FORMS = ("eager", "fused", "deploy", "deploy-bf16", "deploy-fp16")
 FILE_FORMS = {  # form that a detector is timed in -> ending, precision, module

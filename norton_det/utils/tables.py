@@ -1,4 +1,4 @@
-"""Tables of results: rows of long work, kept in a CSV file as they come, so that it can be resumed; Markdown of rows."""
+"""Tables of results: rows of long work, kept in a CSV as they come, so that it can be resumed; and Markdown of rows."""
 
 import csv
 import statistics
