@@ -79,9 +79,13 @@ def faster():
     return build_torchvision("faster")
 
 
+def waves() -> np.ndarray:
+    """A picture (90, 130, 3), uint8: smooth, so that resizing is not all that is seen."""
+    y, x = np.mgrid[:90, :130]
+    colors = [127 + 120 * np.sin(x / (7 + 3 * c) + y / (11 - 2 * c)) for c in range(3)]
+    return np.stack(colors, 2).astype(np.uint8)
+
+
 @pytest.fixture(scope="session")
 def picture() -> np.ndarray:
-    """(90, 130, 3), uint8: smooth, so that resizing is not all that is seen."""
-    y, x = np.mgrid[:90, :130]
-    waves = [127 + 120 * np.sin(x / (7 + 3 * c) + y / (11 - 2 * c)) for c in range(3)]
-    return np.stack(waves, 2).astype(np.uint8)
+    return waves()
