@@ -183,7 +183,7 @@ class Detectron2Stack(DetectionStack):
         self, detector: GeneralizedRCNN, images: Tensor, boxes: list[Tensor]
     ) -> Callable[[], dict[str, Tensor]]:
         targets = [_instances(detector.roi_heads, image_boxes, images.shape[2:]) for image_boxes in boxes]
-        inputs = [{"image": 255 * image, "instances": each} for image, each in zip(images, targets, strict=True)]
+        inputs = [{"image": 255 * image, "instances": target} for image, target in zip(images, targets, strict=True)]
 
         def call() -> dict[str, Tensor]:
             with EventStorage():

@@ -51,8 +51,8 @@ def parts_of(detector: GeneralizedRCNN, preprocessing: Preprocessing, divisor: i
         InputError: another kind of RPN, anchors, heads or poolers than the R-CNN family with FPN has.
     """
     rpn, heads = detector.proposal_generator, detector.roi_heads
-    for what, part, kind in (("detector", detector, GeneralizedRCNN), ("proposal_generator", rpn, RPN)):
-        _require(what, part, kind)
+    for what, module, kind in (("detector", detector, GeneralizedRCNN), ("proposal_generator", rpn, RPN)):
+        _require(what, module, kind)
     _require("roi_heads", heads, StandardROIHeads)
     _require("anchor_generator", rpn.anchor_generator, DefaultAnchorGenerator)
     predictor = heads.box_predictor
@@ -98,25 +98,25 @@ def parts_of(detector: GeneralizedRCNN, preprocessing: Preprocessing, divisor: i
 
 def _head(heads: nn.Module, name: str, layers: nn.Module, order: list[str]) -> Head:
     pooler, used = getattr(heads, f"{name}_pooler"), getattr(heads, f"{name}_in_features")
-    if pooler is None or not all(isinstance(each, ROIAlign) for each in pooler.level_poolers):
+    if pooler is None or not all(isinstance(level, ROIAlign) for level in pooler.level_poolers):
         raise InputError(f"{name}_pooler: expected RoIAlign, got another pooling; set POOLER_TYPE to ROIAlignV2")
-    if missing := [each for each in used if each not in order]:
+    if missing := [map_name for map_name in used if map_name not in order]:
         raise InputError(f"{name}_pooler: expected maps that the RPN reads too, got {missing[0]}; add it to the RPN's")
     first = pooler.level_poolers[0]
     rule = PoolRule(
         tuple(first.output_size),
-        tuple(each.spatial_scale for each in pooler.level_poolers),
+        tuple(level.spatial_scale for level in pooler.level_poolers),
         first.sampling_ratio,
         first.aligned,
         (pooler.canonical_box_size, pooler.canonical_level),
         (0.0, 1e-8),
     )
-    return Head(rule, layers, levels=tuple(order.index(each) for each in used))
+    return Head(rule, layers, levels=tuple(order.index(map_name) for map_name in used))
 
 
-def _require(what: str, part: nn.Module, kind: type) -> None:
-    if not isinstance(part, kind):
-        raise InputError(f"{what}: expected {kind.__name__}, got {type(part).__name__}; deploy it yourself")
+def _require(what: str, module: nn.Module, kind: type) -> None:
+    if not isinstance(module, kind):
+        raise InputError(f"{what}: expected {kind.__name__}, got {type(module).__name__}; deploy it yourself")
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:

@@ -87,7 +87,7 @@ def make_call(
         model = fuse(detector).to(memory_format=torch.channels_last) if form == "fused" else detector
         stack, device = stack_of(detector), next(model.parameters()).device
         call = stack.native_call(model, picture)
-        methods = {name: (part, "forward") for name, part in stack.native_parts(model).items()}
+        methods = {name: (module, "forward") for name, module in stack.native_parts(model).items()}
         return Runner(call, _bytes(model), lambda: with_rest(call, methods, device))
     if form in TORCH_FORMS:
         precision = form.partition("-")[2].replace("fp16", "f16") or "f32"
@@ -95,24 +95,24 @@ def make_call(
         return _of_predictor(predictor, picture, _bytes(detector))
     ending, precision, _ = FILE_FORMS[form]
     path = folder / f"{form}{ending}"
-    given = (list(calibration) or [picture]) if precision == "int8" else None
-    export(detector, path, precision=precision, calibration=given, **size)
+    pictures = (list(calibration) or [picture]) if precision == "int8" else None
+    export(detector, path, precision=precision, calibration=pictures, **size)
     files = (path, path.with_suffix(".bin")) if ending == ".xml" else (path,)
     predictor = Predictor(path, threads=threads)
     return _of_predictor(predictor, picture, sum(file.stat().st_size for file in files))
 
 
 def _of_predictor(predictor: Predictor, picture: np.ndarray, size: int) -> Runner:
-    outputs = functools.cache(lambda: predictor.run(predictor.prepare(picture)))  # for ``parts``, where they are wanted
+    outputs = functools.cache(lambda: predictor.run(predictor.prepare(picture)))  # for ``parts`` alone
 
     def parts() -> dict[str, float]:
         started = time.perf_counter()
         pixels = predictor.prepare(picture)
         prepared = time.perf_counter()
-        found = predictor.engine.parts(pixels)
-        given, run = outputs(), time.perf_counter()
-        predictor.finish(given, *picture.shape[:2])
-        return {"prepare": prepared - started, **found, "finish": time.perf_counter() - run}
+        seconds = predictor.engine.parts(pixels)
+        results, run = outputs(), time.perf_counter()
+        predictor.finish(results, *picture.shape[:2])
+        return {"prepare": prepared - started, **seconds, "finish": time.perf_counter() - run}
 
     return Runner(lambda: predictor(picture), size, parts)
 

@@ -48,7 +48,7 @@ class TorchEngine:
             torch.inference_mode(),
             torch.autocast(self.device.type, None if dtype == torch.float32 else dtype, dtype != torch.float32),
         ):
-            return [part.cpu() for part in self.graph(image)]
+            return [output.cpu() for output in self.graph(image)]
 
     def parts(self, pixels: np.ndarray) -> dict[str, float]:
         graph = self.graph
@@ -130,8 +130,8 @@ class OpenVINOEngine:
         return self.core.compile_model(self.model, "CPU", self.options | more).create_infer_request()
 
     def run(self, pixels: np.ndarray) -> list[np.ndarray]:
-        found = self.request.infer([pixels])
-        return [found[output].copy() for output in self.outputs]
+        results = self.request.infer([pixels])
+        return [results[output].copy() for output in self.outputs]
 
     def parts(self, pixels: np.ndarray) -> dict[str, float]:
         """Times of nodes by the part that they came from; nodes of proposals, pooling and NMS are the rest."""

@@ -158,7 +158,7 @@ def _quantise(model: Any, info: DeployInfo, pictures: Sequence[np.ndarray], prog
 
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """NNCF's bars and log only where they are wanted."""
+    """NNCF's bars and log only where progress is shown."""
     logger = logging.getLogger("nncf")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -176,7 +176,7 @@ def _beside(target: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield folder
-        for file in sorted(folder.iterdir(), key=lambda each: each.suffix == ".xml"):
+        for file in sorted(folder.iterdir(), key=lambda path: path.suffix == ".xml"):
             file.replace(target.parent / file.name)
     except OSError as error:
         raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None

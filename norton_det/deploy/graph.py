@@ -75,8 +75,8 @@ class DetectorGraph(nn.Module):
         for name in ("mask", "keypoint"):
             if name in self.heads:
                 pooled, order = self.pool(name, maps, boxes)
-                found = self.heads[name](pooled)[order.argsort()]
-                results.append(_own_mask(found, labels, self.box_rule.background) if name == "mask" else found)
+                logits = self.heads[name](pooled)[order.argsort()]
+                results.append(_mask_of_class(logits, labels, self.box_rule.background) if name == "mask" else logits)
         return tuple(results)
 
     def propose(self, maps: list[Tensor], limits: Tensor, padded: tuple[int, int]) -> Tensor:
@@ -112,15 +112,15 @@ class DetectorGraph(nn.Module):
     def pool(self, name: str, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Features (P, C, S, S) of regions, sorted by level, and the order (P,) that sorted them."""
         rule, levels = self.pools[name]
-        given = [maps[level] for level in levels]
+        pyramid = [maps[level] for level in levels]
         area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         pixels, canonical = rule.canonical
         level = torch.floor(canonical + torch.log2(area.sqrt() / pixels + rule.eps[1]) + rule.eps[0])
         first = round(-math.log2(rule.scales[0]))
-        level = (level - first).clamp(0, len(given) - 1)
-        members = [torch.nonzero(level == index)[:, 0] for index in range(len(given))]
+        level = (level - first).clamp(0, len(pyramid) - 1)
+        members = [torch.nonzero(level == index)[:, 0] for index in range(len(pyramid))]
         pooled = []
-        for map_, scale, index in zip(given, rule.scales, members, strict=True):
+        for map_, scale, index in zip(pyramid, rule.scales, members, strict=True):
             pooled.append(pool_regions(map_, boxes[index], rule.size, scale, rule.sampling, rule.aligned))
         return torch.cat(pooled), torch.cat(members)
 
@@ -129,12 +129,12 @@ class DetectorGraph(nn.Module):
         rule = self.box_rule
         pooled, order = self.pool("box", maps, proposals)
         proposals = proposals[order]
-        logits, deltas = (part.float() for part in self.heads["box"](pooled))
+        logits, deltas = (output.float() for output in self.heads["box"](pooled))
         scores = logits.softmax(1)
         scores = scores[:, 1:] if rule.background == 0 else scores[:, :-1]
         first = 1 if rule.background == 0 else 0  # label of the first column
-        found = torch.nonzero(~(scores <= rule.score))  # NaN is kept, to be refused and not lost
-        region, label = found[:, 0], found[:, 1]
+        candidates = torch.nonzero(~(scores <= rule.score))  # NaN is kept, to be refused and not lost
+        region, label = candidates[:, 0], candidates[:, 1]
         score = scores[region, label]
         columns = deltas.unflatten(1, (-1, 4))  # (P, C or 1, 4)
         chosen = columns[region, torch.zeros_like(label) if rule.agnostic else label + first]
@@ -197,8 +197,8 @@ def _apart(group: Tensor, limits: Tensor) -> Tensor:
     return (group.to(limits) * (limits.max() + 1))[:, None]
 
 
-def _own_mask(logits: Tensor, labels: Tensor, background: int) -> Tensor:
-    """Probabilities (N, 1, S, S) of each one's own class, from logits (N, C, S, S) or class-agnostic (N, 1, S, S)."""
+def _mask_of_class(logits: Tensor, labels: Tensor, background: int) -> Tensor:
+    """Probabilities (N, 1, S, S) of each detection's class, from logits (N, C, S, S) or class-agnostic (N, 1, S, S)."""
     if logits.shape[1] == 1 and background != 0:
         return logits.sigmoid()
     count = labels.shape[0]  # not len(): that would be a constant of the trace

@@ -33,5 +33,5 @@ class NativePredictor:
         check_image(image)
         pixels = image if self.color == self.info.color else image[:, :, ::-1]
         with torch.inference_mode():
-            found = self.info.adapter.detect_picture(self.detector, pixels, self.info.min_size, self.info.max_size)
-        return Detections(**found).above(score)
+            fields = self.info.adapter.detect_picture(self.detector, pixels, self.info.min_size, self.info.max_size)
+        return Detections(**fields).above(score)

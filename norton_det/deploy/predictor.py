@@ -44,14 +44,14 @@ class Detections:
         """Detectron2's ``Instances`` of a picture of that size, with the fields its models give."""
         from detectron2.structures import Boxes, Instances
 
-        found = Instances((height, width))
-        found.pred_boxes = Boxes(torch.from_numpy(self.boxes))
-        found.scores, found.pred_classes = torch.from_numpy(self.scores), torch.from_numpy(self.labels)
+        instances = Instances((height, width))
+        instances.pred_boxes = Boxes(torch.from_numpy(self.boxes))
+        instances.scores, instances.pred_classes = torch.from_numpy(self.scores), torch.from_numpy(self.labels)
         if self.masks is not None:
-            found.pred_masks = torch.from_numpy(self.masks)
+            instances.pred_masks = torch.from_numpy(self.masks)
         if self.keypoints is not None:
-            found.pred_keypoints = torch.from_numpy(self.keypoints)
-        return found
+            instances.pred_keypoints = torch.from_numpy(self.keypoints)
+        return instances
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
@@ -117,8 +117,8 @@ class Predictor:
 
     def run(self, pixels: np.ndarray) -> list[Tensor]:
         """The graph alone: input of ``prepare`` -> outputs of ``DetectorGraph``, and its input's (h, w) last."""
-        found: Sequence[Any] = self.engine.run(pixels)
-        tensors = [part if isinstance(part, Tensor) else torch.from_numpy(np.asarray(part)) for part in found]
+        outputs: Sequence[Any] = self.engine.run(pixels)
+        tensors = [value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value)) for value in outputs]
         return [*tensors, torch.tensor(pixels.shape[2:])]
 
     def finish(self, outputs: Sequence[Tensor], height: int, width: int, score: float = 0.0) -> Detections:
@@ -130,13 +130,13 @@ class Predictor:
         limits = torch.tensor([width, height, width, height], dtype=torch.float32)
         scaled = torch.minimum((boxes.float() * scale).clamp(min=0), limits)
         keep = (scaled[:, 2:] > scaled[:, :2]).all(1) & (scores >= score)  # sides may vanish by rounding
-        boxes, scaled, scores, labels, *extra = (part[keep] for part in (boxes, scaled, scores, labels, *extra))
+        boxes, scaled, scores, labels, *extra = (values[keep] for values in (boxes, scaled, scores, labels, *extra))
         masks = keypoints = None
         if "masks" in self.info.outputs:
             masks = self.info.adapter.paste_masks(extra[0].float(), scaled, height, width).numpy()
         if "heatmaps" in self.info.outputs:
-            found = self.info.adapter.keypoints_from(extra[0].float(), boxes.float())
-            keypoints = (found * torch.cat([scale[:2], torch.ones(1)])).numpy()
+            points = self.info.adapter.keypoints_from(extra[0].float(), boxes.float())
+            keypoints = (points * torch.cat([scale[:2], torch.ones(1)])).numpy()
         return Detections(scaled.numpy(), scores.float().numpy(), labels.long().numpy(), masks, keypoints)
 
 

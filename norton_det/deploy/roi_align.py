@@ -54,9 +54,9 @@ def pool_regions(
         rows = rows + height * image[group, None, None]
         step = max(1, ENTRIES // (size[0] * size[1] * rows.shape[2] * columns.shape[2]))
         for at in range(0, len(group), step):
-            part = slice(at, at + step)
-            index = rows[part, :, None, :, None] * width + columns[part, None, :, None, :]  # (k, P, Q, M, M')
-            weight = row_weights[part, :, None, :, None] * column_weights[part, None, :, None, :]
+            chunk = slice(at, at + step)
+            index = rows[chunk, :, None, :, None] * width + columns[chunk, None, :, None, :]  # (k, P, Q, M, M')
+            weight = row_weights[chunk, :, None, :, None] * column_weights[chunk, None, :, None, :]
             bags = index.flatten(3).flatten(0, 2)
             sums = functional.embedding_bag(bags, table, mode="sum", per_sample_weights=weight.view_as(bags))
             pooled.append(sums.view(-1, *size, table.shape[1]))

@@ -66,17 +66,17 @@ def _head(heads: nn.Module, name: str, strides: dict[str, float]) -> Head:
     pool = getattr(heads, f"{name}_roi_pool")
     if not isinstance(pool, MultiScaleRoIAlign):
         raise InputError(f"{name}_roi_pool: expected MultiScaleRoIAlign, got {type(pool).__name__}; deploy it yourself")
-    names = [each for each in strides if each in pool.featmap_names]
+    names = [map_name for map_name in strides if map_name in pool.featmap_names]
     rule = PoolRule(
         tuple(pool.output_size),
-        tuple(1 / strides[each] for each in names),
+        tuple(1 / strides[map_name] for map_name in names),
         pool.sampling_ratio,
         False,
         (pool.canonical_scale, pool.canonical_level),
         (1e-6, 0.0),
     )
     layers = nn.Sequential(getattr(heads, f"{name}_head"), getattr(heads, f"{name}_predictor"))
-    return Head(rule, layers, levels=tuple(list(strides).index(each) for each in names))
+    return Head(rule, layers, levels=tuple(list(strides).index(map_name) for map_name in names))
 
 
 def resize(image: Tensor, min_size: int, max_size: int) -> Tensor:
