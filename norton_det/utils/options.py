@@ -1,4 +1,4 @@
-"""Names that a command line offers (criteria, forms of a detector, precisions), apart from the code that they stand for,
+"""Names that a command line offers (criteria, forms of a detector, precisions), apart from the code they stand for,
 whose import takes seconds."""
 
 TORCH_FORMS = ("eager", "fused", "deploy", "deploy-bf16", "deploy-fp16")
