@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from norton_det.commands.parser import importing, parser, run
+from norton_det.commands.parser import command_parser, importing, run
 
 with importing():
     import drawing
@@ -29,10 +29,10 @@ POINTS = ((0.6, 1.35), (0.95, 1.62), (1.75, 1.55), (2.1, 0.85), (1.85, 0.45), (0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--output", default="docs/images", metavar="DIR", help="folder for method_*.png")
-    own.add_argument("--only", choices=FIGURES, action="append", default=[], help="this picture; may be repeated")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--output", default="docs/images", metavar="DIR", help="folder for method_*.png")
+    parser.add_argument("--only", choices=FIGURES, action="append", default=[], help="this picture; may be repeated")
+    return parser
 
 
 def decomposition(axes: Any) -> None:

@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from norton_det.commands.parser import importing, parser, run
+from norton_det.commands.parser import command_parser, importing, run
 
 with importing():
     from reference import command_pages, config_page
@@ -22,10 +22,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--check", action="store_true", help="compare with the pages that are there, write nothing")
-    own.add_argument("--output", metavar="DIR", help="folder of the pages; by default docs of this repository")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--check", action="store_true", help="compare with the pages that are there, write nothing")
+    parser.add_argument("--output", metavar="DIR", help="folder of the pages; by default docs of this repository")
+    return parser
 
 
 def main() -> int:

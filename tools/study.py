@@ -14,7 +14,7 @@ A study that was cut off goes on where it stopped; delete its CSV to start anew.
 import argparse
 from pathlib import Path
 
-from norton_det.commands.parser import add_image_options, add_train_size, parser, run
+from norton_det.commands.parser import add_image_options, add_train_size, command_parser, run
 
 # isort: split
 from studies import ablations, calibrated
@@ -40,23 +40,27 @@ STUDIES = {  # name -> function, the columns that tell rows apart
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("study", choices=STUDIES, help="which one")
-    own.add_argument("--weights", required=True, metavar="FILE", help="a trained dense ResNet-50 with its classifier")
-    own.add_argument("--data", required=True, metavar="DIR", help="folder with train/ and val/, one folder per class")
-    own.add_argument("--output", default="output/studies", metavar="DIR", help="where NAME.csv, .md and .png go")
-    add_image_options(own)
-    add_train_size(own)
-    own.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
-    own.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
-    own.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")
-    own.add_argument("--epochs", type=float, default=1.0, help="of a fine-tuning")
-    own.add_argument("--batch-size", type=int, default=BATCH, help="of a fine-tuning")
-    own.add_argument("--learning-rate", type=float, default=0.003, help="of a fine-tuning, at its peak")
-    own.add_argument("--ema", type=float, default=0.0, help="decay of the average of its weights, such as 0.97")
-    own.add_argument("--amp", default="float32", choices=("float32", "bfloat16"), help="autocast of a fine-tuning")
-    own.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("study", choices=STUDIES, help="which one")
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a trained dense ResNet-50 with its classifier"
+    )
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder with train/ and val/, one folder per class"
+    )
+    parser.add_argument("--output", default="output/studies", metavar="DIR", help="where NAME.csv, .md and .png go")
+    add_image_options(parser)
+    add_train_size(parser)
+    parser.add_argument("--images", type=int, default=512, help="unlabelled images for calibration")
+    parser.add_argument("--val-images", type=int, metavar="N", help="validate on N random images; by default on all")
+    parser.add_argument("--finetune-images", type=int, default=2048, help="training images of a fine-tuning")
+    parser.add_argument("--epochs", type=float, default=1.0, help="of a fine-tuning")
+    parser.add_argument("--batch-size", type=int, default=BATCH, help="of a fine-tuning")
+    parser.add_argument("--learning-rate", type=float, default=0.003, help="of a fine-tuning, at its peak")
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of the average of its weights, such as 0.97")
+    parser.add_argument("--amp", default="float32", choices=("float32", "bfloat16"), help="autocast of a fine-tuning")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions of finetune and criteria")
+    return parser
 
 
 def main() -> None:

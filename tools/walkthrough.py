@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from norton_det.commands.parser import parser, run
+from norton_det.commands.parser import command_parser, run
 
 # isort: split
 import cv2
@@ -53,16 +53,16 @@ LEARNT = 0.5  # AP50 that the dense detector has to reach, else nothing that fol
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--output", default=str(DEMO), metavar="DIR", help="folder for all that it makes")
-    own.add_argument("--preset", default="norton-78", help="how far to compress")
-    own.add_argument("--iterations", type=int, default=560, help="of the dense training")
-    own.add_argument("--finetune", type=int, default=110, help="iterations after the compression")
-    own.add_argument("--train-images", type=int, default=1200)
-    own.add_argument("--val-images", type=int, default=80)
-    own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the timed frame")
-    own.add_argument("--rounds", type=int, default=8, help="timed frames of each form")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--output", default=str(DEMO), metavar="DIR", help="folder for all that it makes")
+    parser.add_argument("--preset", default="norton-78", help="how far to compress")
+    parser.add_argument("--iterations", type=int, default=560, help="of the dense training")
+    parser.add_argument("--finetune", type=int, default=110, help="iterations after the compression")
+    parser.add_argument("--train-images", type=int, default=1200)
+    parser.add_argument("--val-images", type=int, default=80)
+    parser.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="of the timed frame")
+    parser.add_argument("--rounds", type=int, default=8, help="timed frames of each form")
+    return parser
 
 
 class DemoTrainer(NortonTrainer):

@@ -21,7 +21,13 @@ PROG = "norton-det"
 
 @dataclass(frozen=True)
 class Command:
-    """Its two modules' name, what it does in one line, and the script of a clone that calls it, if there is one."""
+    """A command of the command line.
+
+    Attributes:
+        module: the name that its two modules share.
+        text: what it does, in one line.
+        script: of a clone, which calls it; ``None`` where there is none.
+    """
 
     module: str
     text: str
@@ -89,9 +95,11 @@ def main(words: Sequence[str]) -> int | None:
         if not rest or rest[0] in ("--help", "-h"):
             print(overview(first), end="")
             return 0 if rest else 2
-        _known(rest[0], [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")], f"{first}: ")
+        _check_name(
+            rest[0], [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")], f"{first}: "
+        )
         return call(f"{first} {rest[0]}", rest[1:], f"{PROG} {first} {rest[0]}")
-    _known(first, [name for name in [*COMMANDS, *GROUPS] if " " not in name], "")
+    _check_name(first, [name for name in [*COMMANDS, *GROUPS] if " " not in name], "")
     return call(first, rest, f"{PROG} {first}")
 
 
@@ -116,8 +124,8 @@ def call(name: str, words: Sequence[str], prog: str, as_script: bool = False) ->
         options.check(args)
     try:
         with importing():
-            work = import_module(f"{__package__}.{COMMANDS[name].module}")
-        return work.main(args)
+            command = import_module(f"{__package__}.{COMMANDS[name].module}")
+        return command.main(args)
     except ModuleNotFoundError as error:
         if (missing := explained(error)) is None:
             raise
@@ -150,16 +158,16 @@ def scripts_for_commands(text: str) -> str:
     """A text whose commands are those of a clone: ``tools/compress.py`` for ``norton-det compress``."""
 
     def script(match: re.Match[str]) -> str:
-        found = COMMANDS[match[1]].script
-        if found is None:
+        path = COMMANDS[match[1]].script
+        if path is None:
             return match[0]
-        return f"python {found}" if found.startswith("datasets/") else found
+        return f"python {path}" if path.startswith("datasets/") else path
 
     return _ANY.sub(script, text)
 
 
-def _known(name: str, names: list[str], where: str) -> None:
+def _check_name(name: str, names: list[str], where: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        told = f"did you mean {near[0]}?" if near else f"see {PROG} --help"
-        raise InputError(f"{where}expected a command of {', '.join(names)}, got {name!r}; {told}")
+        mend = f"did you mean {near[0]}?" if near else f"see {PROG} --help"
+        raise InputError(f"{where}expected a command of {', '.join(names)}, got {name!r}; {mend}")

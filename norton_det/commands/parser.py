@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
-def parser(description: str | None, examples: str) -> Parser:
+def command_parser(description: str | None, examples: str) -> Parser:
     """A parser whose ``--help`` ends with worked examples and names each default.
 
     Args:
@@ -58,10 +58,10 @@ def parser(description: str | None, examples: str) -> Parser:
     return Parser(description=description, epilog=f"examples:\n{examples.strip(chr(10))}", formatter_class=Formatter)
 
 
-def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """The flags for the size of a classifier's images, and for the names of its classes."""
-    own.add_argument("--image-size", type=int, metavar="S", help="side of the crop; by default 7/8 of --resize")
-    own.add_argument(
+def add_image_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The flags for the size of a classifier's images."""
+    parser.add_argument("--image-size", type=int, metavar="S", help="side of the crop; by default 7/8 of --resize")
+    parser.add_argument(
         "--resize",
         type=int,
         metavar="S",
@@ -69,16 +69,16 @@ def add_image_options(own: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     )
 
 
-def add_configs(own: argparse.ArgumentParser, text: str, required: bool = False) -> None:
-    """``--config``, to be repeated."""
-    own.add_argument(
+def add_configs(parser: argparse.ArgumentParser, text: str, required: bool = False) -> None:
+    """The flag ``--config``, which may be repeated."""
+    parser.add_argument(
         "--config-file", "--config", action="append", default=[], required=required, metavar="FILE", help=text
     )
 
 
-def add_train_size(own: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """The size of random crops in training, apart from that of evaluation."""
-    own.add_argument(
+def add_train_size(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """The flag for the size of random crops in training, apart from that of evaluation."""
+    parser.add_argument(
         "--train-size",
         type=int,
         metavar="S",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from norton_det.commands.parser import parser, run
+from norton_det.commands.parser import command_parser, run
 from norton_det.utils.errors import InputError
 
 
@@ -87,13 +87,13 @@ def test_exit_status_of_a_process():
 
 
 def test_help(capsys):
-    own = parser("Does a thing.\n\nIn two paragraphs.", "\n  tool --size 3   with three\n  tool\n")
-    own.add_argument("--size", type=int, default=4, help="how large")
-    own.add_argument("--name", help="whose")
-    own.add_argument("--more", action="append", default=[], help="again and again")
-    own.add_argument("--quiet", action="store_true", help="no words")
+    parser = command_parser("Does a thing.\n\nIn two paragraphs.", "\n  tool --size 3   with three\n  tool\n")
+    parser.add_argument("--size", type=int, default=4, help="how large")
+    parser.add_argument("--name", help="whose")
+    parser.add_argument("--more", action="append", default=[], help="again and again")
+    parser.add_argument("--quiet", action="store_true", help="no words")
     with pytest.raises(SystemExit) as caught:
-        own.parse_args(["--help"])
+        parser.parse_args(["--help"])
     text = capsys.readouterr().out
     assert caught.value.code == 0
     assert "Does a thing.\n\nIn two paragraphs." in text  # line breaks are kept
@@ -104,5 +104,5 @@ def test_help(capsys):
 
 def test_unknown_flags(capsys):
     with pytest.raises(SystemExit) as caught:
-        parser("Does a thing.", "  tool").parse_args(["--sise", "3"])
+        command_parser("Does a thing.", "  tool").parse_args(["--sise", "3"])
     assert caught.value.code == 2 and "--sise" in capsys.readouterr().err

@@ -9,7 +9,7 @@ CPU. Needs the packages tensorly and scipy."""
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det benchmark-compression
@@ -19,16 +19,16 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument(
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument(
         "--weights", metavar="FILE", help="of a dense ResNet, as norton-det compress takes them; by default random"
     )
-    own.add_argument("--rank", type=int, default=1, help="CP rank; 1 is norton-78's")
-    own.add_argument("--filters", type=int, default=8, help="sampled filters of each layer for the loop")
-    own.add_argument("--pairs", type=int, default=100, help="sampled pairs of each layer for the loop")
-    own.add_argument("--rounds", type=int, default=3, help="runs of ours, of which the median counts")
-    own.add_argument("--layers", type=int, default=16, help="only the first so many layers")
-    own.add_argument("--threads", type=int, help="CPU threads of PyTorch; by default all cores")
-    own.add_argument("--seed", type=int, default=0, help="of the sample and of random weights")
-    own.add_argument("--json", metavar="FILE", help="write the figures there")
-    return own
+    parser.add_argument("--rank", type=int, default=1, help="CP rank; 1 is norton-78's")
+    parser.add_argument("--filters", type=int, default=8, help="sampled filters of each layer for the loop")
+    parser.add_argument("--pairs", type=int, default=100, help="sampled pairs of each layer for the loop")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of ours, of which the median counts")
+    parser.add_argument("--layers", type=int, default=16, help="only the first so many layers")
+    parser.add_argument("--threads", type=int, help="CPU threads of PyTorch; by default all cores")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and of random weights")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there")
+    return parser

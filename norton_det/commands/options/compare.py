@@ -5,7 +5,7 @@ DATASETS.TEST. What was cut off goes on where it stopped. Trained detectors are 
 
 import argparse
 
-from ..parser import add_configs, parser
+from ..parser import add_configs, command_parser
 
 EXAMPLES = """
   norton-det compare --config bccd_dense_faster_rcnn.yaml --config bccd_norton_faster_rcnn.yaml --seeds 2 \\
@@ -16,13 +16,15 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    add_configs(own, "a row; the first is the baseline", required=True)
-    own.add_argument("--load", action="append", default=[], metavar="NAME=FILE", help="a trained detector; repeat")
-    own.add_argument("--seeds", type=int, default=2, help="runs of each config")
-    own.add_argument("--num-gpus", type=int, default=1, help="processes of each run, one GPU each, or on CPUs")
-    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
-    own.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="that MACs are of")
-    own.add_argument("--output", default="output/compare", metavar="DIR", help="of tables, plot and runs")
-    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to all configs")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    add_configs(parser, "a row; the first is the baseline", required=True)
+    parser.add_argument("--load", action="append", default=[], metavar="NAME=FILE", help="a trained detector; repeat")
+    parser.add_argument("--seeds", type=int, default=2, help="runs of each config")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes of each run, one GPU each, or on CPUs")
+    parser.add_argument(
+        "--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours"
+    )
+    parser.add_argument("--size", type=int, nargs=2, default=[800, 800], metavar=("H", "W"), help="that MACs are of")
+    parser.add_argument("--output", default="output/compare", metavar="DIR", help="of tables, plot and runs")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to all configs")
+    return parser

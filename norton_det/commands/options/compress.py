@@ -8,7 +8,7 @@ import argparse
 
 from ...models.presets import PRESETS
 from ...utils.options import CRITERIA
-from ..parser import add_image_options, parser
+from ..parser import add_image_options, command_parser
 
 IMAGES, PICTURES = 512, 64  # to calibrate a ResNet, and a whole detector
 EXAMPLES = """
@@ -26,25 +26,27 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--weights", required=True, metavar="FILE", help="a file, zoo://NAME, or torchvision://resnet50")
-    own.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
-    own.add_argument(
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="a file, zoo://NAME, or torchvision://resnet50"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help="the norton checkpoint to write (.safetensors)")
+    parser.add_argument(
         "--preset",
         metavar="NAME",
         help=f"{', '.join(PRESETS)}: published rows for ResNet-50, for another ResNet what saves as many MACs",
     )
-    own.add_argument(
+    parser.add_argument(
         "--rank",
         help="CP rank of the 3x3 filters: 1 to 9, none, or one for each such as [1]*8+[2]*8; 1 with --ratios alone",
     )
-    own.add_argument(
+    parser.add_argument(
         "--ratios", help='shares to prune such as "[0.]+[0.1]*2+[0.4]*5+[0.75]*12"; none with --rank alone'
     )
-    own.add_argument(
+    parser.add_argument(
         "--criterion", metavar="NAME", help=f"of pruning: {', '.join(CRITERIA)}; css with --calibrate, else pabs"
     )
-    aim = own.add_argument_group(
+    aim = parser.add_argument_group(
         "target",
         "instead of a preset or ranks: what costs least error for it, of a detector in all of its layers; within 5 %",
     )
@@ -60,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar=("H", "W"),
         help="pixels that MACs and latency are of; by default 224 224, for whole detectors 800 800",
     )
-    fit = own.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
+    fit = parser.add_argument_group("calibration", "fit what is left to the dense network on unlabelled images")
     fit.add_argument("--calibrate", metavar="DIR", help="a folder of images, searched with its sub-folders")
     fit.add_argument(
         "--images",
@@ -79,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="fit nothing and keep the old statistics: images serve the criterion css only",
     )
     fit.add_argument("--device", default="cpu", help="where the fit is computed, such as cuda")
-    around = own.add_argument_group(
+    around = parser.add_argument_group(
         "whole detector", "factor the layers around the ResNet of a trained detector too; without these they stay dense"
     )
     around.add_argument(
@@ -92,7 +94,7 @@ def make_parser() -> argparse.ArgumentParser:
     around.add_argument(
         "--box-head-rank", type=int, metavar="R", help="rank of the box head's linear layers, such as 128"
     )
-    own.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
-    own.add_argument("--json", metavar="FILE", help="write the report there")
-    own.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
-    return own
+    parser.add_argument("--seed", type=int, default=0, help="of the decomposition's random starts")
+    parser.add_argument("--json", metavar="FILE", help="write the report there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, only the summary")
+    return parser

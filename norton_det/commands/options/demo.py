@@ -9,7 +9,7 @@ frame and drawing. Two detectors see the same frames, one after the other, and e
 import argparse
 import time
 
-from ..parser import parser, refuse
+from ..parser import command_parser, refuse
 
 STARTED = time.perf_counter()
 EXAMPLES = """
@@ -22,12 +22,12 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    sources = own.add_argument_group("what is seen, one of").add_mutually_exclusive_group(required=True)
+    parser = command_parser(__doc__, EXAMPLES)
+    sources = parser.add_argument_group("what is seen, one of").add_mutually_exclusive_group(required=True)
     sources.add_argument("--webcam", nargs="?", const=0, type=int, metavar="N", help="a camera; 0 is the first")
     sources.add_argument("--video-input", metavar="FILE", help="a video, /dev/videoN, or a URL (http, rtsp)")
     sources.add_argument("--input", nargs="+", metavar="FILE", help="pictures, folders of them, or patterns")
-    models = own.add_argument_group("what sees it")
+    models = parser.add_argument_group("what sees it")
     models.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
     models.add_argument("--weights", metavar="FILE", help=".xml, .onnx, or a detector's weights")
     models.add_argument("--compare", metavar="DENSE", help="weights of a second detector, shown on the left")
@@ -40,13 +40,15 @@ def make_parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config; give it last"
     )
-    own.add_argument("--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown")
-    own.add_argument("--output", metavar="PLACE", help=".mp4, .mkv, .avi, a folder, or - for no picture at all")
-    own.add_argument("--window", action="store_true", help="a window beside --output; q or Esc closes it")
-    own.add_argument("--max-frames", type=int, metavar="N", help="stop after so many")
-    own.add_argument("--json", metavar="FILE", help="write the times there")
-    own.add_argument("--quiet", action="store_true", help="no progress bar")
-    return own
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown"
+    )
+    parser.add_argument("--output", metavar="PLACE", help=".mp4, .mkv, .avi, a folder, or - for no picture at all")
+    parser.add_argument("--window", action="store_true", help="a window beside --output; q or Esc closes it")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after so many")
+    parser.add_argument("--json", metavar="FILE", help="write the times there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
 
 
 def check(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@ stack in PyTorch, dense or compressed."""
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det evaluate-detector --weights detector.xml --dataset coco_2017_val
@@ -15,17 +15,19 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--weights", required=True, metavar="FILE", help=".xml, .onnx, or a detector's weights")
-    own.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
-    own.add_argument("--dataset", required=True, metavar="NAME", help="to evaluate on, such as coco_2017_val")
-    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
-    own.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
-    own.add_argument("--eager", action="store_true", help="as the detector's own stack runs it, not its deploy form")
-    own.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
-    own.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
-    own.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
-    own.add_argument("--json", metavar="FILE", help="write the metrics there, with MACs and time")
-    own.add_argument("--quiet", action="store_true", help="no progress bar")
-    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--weights", required=True, metavar="FILE", help=".xml, .onnx, or a detector's weights")
+    parser.add_argument("--config-file", "--config", metavar="FILE", help="of a Detectron2 detector in PyTorch")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="to evaluate on, such as coco_2017_val")
+    parser.add_argument(
+        "--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours"
+    )
+    parser.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
+    parser.add_argument("--eager", action="store_true", help="as the detector's own stack runs it, not its deploy form")
+    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
+    parser.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
+    parser.add_argument("--json", metavar="FILE", help="write the metrics there, with MACs and time")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return parser

@@ -6,7 +6,7 @@ norton_det.deploy.Predictor runs the file; preprocessing and classes are in it."
 import argparse
 
 from ...utils.options import FILE_PRECISIONS
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det export --config norton_faster_rcnn.yaml --weights output/norton_faster_rcnn/model_final.pth \\
@@ -18,20 +18,26 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument(
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument(
         "--config-file", "--config", metavar="FILE", help="of a Detectron2 detector; torchvision's need none"
     )
-    own.add_argument("--weights", default="", metavar="FILE", help="trained detector; without it the config's, fresh")
-    own.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
-    own.add_argument("--precision", default="f32", choices=FILE_PRECISIONS, help="bf16 and int8 are for .xml")
-    own.add_argument("--classes", metavar="A,B,C", help="names by label; by default those of the config's data set")
-    own.add_argument("--min-size", type=int, metavar="S", help="short side of the network's input, pixels")
-    own.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
-    own.add_argument("--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders")
-    own.add_argument("--images", type=int, default=128, help="how many of them, drawn at random")
-    own.add_argument("--check", action="append", default=[], metavar="IMAGE", help="compare with PyTorch on it; repeat")
-    own.add_argument("--json", metavar="FILE", help="write the differences there")
-    own.add_argument("--quiet", action="store_true", help="no progress bar")
-    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
-    return own
+    parser.add_argument(
+        "--weights", default="", metavar="FILE", help="trained detector; without it the config's, fresh"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
+    parser.add_argument("--precision", default="f32", choices=FILE_PRECISIONS, help="bf16 and int8 are for .xml")
+    parser.add_argument("--classes", metavar="A,B,C", help="names by label; by default those of the config's data set")
+    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the network's input, pixels")
+    parser.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
+    parser.add_argument(
+        "--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders"
+    )
+    parser.add_argument("--images", type=int, default=128, help="how many of them, drawn at random")
+    parser.add_argument(
+        "--check", action="append", default=[], metavar="IMAGE", help="compare with PyTorch on it; repeat"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the differences there")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return parser

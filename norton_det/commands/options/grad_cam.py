@@ -6,7 +6,7 @@ maps with the dense ones is measured over a sample of images, too."""
 
 import argparse
 
-from ..parser import add_image_options, parser
+from ..parser import add_image_options, command_parser
 
 EXAMPLES = """
   norton-det grad-cam street.jpg dog.jpg --weights resnet50.pth --calibrate imagenet/train --output cam.png
@@ -16,17 +16,17 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, one row each")
-    own.add_argument("--weights", required=True, metavar="FILE", help="the dense classifier")
-    own.add_argument("--compressed", nargs="+", metavar="FILE", help="norton checkpoints of it, one column each")
-    own.add_argument(
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, one row each")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="the dense classifier")
+    parser.add_argument("--compressed", nargs="+", metavar="FILE", help="norton checkpoints of it, one column each")
+    parser.add_argument(
         "--presets", nargs="+", default=["norton-50", "norton-64", "norton-78"], metavar="NAME", help="else these"
     )
-    own.add_argument("--calibrate", metavar="DIR", help="unlabelled images to calibrate the presets on")
-    own.add_argument("--folder", metavar="DIR", help="measure the correlation of the maps on images of this folder")
-    own.add_argument("--count", type=int, default=200, help="how many of them")
-    add_image_options(own)
-    own.add_argument("--output", default="output/grad_cam.png", metavar="FILE", help="the picture to write (.png)")
-    own.add_argument("--json", action="store_true", help="print the correlations as JSON")
-    return own
+    parser.add_argument("--calibrate", metavar="DIR", help="unlabelled images to calibrate the presets on")
+    parser.add_argument("--folder", metavar="DIR", help="measure the correlation of the maps on images of this folder")
+    parser.add_argument("--count", type=int, default=200, help="how many of them")
+    add_image_options(parser)
+    parser.add_argument("--output", default="output/grad_cam.png", metavar="FILE", help="the picture to write (.png)")
+    parser.add_argument("--json", action="store_true", help="print the correlations as JSON")
+    return parser

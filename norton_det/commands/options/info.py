@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det info
@@ -12,6 +12,6 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--json", action="store_true", help="print JSON")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser

@@ -3,7 +3,7 @@
 import argparse
 
 from ...data import resolve_datasets_root
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det prepare bccd BCCD_Dataset/BCCD                    to where Detectron2 looks for data
@@ -14,7 +14,7 @@ Then: DATASETS.TRAIN "('bccd_train',)" DATASETS.TEST "('bccd_val',)" MODEL.ROI_H
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("source", help="folder with Annotations, ImageSets and JPEGImages")
-    own.add_argument("root", nargs="?", default=str(resolve_datasets_root() / "bccd"), help="folder to write")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("source", help="folder with Annotations, ImageSets and JPEGImages")
+    parser.add_argument("root", nargs="?", default=str(resolve_datasets_root() / "bccd"), help="folder to write")
+    return parser

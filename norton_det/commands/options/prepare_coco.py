@@ -5,7 +5,7 @@ Downloads go on where they stopped, are checked by their MD5, and are kept in RO
 import argparse
 
 from ...data import resolve_coco_root
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det prepare coco --check                    # what is there, and what is not
@@ -15,9 +15,9 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("root", nargs="?", default=str(resolve_coco_root()), help="folder of COCO 2017")
-    own.add_argument("--check", action="store_true", help="download nothing")
-    own.add_argument("--val-only", action="store_true", help="leave the training images out")
-    own.add_argument("--clean", action="store_true", help="delete the archives at the end")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("root", nargs="?", default=str(resolve_coco_root()), help="folder of COCO 2017")
+    parser.add_argument("--check", action="store_true", help="download nothing")
+    parser.add_argument("--val-only", action="store_true", help="leave the training images out")
+    parser.add_argument("--clean", action="store_true", help="delete the archives at the end")
+    return parser

@@ -3,7 +3,7 @@
 import argparse
 
 from ...data import resolve_datasets_root
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det prepare generated                                 500 images where Detectron2 looks for data
@@ -16,13 +16,15 @@ Then: DATASETS.TRAIN "('norton_shapes_train',)" DATASETS.TEST "('norton_shapes_v
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("root", nargs="?", default=str(resolve_datasets_root() / "norton_shapes"), help="folder to write")
-    own.add_argument("--train", type=int, default=400, help="training images")
-    own.add_argument("--val", type=int, default=100, help="validation images")
-    own.add_argument("--height", type=int, default=192, help="pixels")
-    own.add_argument("--width", type=int, default=256, help="pixels")
-    own.add_argument("--seed", type=int, default=0, help="the same seed gives the same data")
-    own.add_argument("--smallest", type=int, default=0, help="least size of a shape in pixels: an easier set")
-    own.add_argument("--json", action="store_true", help="print the result as JSON")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "root", nargs="?", default=str(resolve_datasets_root() / "norton_shapes"), help="folder to write"
+    )
+    parser.add_argument("--train", type=int, default=400, help="training images")
+    parser.add_argument("--val", type=int, default=100, help="validation images")
+    parser.add_argument("--height", type=int, default=192, help="pixels")
+    parser.add_argument("--width", type=int, default=256, help="pixels")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same data")
+    parser.add_argument("--smallest", type=int, default=0, help="least size of a shape in pixels: an easier set")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser

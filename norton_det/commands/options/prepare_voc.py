@@ -4,7 +4,7 @@ Splits are those of ImageSets/Main; without such lists all images are one, calle
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det prepare voc VOCdevkit/VOC2012 datasets/voc2012 --first-pixel 1
@@ -15,10 +15,12 @@ Then: norton-det train --register voc_train=datasets/voc2012/annotations/train.j
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("source", help="folder with Annotations and JPEGImages")
-    own.add_argument("root", help="folder to write")
-    own.add_argument("--splits", metavar="A,B", help="lists in ImageSets/Main; by default train, val, trainval, test")
-    own.add_argument("--classes", metavar="A,B", help="in the order of their category ids; by default all, sorted")
-    own.add_argument("--first-pixel", type=int, choices=(0, 1), default=0, help="VOC's own boxes count from 1")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("source", help="folder with Annotations and JPEGImages")
+    parser.add_argument("root", help="folder to write")
+    parser.add_argument(
+        "--splits", metavar="A,B", help="lists in ImageSets/Main; by default train, val, trainval, test"
+    )
+    parser.add_argument("--classes", metavar="A,B", help="in the order of their category ids; by default all, sorted")
+    parser.add_argument("--first-pixel", type=int, choices=(0, 1), default=0, help="VOC's own boxes count from 1")
+    return parser

@@ -11,7 +11,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from ..parser import parser, refuse
+from ..parser import command_parser, refuse
 
 EXAMPLES = """
   norton-det serve                                                        after make demo, then open the address
@@ -22,20 +22,24 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="a detector; repeat")
-    own.add_argument("--config-file", "--config", metavar="FILE", help="of Detectron2 detectors in PyTorch")
-    own.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
-    own.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
-    own.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
-    own.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: the whole network")
-    own.add_argument("--port", type=int, default=8000, help="0: any that is free")
-    own.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="another name of this machine")
-    own.add_argument("--ssl-certfile", metavar="FILE", help="certificate, for https")
-    own.add_argument("--ssl-keyfile", metavar="FILE", help="its key")
-    own.add_argument("--open", action="store_true", help="open the page in a browser")
-    own.add_argument("--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="a detector; repeat")
+    parser.add_argument("--config-file", "--config", metavar="FILE", help="of Detectron2 detectors in PyTorch")
+    parser.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
+    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: the whole network")
+    parser.add_argument("--port", type=int, default=8000, help="0: any that is free")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="another name of this machine"
+    )
+    parser.add_argument("--ssl-certfile", metavar="FILE", help="certificate, for https")
+    parser.add_argument("--ssl-keyfile", metavar="FILE", help="its key")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config"
+    )
+    return parser
 
 
 def check(args: argparse.Namespace) -> None:

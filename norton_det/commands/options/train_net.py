@@ -4,7 +4,7 @@ Dense weights in MODEL.WEIGHTS are compressed first, to the spec of MODEL.NORTON
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det train --config norton_faster_rcnn.yaml
@@ -21,26 +21,28 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/")
-    own.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
-    own.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
-    own.add_argument(
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument(
+        "--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
+    parser.add_argument(
         "--partial", action="store_true", help="what weights of a detector lack starts anew, what is too much is left"
     )
-    own.add_argument(
+    parser.add_argument(
         "--num-gpus", type=int, default=1, help="processes on this machine, one GPU each; without GPUs, on its CPUs"
     )
-    own.add_argument("--num-machines", type=int, default=1, help="machines in all")
-    own.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
-    own.add_argument("--dist-url", metavar="URL", help="of machine 0; by default this one, a port of your own")
-    own.add_argument(
+    parser.add_argument("--num-machines", type=int, default=1, help="machines in all")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
+    parser.add_argument("--dist-url", metavar="URL", help="of machine 0; by default this one, a port of your own")
+    parser.add_argument(
         "--register",
         action="append",
         default=[],
         metavar="NAME=JSON:IMAGES",
         help="a data set in COCO format, to be used in DATASETS.TRAIN and DATASETS.TEST; may be repeated",
     )
-    own.add_argument("--json", metavar="FILE", help="write the results of the evaluation there")
-    own.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
-    return own
+    parser.add_argument("--json", metavar="FILE", help="write the results of the evaluation there")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="changes to the config")
+    return parser

@@ -7,7 +7,7 @@ milliseconds), and compare.csv and tradeoff.csv of those tools."""
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det visualize --predictions output/norton_faster_rcnn/inference/coco_instances_results.json \\
@@ -19,13 +19,17 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    own.add_argument("--predictions", metavar="FILE", help="in COCO's result format")
-    own.add_argument("--dataset", metavar="NAME", help="that they are of, such as coco_2017_val")
-    own.add_argument("--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours")
-    own.add_argument("--images", type=int, default=20, metavar="N", help="how many, drawn at random")
-    own.add_argument("--seed", type=int, default=0, help="of the draw")
-    own.add_argument("--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown")
-    own.add_argument("--plot", action="append", default=[], metavar="DIR", help="a folder of results; repeat")
-    own.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and plots")
-    return own
+    parser = command_parser(__doc__, EXAMPLES)
+    parser.add_argument("--predictions", metavar="FILE", help="in COCO's result format")
+    parser.add_argument("--dataset", metavar="NAME", help="that they are of, such as coco_2017_val")
+    parser.add_argument(
+        "--register", action="append", default=[], metavar="NAME=JSON:IMAGES", help="a data set of yours"
+    )
+    parser.add_argument("--images", type=int, default=20, metavar="N", help="how many, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument(
+        "--confidence-threshold", type=float, default=0.5, metavar="P", help="least score that is shown"
+    )
+    parser.add_argument("--plot", action="append", default=[], metavar="DIR", help="a folder of results; repeat")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for pictures and plots")
+    return parser

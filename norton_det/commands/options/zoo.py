@@ -6,7 +6,7 @@ that a training starts from."""
 
 import argparse
 
-from ..parser import parser
+from ..parser import command_parser
 
 EXAMPLES = """
   norton-det zoo                                           all of it
@@ -18,10 +18,10 @@ EXAMPLES = """
 
 
 def make_parser() -> argparse.ArgumentParser:
-    own = parser(__doc__, EXAMPLES)
-    what = own.add_mutually_exclusive_group()
+    parser = command_parser(__doc__, EXAMPLES)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("name", nargs="?", metavar="NAME", help="show this one in full")
     what.add_argument("--download", metavar="NAME", help="have its weights here, and print the file's path")
     what.add_argument("--verify", metavar="FILE", help="hold a file against the checksum of the zoo's of that name")
-    own.add_argument("--json", action="store_true", help="print JSON")
-    return own
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
