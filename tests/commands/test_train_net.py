@@ -12,6 +12,7 @@ from norton_det.checkpoint.save import save_checkpoint
 from norton_det.compression.resnet import compress
 from norton_det.models.spec import CompressionSpec
 
+from ..recount import recount
 from .shared import LIGHT, QUICK_TEST, command, subset
 
 SMALL_RUN = [
@@ -58,7 +59,8 @@ def test_train_on_real_pictures(datasets, real_weights_path, tmp_path, task):
     rows = table(done.stdout)
     assert rows[0] == ["few"]
     for name, columns in COLUMNS[task].items():
-        assert all(0 <= metrics[name][column] <= 100 for column in columns)
+        truth = recount(few, tmp_path / "out" / "inference" / "coco_instances_results.json", name)
+        assert {column: metrics[name][column] for column in columns} == pytest.approx(truth)
         assert [name, *(f"{metrics[name][column]:.2f}" for column in columns)] in rows
         assert ["task", *columns] in rows
     first = torch.load(last, weights_only=True)

@@ -15,7 +15,6 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from norton_det.checkpoint.load import load_checkpoint
 from norton_det.checkpoint.opened import open_weights
@@ -25,6 +24,8 @@ from norton_det.d2.initial_weights import compress_weights, resume_weights
 from norton_det.data import generate_dataset, register_generated
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
+
+from ..recount import evaluated, percentages, recount
 
 QUICK = {
     "INPUT.MIN_SIZE_TRAIN": (96,),
@@ -70,7 +71,6 @@ def test_train_evaluate_resume(config, root, tmp_path, dense_file):
 
     results = trainer.last_results()
     assert results["bbox"].keys() >= {*BOX_COLUMNS, "APs", "AP-person"}
-    assert all(0 <= results["bbox"][name] <= 100 for name in BOX_COLUMNS)
     last = tmp_path / "run" / "model_final.pth"
     assert open_weights(last).described.spec == CompressionSpec.preset("norton-78")
     files = {"model_0000000.pth", "model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"}
@@ -79,13 +79,8 @@ def test_train_evaluate_resume(config, root, tmp_path, dense_file):
     # the same numbers from the file, and AP and AR are pycocotools' own
     again = NortonTrainer.test(cfg, load_detector(config_with(cfg, last)))
     assert again["bbox"] == pytest.approx(results["bbox"], nan_ok=True)
-    truth = COCO(root / "annotations" / "instances_val2017.json")
-    detections = truth.loadRes(str(tmp_path / "run" / "inference" / "coco_instances_results.json"))
-    own = COCOeval(truth, detections, "bbox")
-    own.evaluate()
-    own.accumulate()
-    own.summarize()
-    expected = dict(zip(BOX_COLUMNS, 100 * own.stats[[0, 1, 2, 6, 7, 8]], strict=True))
+    predictions = tmp_path / "run" / "inference" / "coco_instances_results.json"
+    expected = recount(root / "annotations" / "instances_val2017.json", predictions, "bbox")
     assert {name: again["bbox"][name] for name in BOX_COLUMNS} == pytest.approx(expected)
 
     # resuming: the next iteration, the network of the last checkpoint whatever the config's preset says
@@ -147,7 +142,11 @@ def test_evaluation_of_masks_and_keypoints(config, root, tmp_path, kind, names, 
     results = NortonTrainer.test(cfg, build_model(cfg).eval())
     rows = published_columns(results)
     assert {row["task"]: list(row)[1:] for row in rows} == columns
-    assert all(0 <= row[name] <= 100 for row in rows for name in columns[row["task"]])
+    kinds = "person_keypoints" if kind == "keypoint" else "instances"
+    for row in rows:
+        predictions = tmp_path / "inference" / "coco_instances_results.json"
+        expected = recount(root / "annotations" / f"{kinds}_val2017.json", predictions, row["task"])
+        assert {name: row[name] for name in columns[row["task"]]} == pytest.approx(expected)
     assert len(format_rows(rows).splitlines()) == (3 if kind == "mask" else 4)
 
 
@@ -188,20 +187,12 @@ def test_average_recall_is_that_of_pycocotools(root, tmp_path, task):
             points = np.array(annotation["keypoints"], float).reshape(-1, 3) + [shift, 0, 0]
             found["keypoints"] = points.flatten().tolist()
         detections.append(found)
-    own = COCOeval(truth, truth.loadRes(detections), task)
-    own.evaluate()
-    own.accumulate()
-    own.summarize()
+    evaluation = evaluated(truth, detections, task)
     evaluator = NortonCOCOEvaluator(name, output_dir=str(tmp_path), tasks=(task,))
-    results = evaluator._derive_coco_results(own, task, ["a"] if task == "keypoints" else None)
-    expected = dict(zip(["AP", "AP50", "AP75"], own.stats[:3], strict=True))
-    if task == "keypoints":
-        expected |= dict(zip(["AR", "AR50", "AR75"], own.stats[5:8], strict=True))
-    else:
-        expected |= dict(zip(["AR1", "AR10", "AR100"], own.stats[6:9], strict=True))
+    results = evaluator._derive_coco_results(evaluation, task, ["a"] if task == "keypoints" else None)
     (row,) = published_columns({task: results})
     assert row.pop("task") == task
-    assert row == pytest.approx({name: 100 * value for name, value in expected.items()})
+    assert row == pytest.approx(percentages(evaluation, task))
     assert len(set(row.values())) >= 4 and 0 < row["AP"] < 100  # a mistaken column would show
 
 

@@ -4,8 +4,11 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torchvision.models import detection
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import MultiScaleRoIAlign
 
 from norton_det.deploy.graph import DetectorGraph, decode, to_graph
@@ -77,6 +80,23 @@ def test_decode():
     torch.testing.assert_close(decode(torch.zeros(1, 4), boxes, (10, 10, 5, 5)), boxes)
     moved = decode(torch.tensor([[1.0, 0, 0, 0]]), boxes, (10, 10, 5, 5))
     torch.testing.assert_close(moved, boxes + torch.tensor([2.0, 0, 2, 0]))
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(
+    st.lists(st.tuples(*[st.floats(-30, 30, width=32)] * 4), min_size=1, max_size=5),
+    st.lists(st.floats(-3, 9, width=32), min_size=4, max_size=4),
+    st.sampled_from([(10.0, 10.0, 5.0, 5.0), (1.0, 1.0, 1.0, 1.0), (20.0, 20.0, 10.0, 10.0)]),
+)
+def test_decode_is_the_stacks_own(corners, deltas, weights):
+    """Also where the logarithm of a size is clipped, and of boxes without an area."""
+    x, y, width, height = torch.tensor(corners).abs().unbind(1)
+    boxes = torch.stack([x, y, x + width, y + height], 1)
+    moves = torch.tensor(weights) * torch.tensor(deltas).expand(len(boxes), 4)
+    decoded = decode(moves, boxes, weights)
+    torch.testing.assert_close(decoded, BoxCoder(weights).decode_single(moves, boxes), rtol=1e-4, atol=1e-3)
+    transform = pytest.importorskip("detectron2.modeling.box_regression").Box2BoxTransform(weights)
+    torch.testing.assert_close(decoded, transform.apply_deltas(moves, boxes), rtol=1e-4, atol=1e-3)
 
 
 def test_refuses(faster):
