@@ -12,7 +12,7 @@ from norton_det.commands.parser import command_parser, importing, run
 with importing():
     from reference import command_pages, config_page
 
-    from norton_det.utils.files import atomic_path
+    from norton_det.utils.files import write_text
 
 EXAMPLES = """
   tools/make_reference.py                  both pages
@@ -40,8 +40,7 @@ def main() -> int:
         if args.check:
             print(f"{folder / name}: old; run tools/make_reference.py", file=sys.stderr)
             continue
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(pages[name], encoding="utf-8")
+        write_text(folder / name, pages[name])
         print(folder / name)
     return 1 if args.check and old else 0
 

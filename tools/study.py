@@ -21,7 +21,7 @@ from studies import ablations, calibrated
 from studies.bench import BATCH, Bench, Settings
 
 from norton_det.utils.errors import InputError
-from norton_det.utils.files import atomic_path, require_writable
+from norton_det.utils.files import require_writable, write_text
 from norton_det.utils.tables import Table
 
 EXAMPLES = """
@@ -89,8 +89,7 @@ def main() -> None:
     )
     study, keys = STUDIES[args.study]
     text = study(Bench(settings), Table(output / f"{args.study}.csv", keys))
-    with atomic_path(output / f"{args.study}.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output / f"{args.study}.md", text)
     print(text)
 
 

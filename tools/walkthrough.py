@@ -40,7 +40,7 @@ from norton_det.models.complexity import count_complexity
 from norton_det.models.description import NetworkInfo
 from norton_det.models.fuse import fuse
 from norton_det.utils.errors import InputError
-from norton_det.utils.files import atomic_path
+from norton_det.utils.files import atomic_path, write_text
 from norton_det.utils.timing import environment, measure
 
 EXAMPLES = """
@@ -217,8 +217,7 @@ def main() -> None:
     compressed_file = save_tensors(
         output / "compressed.safetensors", state, NetworkInfo(spec, resnet.preprocessing, 0, resnet.stride_in_1x1)
     )
-    with atomic_path(output / "compression.txt") as temporary:
-        temporary.write_text(report.table() + "\n")
+    write_text(output / "compression.txt", report.table() + "\n")
     print(report.summary())
     cfg = configure(args, "norton", args.preset, str(compressed_file), args.finetune)
     raw_ap = columns(NortonTrainer.test(cfg, load_detector(cfg)))
@@ -251,10 +250,8 @@ def main() -> None:
     text = "\n".join(
         ["# Dense and compressed, side by side", "", *lines, "", *(f"![dense left]({name})" for name in names)]
     )
-    with atomic_path(output / "report.md") as temporary:
-        temporary.write_text(text + "\n")
-    with atomic_path(output / "report.json") as temporary:
-        temporary.write_text(json.dumps({"rows": rows, "environment": environment(device)}, indent=2) + "\n")
+    write_text(output / "report.md", text + "\n")
+    write_text(output / "report.json", json.dumps({"rows": rows, "environment": environment(device)}, indent=2) + "\n")
     print("\n".join(["", *lines]))
     print(f"{output}/report.md with {len(names)} pictures; {(time.perf_counter() - started) / 60:.1f} minutes")
     print(f"on more pictures: tools/demo.py --input {shapes}/val2017 --output {output}/found")

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..utils.configs import find_config
 from ..utils.download import fetch
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, read_whole, require_file
+from ..utils.files import atomic_path, read_whole, require_file, write_text
 from .digest import check_beside, file_digest
 from .zoo_table import ENTRIES, Entry, Weights
 
@@ -92,8 +92,7 @@ def weights_path(name: str, folder: str | Path | None = None, progress: bool = T
         fetch(weights.url, temporary, progress=progress)
         digest = check(temporary, weights, name=weights.name)
     beside = file.with_name(f"{file.name}.sha256")  # the next time it is held against this one
-    with atomic_path(beside) as temporary:
-        temporary.write_text(f"{digest}  {file.name}\n", encoding="utf-8")
+    write_text(beside, f"{digest}  {file.name}\n")
     logger.info("%s: SHA-256 %s, kept in %s", file, digest, beside.name)
     return file
 

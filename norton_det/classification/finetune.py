@@ -28,7 +28,7 @@ from ..checkpoint.save import save_checkpoint
 from ..checkpoint.torch_file import read_torch, save_torch
 from ..models.resnet import NortonResNet
 from ..utils.errors import InputError, first_line
-from ..utils.files import atomic_path, hold_folder, require_file
+from ..utils.files import hold_folder, require_file, write_text
 from ..utils.stop import StopOnSignal, remember_statistics, run_kept
 from .accuracy import Accuracy, evaluate
 from .epochs import Unreadable, file_names, make_loader
@@ -215,9 +215,8 @@ class _Run:
             self.best = accuracy.top1
             save_checkpoint(self.output / "best.safetensors", self._candidate())
         self._save([])
-        with atomic_path(self.output / "metrics.json") as temporary:
-            report = {"recipe": asdict(self.recipe), "spec": self.model.spec.to_dict(), "epochs": self.rows}
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        report = {"recipe": asdict(self.recipe), "spec": self.model.spec.to_dict(), "epochs": self.rows}
+        write_text(self.output / "metrics.json", json.dumps(report, indent=1) + "\n")
 
     def _save(self, losses: list[float]) -> None:
         state = {

@@ -25,7 +25,7 @@ from ..models.factorize import find_layout
 from ..models.keys import split_detector_state
 from ..models.spec_from_state import spec_from_state
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.files import require_file, require_writable, write_text
 from ..utils.options import FORMS
 from ..utils.plots import plot_groups
 from ..utils.timing import environment, measure
@@ -218,11 +218,9 @@ def main(args: argparse.Namespace) -> None:
     if slower:
         print(f"slower than dense: {', '.join(slower)}")
     if args.json:
-        with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.json, json.dumps(report, indent=1) + "\n")
     if args.markdown:
-        with atomic_path(Path(args.markdown)) as temporary:
-            temporary.write_text("\n\n".join(texts) + "\n")
+        write_text(args.markdown, "\n\n".join(texts) + "\n")
     if args.plot:
         rows = next(iter(report["tables"].values()))
         series = {

@@ -24,7 +24,7 @@ from ..decomposition.cp import Factors, cp_decompose_layers, nmse
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
-from ..utils.files import atomic_path
+from ..utils.files import write_text
 from ..utils.timing import environment
 
 Result = TypeVar("Result")
@@ -170,6 +170,5 @@ def main(args: argparse.Namespace) -> None:
         "layers": rows,
     }
     if args.json:
-        with atomic_path(args.json) as path:
-            path.write_text(json.dumps(report, indent=2) + "\n")
+        write_text(args.json, json.dumps(report, indent=2) + "\n")
     print(table(report))

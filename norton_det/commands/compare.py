@@ -22,7 +22,7 @@ from ..data.register import check_datasets, register_entries
 from ..models.complexity import count_complexity
 from ..utils.configs import find_config
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.files import require_file, require_writable, write_text
 from ..utils.plots import plot_groups
 from ..utils.tables import Table, markdown, mean_and_spread
 
@@ -80,8 +80,7 @@ def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settin
     resumed = (folder / "last_checkpoint").exists()
     if resumed and (not note.exists() or note.read_text() != settings):
         raise InputError(f"{folder}: expected a run of these settings, got others; delete it or use --output")
-    with atomic_path(note) as temporary:
-        temporary.write_text(settings)
+    write_text(note, settings)
     started, results = time.perf_counter(), folder / "results.json"
     words = ["--config", config, "--resume", "--num-gpus", args.num_gpus, "--json", results]
     words += [word for entry in args.register for word in ("--register", entry)]
@@ -138,7 +137,6 @@ def write(args: argparse.Namespace, table: Table, names: list[str]) -> None:
         texts.append(f"{task}\n\n{markdown(rows)}")
     height, width = args.size
     text = "\n".join(texts) + f"\nmean ± standard deviation over runs; MACs at {width}x{height}\n"
-    with atomic_path(Path(args.output) / "compare.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(Path(args.output) / "compare.md", text)
     plot_groups(Path(args.output) / "compare.png", names, series, "AP", "the same budget")
     print(text)

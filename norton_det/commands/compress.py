@@ -28,7 +28,7 @@ from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
 from ..utils.device import check_device
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import require_writable, write_text
 from .options.compress import IMAGES, PICTURES
 
 AROUND = ("neck_rank", "head_rank", "box_head_rank")
@@ -182,8 +182,7 @@ def finish(
             )
         )
     if args.json:
-        with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(fields, indent=1) + "\n")
+        write_text(args.json, json.dumps(fields, indent=1) + "\n")
 
 
 def main(args: argparse.Namespace) -> None:

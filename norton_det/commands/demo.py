@@ -11,7 +11,7 @@ from ..live import Overlay, Source, check_output, open_sink, open_source
 from ..live.detectors import DEMO_CONFIG, DetectorSource, demo_detectors, load_predictors
 from ..live.show import Interrupt, Side, show
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import require_writable, write_text
 from .options.demo import STARTED
 
 LOST = 3  # exit status when a camera or stream has gone
@@ -94,5 +94,4 @@ def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, show
         print(f"{row['name']:{width}}  {row['engine']} {row['precision']}: {model}, end to end {whole}{cold}")
     if args.json:
         content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")
+        write_text(args.json, json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")

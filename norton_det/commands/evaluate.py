@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 
 from torch.utils.data import DataLoader
 
@@ -12,7 +11,7 @@ from ..data.classes import ClassFolder, read_classes
 from ..models.fuse import fuse
 from ..utils.device import check_device, default_device
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import require_writable, write_text
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,8 +44,7 @@ def main(args: argparse.Namespace) -> None:
         "top5": accuracy.top5,
     }
     if args.json and args.json != "-":
-        with atomic_path(Path(args.json)) as temporary:
-            temporary.write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.json, json.dumps(report, indent=1) + "\n")
     if args.json == "-":
         print(json.dumps(report, indent=1))
         return

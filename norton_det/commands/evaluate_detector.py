@@ -20,7 +20,7 @@ from ..deploy.native import NativePredictor
 from ..live import Meter
 from ..live.detectors import DetectorSource
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import require_writable, write_text
 
 
 def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:
@@ -84,6 +84,5 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.dataset}, {predictor.name}, {args.precision or predictor.info.precision}")
     print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
-        with atomic_path(args.json) as temporary:
-            content = without_nan(results) | {"detector": about(args, predictor, clock)}
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        content = without_nan(results) | {"detector": about(args, predictor, clock)}
+        write_text(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -17,7 +17,7 @@ from ..deploy.info import describe
 from ..deploy.loading import load_detector
 from ..deploy.predictor import prepare
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_writable
+from ..utils.files import require_writable, write_text
 
 
 def fitting(detector: nn.Module, options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -100,5 +100,4 @@ def main(args: argparse.Namespace) -> None:
             f"{row['box_pixels']:8.4f} {row['score']:9.2e}"
         )
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")

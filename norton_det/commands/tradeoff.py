@@ -16,7 +16,7 @@ from ..deploy.benchmark import make_call
 from ..models.complexity import count_complexity
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, require_file, require_writable
+from ..utils.files import require_file, require_writable, write_text
 from ..utils.plots import plot_lines
 from ..utils.tables import Table, markdown
 from ..utils.timing import environment, measure
@@ -98,8 +98,7 @@ def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> 
     height, width = args.size
     text = f"{args.form}, {width}x{height}, median of {args.rounds} interleaved frames; {environment()}"
     output = Path(args.output)
-    with atomic_path(output / "tradeoff.md") as temporary:
-        temporary.write_text(f"{text}\n\n{markdown(rows)}", encoding="utf-8")
+    write_text(output / "tradeoff.md", f"{text}\n\n{markdown(rows)}")
     series: dict[str, tuple[list[float], list[float]]] = {}
     for row in sorted(rows, key=lambda timed: timed["ms"]):
         name = row["case"].partition(",")[0]

@@ -24,7 +24,7 @@ from ..d2.trainer import NortonTrainer, check_training
 from ..data.register import check_datasets, register_entries
 from ..utils.configs import find_config
 from ..utils.errors import InputError
-from ..utils.files import atomic_path, hold_folder, require_writable
+from ..utils.files import hold_folder, require_writable, write_text
 
 
 def configure(args: argparse.Namespace) -> CfgNode:
@@ -77,8 +77,7 @@ def report(results: dict[str, Any], path: str | None) -> None:
     for dataset, metrics in results.items():
         print(f"{dataset}\n{format_rows(published_columns(metrics))}\n{format_classes(class_rows(metrics))}".rstrip())
     if path:
-        with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(without_nan(results), indent=2, allow_nan=False) + "\n")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from ..models.preprocessing import MSRA
 from ..models.resnet import NortonResNet
 from ..models.state import match_counters
 from ..utils.errors import InputError
-from ..utils.files import atomic_path
+from ..utils.files import write_text
 from .files import newest_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,7 @@ class NortonCheckpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with atomic_path(Path(self.save_dir) / "last_checkpoint") as temporary:
-            temporary.write_text(last_filename_basename)
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def has_checkpoint(self) -> bool:
         return bool(self.get_checkpoint_file())

@@ -58,6 +58,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.close(handle)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file (UTF-8) that is whole or not there.
+
+    Raises:
+        InputError: see ``atomic_path``.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
     """Keep a folder for this process alone while the block runs; a process that is killed gives it up.
