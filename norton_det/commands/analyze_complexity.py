@@ -47,13 +47,13 @@ COLUMNS = ("network", "MACs G", "published", "diff %", "params M", "published", 
 
 
 def build(spec: CompressionSpec, kind: str) -> nn.Module:
-    """A classifier or detector without values."""
+    """A classifier or detector whose tensors hold no values."""
     with torch.device("meta"):
         return NortonResNet(spec) if kind == "classifier" else BUILDERS[kind](spec=spec)
 
 
 @reading_once()
-def chosen(args: argparse.Namespace) -> nn.Module:
+def requested_network(args: argparse.Namespace) -> nn.Module:
     """The network that the arguments name."""
     if args.weights and tv.is_detector_file(args.weights):
         info = tv.read_detector_info(args.weights)
@@ -99,7 +99,8 @@ def compare(kind: str, name: str, detections: int) -> dict[str, Any]:
     }
 
 
-def published(args: argparse.Namespace) -> str:
+def published_tables(args: argparse.Namespace) -> str:
+    """Both tables of the paper beside this package's count, as the arguments want them printed."""
     pairs = [(kind, name) for kind, presets in PUBLISHED.items() for name in presets]
     rows = [compare(kind, name, args.detections) for kind, name in tqdm(pairs, leave=False, disable=None)]
     if args.json:
@@ -132,12 +133,12 @@ def main(args: argparse.Namespace) -> None:
     if not (args.weights or args.preset or args.rank or args.ratios):
         if args.detector or args.input_size or args.arch:
             raise InputError("network: expected --weights, --preset, --rank or --ratios, got none; add --preset dense")
-        print(published(args))
+        print(published_tables(args))
         return
     if args.markdown:
         raise InputError("--markdown: expected without a network, got one; it is for the published tables")
-    model = chosen(args)
+    model = requested_network(args)
     side = 800 if is_detector(model) else 224
     size = (3, *(args.input_size or (side, side)))
-    found = count_complexity(model, size, proposals=args.proposals, detections=args.detections)
-    print(json.dumps(found.to_dict(), indent=2) if args.json else found.table(args.depth))
+    complexity = count_complexity(model, size, proposals=args.proposals, detections=args.detections)
+    print(json.dumps(complexity.to_dict(), indent=2) if args.json else complexity.table(args.depth))

@@ -54,7 +54,7 @@ def load(args: argparse.Namespace, config: str | None, model: str) -> nn.Module:
 
 
 def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:
-    """Pictures for int8."""
+    """Pictures that int8 is calibrated on."""
     if args.calibrate is None:
         return []
     height, width = args.size
@@ -73,15 +73,15 @@ def memory_of(args: argparse.Namespace, config: str | None, model: str, form: st
         ("--threads", args.threads),
     ):
         words += [flag, str(value)] if value else []
-    done = subprocess.run(
+    process = subprocess.run(
         [*words, *(["--whole"] if args.whole else []), *map(str, args.opts)],
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode:
-        raise InputError(f"{model}, {form}: expected to run alone, got {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.split()[-1])
+    if process.returncode:
+        raise InputError(f"{model}, {form}: expected to run alone, got {process.stderr.strip().splitlines()[-1]}")
+    return float(process.stdout.split()[-1])
 
 
 def run_alone(args: argparse.Namespace) -> None:
@@ -100,11 +100,11 @@ def run_alone(args: argparse.Namespace) -> None:
                 "[run(np.load(sys.argv[2])) for _ in range(2)]\n"
                 "print(peak_memory())"
             )
-            saved = str(Path(folder) / "picture.npy")
-            np.save(saved, picture)
-            words = [sys.executable, "-c", code, str(path), saved]
-            done = subprocess.run(words, capture_output=True, text=True, check=True)
-            print(done.stdout.split()[-1])
+            picture_file = str(Path(folder) / "picture.npy")
+            np.save(picture_file, picture)
+            words = [sys.executable, "-c", code, str(path), picture_file]
+            process = subprocess.run(words, capture_output=True, text=True, check=True)
+            print(process.stdout.split()[-1])
             return
         with torch.inference_mode():
             for _ in range(2):
@@ -130,29 +130,29 @@ def table_of(
     runners: dict[tuple[str, str], Runner] = {}
     pairs = [(model, form) for form in forms for model in models]
     for model, form in tqdm(pairs, "prepare", leave=False):
-        place = Path(tempfile.mkdtemp(dir=folder))
-        runners[model, form] = make_call(models[model], form, picture, place, calibration, args.threads)
+        exported = Path(tempfile.mkdtemp(dir=folder))
+        runners[model, form] = make_call(models[model], form, picture, exported, calibration, args.threads)
     calls = {pair: runner.call for pair, runner in runners.items()}
     timings = measure(calls, rounds=args.rounds, device=device, progress=True)
     if args.train_step:
         steps = {(name, TRAIN): make_step(copy.deepcopy(model), *args.size) for name, model in models.items()}
         timings.update(measure(steps, rounds=max(3, args.rounds // 3), warmup=1, device=device, progress=True))
         pairs += list(steps)
-    counted = {name: count_complexity(model, (3, *args.size)) for name, model in models.items()}
+    complexities = {name: count_complexity(model, (3, *args.size)) for name, model in models.items()}
     rows = []
     for model, form in pairs:
         timing = timings[model, form]
-        first = timings.get(("dense", "eager"))
+        eager = timings.get(("dense", "eager"))
         row = {
             "model": model,
             "form": form,
-            "macs": counted[model].macs,
-            "params": counted[model].params,
+            "macs": complexities[model].macs,
+            "params": complexities[model].params,
             "bytes": None if form == TRAIN else runners[model, form].size,
             "ms": 1e3 * timing.median,
             "p95": 1e3 * timing.percentile(95),
             "fps": timing.fps,
-            "vs_eager": None if form == TRAIN or first is None else first.median / timing.median,
+            "vs_eager": None if form == TRAIN or eager is None else eager.median / timing.median,
             "vs_dense": timings["dense", form].median / timing.median,
         }
         if args.parts and form != TRAIN:

@@ -49,7 +49,7 @@ def read_layers(path: str | None, seed: int) -> dict[str, Tensor]:
 
 
 def timed(function: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds and result."""
+    """Seconds that a function takes, and its result."""
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
@@ -79,7 +79,7 @@ def loop_cp(weight: Tensor, rank: int, sample: list[int]) -> tuple[float, float]
 
 def loop_pabs(factors: Factors, pairs: list[tuple[int, int]]) -> tuple[float, float]:
     """Seconds a pair of three subspace_angles calls, and the largest difference from our distances (radians)."""
-    modes = [part.double().numpy() for part in (factors.a, factors.b, factors.c)]
+    modes = [factor.double().numpy() for factor in (factors.a, factors.b, factors.c)]
     seconds, loop = timed(lambda: [sum(subspace_angles(m[i], m[j]).max() for m in modes) for i, j in pairs])
     ours = pabs_distance(factors)
     return seconds / len(pairs), max(abs(d - float(ours[i, j])) for d, (i, j) in zip(loop, pairs, strict=True))
@@ -132,7 +132,7 @@ def table(report: dict[str, Any]) -> str:
             "",
             f"{'seconds':<10}{'CP':>10}{'PABS':>10}{'total':>10}",
             *(
-                f"{label:<10}" + "".join(f"{report[key][part]:>10.2f}" for part in ("cp", "pabs", "total"))
+                f"{label:<10}" + "".join(f"{report[key][step]:>10.2f}" for step in ("cp", "pabs", "total"))
                 for label, key in (("ours", "seconds"), ("loops", "loop_seconds"))
             ),
             f"speed-up {report['speedup']:.0f}x (loops from {sample['sampled_filters']} filters and "

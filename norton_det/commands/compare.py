@@ -43,24 +43,24 @@ def main(args: argparse.Namespace) -> None:
         raise InputError(f"--load: expected NAME=FILE of another name than the configs, got {unnamed[0]!r}; name it")
     for path in trained.values():
         require_file(path, "a trained detector")
-    prints = {name: fingerprint(args, file) for name, file in configs.items()}
-    first = next(iter(configs.values()))
-    prints |= {name: fingerprint(args, first, Path(path)) for name, path in trained.items()}
+    fingerprints = {name: fingerprint(args, file) for name, file in configs.items()}
+    first_config = next(iter(configs.values()))
+    fingerprints |= {name: fingerprint(args, first_config, Path(path)) for name, path in trained.items()}
     setup_logger(name="detectron2").setLevel("WARNING")
     table = Table(output / "compare.csv", ("name", "seed"))
     for row in table.rows:
-        if prints.get(row["name"], row["settings"]) != row["settings"]:
+        if fingerprints.get(row["name"], row["settings"]) != row["settings"]:
             raise InputError(f"{table.path}: {row['name']}: expected the settings of its run, got others; use --output")
-    wanted = [{"name": name, "seed": seed} for seed in range(1, args.seeds + 1) for name in configs]
-    for row in table.missing([*wanted, *({"name": name, "seed": 0} for name in trained)]):
+    runs = [{"name": name, "seed": seed} for seed in range(1, args.seeds + 1) for name in configs]
+    for row in table.missing([*runs, *({"name": name, "seed": 0} for name in trained)]):
         name, seed = row["name"], row["seed"]
         if name in trained:
-            found = evaluate(args, first, trained[name])
+            results = evaluate(args, first_config, trained[name])
         else:
-            found = train(args, configs[name], output / f"{name}_{seed}", seed, prints[name])
-        for columns in found:
-            table.add(row | columns | {"settings": prints[name]})
-    write(args, table, list(prints))
+            results = train(args, configs[name], output / f"{name}_{seed}", seed, fingerprints[name])
+        for columns in results:
+            table.add(row | columns | {"settings": fingerprints[name]})
+    write(args, table, list(fingerprints))
 
 
 def fingerprint(args: argparse.Namespace, config: str, weights: Path | None = None) -> str:
@@ -86,8 +86,8 @@ def train(args: argparse.Namespace, config: str, folder: Path, seed: int, settin
     words += [word for entry in args.register for word in ("--register", entry)]
     words += [*args.opts, "OUTPUT_DIR", folder, "SEED", seed]
     print(f"training {folder.name}, see {folder / 'log.txt'}", file=sys.stderr)
-    done = subprocess.run([*TRAIN, *map(str, words)], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
+    process = subprocess.run([*TRAIN, *map(str, words)], stdout=subprocess.DEVNULL, check=False)
+    if process.returncode:
         raise InputError(f"{folder.name}: expected its training to end, it stopped; run it again to go on")
     minutes = None if resumed else (time.perf_counter() - started) / 60  # of the whole run or not at all
     metrics = next(iter(json.loads(results.read_text()).values()))
@@ -106,9 +106,9 @@ def rows_of(
     args: argparse.Namespace, detector: nn.Module, metrics: dict[str, Any], minutes: float | None
 ) -> list[dict[str, Any]]:
     """The published columns of each task, with what the detector costs."""
-    counted = count_complexity(detector, (3, *args.size))
+    complexity = count_complexity(detector, (3, *args.size))
     return [
-        columns | {"macs": counted.macs, "params": counted.params, "minutes": minutes}
+        columns | {"macs": complexity.macs, "params": complexity.params, "minutes": minutes}
         for columns in published_columns(metrics)
     ]
 

@@ -116,7 +116,7 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
     return pictures
 
 
-def compress_around(args: argparse.Namespace, target: dict[str, str], opened: OpenedWeights | None) -> None:
+def compress_whole(args: argparse.Namespace, target: dict[str, str], opened: OpenedWeights | None) -> None:
     """Compress a whole detector."""
     for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
         if getattr(args, name):
@@ -170,7 +170,7 @@ def finish(
     search_result: SearchResult | None,
     models: tuple[Any, Any] | None = None,
 ) -> None:
-    """Measure what a latency was asked for, and write the report."""
+    """Measure both networks where a latency was asked for, and write the report."""
     fields = report.to_dict()
     if search_result is not None:
         fields["search"] = search_result.to_dict()
@@ -199,14 +199,14 @@ def main(args: argparse.Namespace) -> None:
     around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
     opened = None if around else open_weights(args.weights)
     if opened is None or (target and opened.stack):
-        compress_around(args, target, opened)
+        compress_whole(args, target, opened)
         return
     loaded = load_weights(opened)
     print(f"{args.weights}: {loaded.source}")
     spec = spec_from(args, loaded.spec.arch)
-    asked = spec is not None or bool(target)
-    if not loaded.spec.is_dense or not asked:
-        if asked:
+    requested = spec is not None or bool(target)
+    if not loaded.spec.is_dense or not requested:
+        if requested:
             raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop the ranks or the target")
         if loaded.spec.is_dense:
             raise InputError("expected what to compress to; give --preset norton-78, --rank and --ratios, or a target")

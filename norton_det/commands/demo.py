@@ -30,15 +30,18 @@ def load(args: argparse.Namespace) -> list[Side]:
 
 
 def choose(args: argparse.Namespace) -> list[DetectorSource]:
-    """What is named, or the detectors of `make demo`."""
+    """The detectors that the flags name, or those of `make demo`."""
     if args.weights or args.config_file:
-        shown = DetectorSource(args.weights or "", args.config_file, eager=args.eager)
+        detector = DetectorSource(args.weights or "", args.config_file, eager=args.eager)
         if not args.compare:
-            return [shown]
-        return [DetectorSource(args.compare, args.compare_config or args.config_file, eager=args.compare_eager), shown]
-    dense, small = (replace(detector, eager=args.eager) for detector in demo_detectors())
-    compared = DetectorSource(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
-    return [replace(compared, eager=args.compare_eager), small]
+            return [detector]
+        return [
+            DetectorSource(args.compare, args.compare_config or args.config_file, eager=args.compare_eager),
+            detector,
+        ]
+    dense, compressed = (replace(detector, eager=args.eager) for detector in demo_detectors())
+    baseline = DetectorSource(args.compare, args.compare_config or DEMO_CONFIG) if args.compare else dense
+    return [replace(baseline, eager=args.compare_eager), compressed]
 
 
 def check_files(args: argparse.Namespace) -> None:
@@ -52,15 +55,15 @@ def check_files(args: argparse.Namespace) -> None:
 
 def main(args: argparse.Namespace) -> int:
     check_files(args)
-    named = (args.webcam, args.video_input, args.input)
-    source = open_source(next(name for name in named if name is not None))  # it says at once what is missing
+    places = (args.webcam, args.video_input, args.input)
+    source = open_source(next(place for place in places if place is not None))  # it says at once what is missing
     try:
         sink = None if args.output == "-" else open_sink(args.output, source, args.window, args.max_frames)
         sides = load(args)
         options = {"threshold": args.confidence_threshold, "most": args.max_frames, "quiet": args.quiet}
         with Interrupt(source) as interrupt:
             try:
-                shown = show(sides, source, sink, **options)
+                outcome = show(sides, source, sink, **options)
             finally:
                 interrupt.closing = True
                 if sink is not None:
@@ -69,29 +72,29 @@ def main(args: argparse.Namespace) -> int:
         source.close()
     for line in [*source.skipped, *(sink.told if sink is not None else [])]:
         print(line, file=sys.stderr)
-    if shown.first is not None:
-        report(args, sides, source, shown.frames, shown.first - STARTED)
+    if outcome.first is not None:
+        report(args, sides, source, outcome.frames, outcome.first - STARTED)
     if interrupt.asked:
         raise KeyboardInterrupt
-    if shown.lost:
-        print(f"error: {shown.lost}", file=sys.stderr)
+    if outcome.lost:
+        print(f"error: {outcome.lost}", file=sys.stderr)
         return LOST
-    if not shown.frames:
+    if not outcome.frames:
         raise InputError(f"{source.name}: expected a frame, got none that can be read; give another")
     return 0
 
 
-def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, shown: int, first: float) -> None:
-    """What came of it: a table of times, and --json."""
+def report(args: argparse.Namespace, sides: Sequence[Side], source: Source, frames: int, first: float) -> None:
+    """Print a table of times, and write --json; ``first``: seconds until the first frame was done."""
     results = [side.summary() for side in sides]
     where = f" in {args.output}" if args.output and args.output != "-" else ""
-    print(f"{shown} frame{'s' * (shown > 1)} of {source.name}{where}; the first after {first:.1f} s")
+    print(f"{frames} frame{'s' * (frames > 1)} of {source.name}{where}; the first after {first:.1f} s")
     width = max(len(row["name"]) for row in results)
     for row in results:
         model = f"{row['model_ms']:.1f} ms a frame ({row['model_fps']:.1f} FPS)"
         whole = f"{row['end_to_end_ms']:.1f} ms ({row['end_to_end_fps']:.1f} FPS)"
-        cold = " (first frame)" if shown == 1 else ""
+        cold = " (first frame)" if frames == 1 else ""
         print(f"{row['name']:{width}}  {row['engine']} {row['precision']}: {model}, end to end {whole}{cold}")
     if args.json:
-        content = {"source": source.name, "frames": shown, "first_frame_s": first, "detectors": results}
+        content = {"source": source.name, "frames": frames, "first_frame_s": first, "detectors": results}
         write_text(args.json, json.dumps(content | {"skipped": source.skipped}, indent=1) + "\n")

@@ -23,7 +23,7 @@ from ..utils.errors import InputError
 from ..utils.files import require_writable, write_text
 
 
-def about(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:
+def describe(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:
     """What was evaluated, and the median time of a picture, for norton-det visualize."""
     info = predictor.info
     return {
@@ -84,5 +84,5 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.dataset}, {predictor.name}, {args.precision or predictor.info.precision}")
     print(f"{format_rows(published_columns(results))}\n{format_classes(class_rows(results))}".rstrip())
     if args.json:
-        content = without_nan(results) | {"detector": about(args, predictor, clock)}
+        content = without_nan(results) | {"detector": describe(args, predictor, clock)}
         write_text(args.json, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
+from torchvision.ops import box_iou
 
 from ..data.decode import read_image
 from ..data.images import load_pictures
@@ -21,7 +23,7 @@ from ..utils.files import require_writable, write_text
 
 
 def fitting(detector: nn.Module, options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
-    """Passes on a picture (H, W, 3), RGB, uint8, that the detector can take: one too thin is an ``InputError``."""
+    """A function that passes on a picture (H, W, 3), RGB, uint8; one too thin for the detector is an ``InputError``."""
     info = describe(detector, **options)
 
     def check(picture: np.ndarray) -> np.ndarray:
@@ -31,34 +33,20 @@ def fitting(detector: nn.Module, options: dict[str, Any]) -> Callable[[np.ndarra
     return check
 
 
-def compare(expected: Detections, found: Detections) -> dict[str, float]:
-    """How far detections are from those of PyTorch: numbers, and of pairs of one label with IoU over 0.9 the most
-    that boxes (pixels) and scores differ."""
-    pairs = []
-    for index in range(len(expected)):
-        same = np.flatnonzero(found.labels == expected.labels[index])
-        if not len(same):
-            continue
-        top = np.maximum(found.boxes[same, :2], expected.boxes[index, :2])
-        low = np.minimum(found.boxes[same, 2:], expected.boxes[index, 2:])
-        inter = np.clip(low - top, 0, None).prod(1)
-        areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (found.boxes[same], expected.boxes[index])]
-        iou = inter / (areas[0] + areas[1] - inter)
-        if iou.max() > 0.9:
-            best = same[int(iou.argmax())]
-            pairs.append(
-                (
-                    float(np.abs(found.boxes[best] - expected.boxes[index]).max()),
-                    float(abs(found.scores[best] - expected.scores[index])),
-                )
-            )
-    boxes, scores = zip(*pairs, strict=True) if pairs else ((0.0,), (0.0,))
+def compare(expected: Detections, exported: Detections) -> dict[str, float]:
+    """How far detections of an exported file are from those of PyTorch: how many each has, and the largest difference
+    of boxes (pixels) and scores over the pairs of one label whose IoU is above 0.9."""
+    overlaps = box_iou(torch.tensor(expected.boxes), torch.tensor(exported.boxes)).numpy()
+    overlaps = np.where(expected.labels[:, None] == exported.labels, overlaps, 0.0)
+    pairs = [(row, int(ious.argmax())) for row, ious in enumerate(overlaps) if ious.max(initial=0.0) > 0.9]
+    boxes = (float(np.abs(exported.boxes[other] - expected.boxes[row]).max()) for row, other in pairs)
+    scores = (float(abs(exported.scores[other] - expected.scores[row])) for row, other in pairs)
     return {
         "expected": len(expected),
-        "found": len(found),
+        "found": len(exported),
         "matched": len(pairs),
-        "box_pixels": max(boxes),
-        "score": max(scores),
+        "box_pixels": max(boxes, default=0.0),
+        "score": max(scores, default=0.0),
     }
 
 
@@ -71,8 +59,10 @@ def main(args: argparse.Namespace) -> None:
         read_image(path)
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
-    detector, known = load_detector(args.weights, args.config_file, args.opts)
-    options = known | {name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None}
+    detector, defaults = load_detector(args.weights, args.config_file, args.opts)
+    options = defaults | {
+        name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None
+    }
     options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
     pictures = None
     if args.calibrate:

@@ -20,6 +20,7 @@ from ..utils.plots import plot_lines
 
 
 def recipe_from(args: argparse.Namespace) -> Recipe:
+    """The settings that the flags ask for; with a teacher its losses are on unless they say otherwise."""
     taught = args.teacher is not None
     return Recipe(
         epochs=args.epochs,
@@ -41,7 +42,7 @@ def recipe_from(args: argparse.Namespace) -> Recipe:
 def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset, ClassFolder]:
     """train/ with augmentation (a part of it with --limit) and val/."""
     classes = read_classes(args.classes) if args.classes else None
-    own_size = None if args.train_size is None else (args.train_size, None)
+    train_size = None if args.train_size is None else (args.train_size, None)
     train, val = (
         ClassFolder(
             Path(args.data) / split,
@@ -53,7 +54,7 @@ def read_data(args: argparse.Namespace, loaded: LoadedWeights) -> tuple[Dataset,
             augment=split == "train",
         )
         for split, size, resize in (
-            ("train", *(own_size or (args.image_size, args.resize))),
+            ("train", *(train_size or (args.image_size, args.resize))),
             ("val", args.image_size, args.resize),
         )
     )

@@ -87,7 +87,10 @@ def inventory() -> dict[str, Any]:
     """What this installation has, as JSON holds it; the version of a missing package is ``None``, ``mend`` gets it."""
     versions = {"Python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: _version(name, (name,)) or "missing" for name in REQUIRED}
-    optional = {name: {"version": _version(name, known), "mend": mend(name)} for name, known in DISTRIBUTIONS.items()}
+    optional = {
+        name: {"version": _version(name, distributions), "mend": mend(name)}
+        for name, distributions in DISTRIBUTIONS.items()
+    }
     return {
         "norton_det": __version__,
         "versions": versions,
@@ -116,8 +119,8 @@ def cuda() -> list[str]:
         return ["CUDA: none"]
     lines = []
     for index in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(index)
-        lines.append(f"CUDA {index}: {about.name}, {about.total_memory / 2**30:.0f} GiB")
+        properties = torch.cuda.get_device_properties(index)
+        lines.append(f"CUDA {index}: {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     return lines
 
 

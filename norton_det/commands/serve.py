@@ -46,13 +46,13 @@ def names_of(host: str, allowed: list[str]) -> list[str]:
     an address in numbers cannot be made to."""
     names = [*LOCAL, *allowed]
     if host not in LOCAL:
-        here = socket.gethostname()
-        names += [bracketed(host), here, f"{here}.local", "*"]
+        machine = socket.gethostname()
+        names += [bracketed(host), machine, f"{machine}.local", "*"]
     return [name.lower() for name in names]
 
 
 def bracketed(host: str) -> str:
-    """As it stands in an address: IPv6 in brackets."""
+    """A host as it stands in an address: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
     uvicorn = require_module("uvicorn")
     app = make_app(load(args), names_of(args.host, args.allow_host))
     scheme = "https" if args.ssl_certfile else "http"
-    shown = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)
-    address = f"{scheme}://{shown}:{args.socket.getsockname()[1]}"
+    host = "localhost" if args.host in (*LOCAL, "::1", "0.0.0.0", "::") else bracketed(args.host)
+    address = f"{scheme}://{host}:{args.socket.getsockname()[1]}"
     config = uvicorn.Config(
         app,
         log_level="warning",

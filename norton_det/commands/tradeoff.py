@@ -26,7 +26,7 @@ DEFAULTS = {"neck": 1, "head": 1, "box": 128}
 
 
 def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
-    """Preset and ranks of a case."""
+    """Preset and ranks of a case, as ``compress_detector`` takes them."""
     preset, *settings = text.split(",")
     if preset != "dense":
         CompressionSpec.preset(preset)
@@ -35,7 +35,7 @@ def parse_case(text: str) -> tuple[str, dict[str, int | None]]:
         name, _, rank = setting.partition("=")
         if name not in RANKS or not (rank.isdigit() or rank == "dense"):
             raise InputError(
-                f"--case {text}: expected {', '.join(f'{part}=R' for part in RANKS)}, got {setting!r}; write neck=2"
+                f"--case {text}: expected {', '.join(f'{layers}=R' for layers in RANKS)}, got {setting!r}; write neck=2"
             )
         ranks[name] = None if rank == "dense" else int(rank)
     return preset, {RANKS[name]: rank for name, rank in ranks.items()}
@@ -62,13 +62,16 @@ def main(args: argparse.Namespace) -> None:
             spec = None if preset == "dense" else preset
             compress_to_file(paths[case], cfg, spec, calibration=pictures, whole=True, **ranks)
         detector = load(args, paths[case])
-        counted = count_complexity(detector, (3, *args.size))
+        complexity = count_complexity(detector, (3, *args.size))
         columns = published_columns(NortonTrainer.test(cfg, detector))[0]
-        table.add({**row, "AP": columns["AP"], "AP50": columns["AP50"], "macs": counted.macs, "params": counted.params})
+        table.add(
+            {**row, "AP": columns["AP"], "AP50": columns["AP50"], "macs": complexity.macs, "params": complexity.params}
+        )
     time_all(args, paths, table)
 
 
 def load(args: argparse.Namespace, path: Path) -> Any:
+    """The detector of the config with the weights of a case."""
     return load_detector(load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", str(path)]))
 
 
@@ -100,7 +103,7 @@ def time_all(args: argparse.Namespace, paths: dict[str, Path], table: Table) -> 
     output = Path(args.output)
     write_text(output / "tradeoff.md", f"{text}\n\n{markdown(rows)}")
     series: dict[str, tuple[list[float], list[float]]] = {}
-    for row in sorted(rows, key=lambda timed: timed["ms"]):
+    for row in sorted(rows, key=lambda case: case["ms"]):
         name = row["case"].partition(",")[0]
         series.setdefault(name, ([], []))
         series[name][0].append(row["ms"])

@@ -50,7 +50,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
 
 def train(args: argparse.Namespace) -> None:
-    """A process of the run."""
+    """What each process of the run does."""
     with ExitStack() as start:
         start.enter_context(reading_once())
         cfg = configure(args)
@@ -62,8 +62,8 @@ def train(args: argparse.Namespace) -> None:
             results = NortonTrainer.test(cfg, detector)
         else:
             with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
-                last = resume_weights(cfg) if args.resume else None
-                trainer = NortonTrainer(last or compress_weights(cfg))
+                resumed = resume_weights(cfg) if args.resume else None
+                trainer = NortonTrainer(resumed or compress_weights(cfg))
                 trainer.resume_or_load(resume=args.resume)
                 start.close()  # the files are in the detector now, and need no memory
                 trainer.train()

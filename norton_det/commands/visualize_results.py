@@ -55,41 +55,43 @@ def draw(args: argparse.Namespace, output: Path) -> None:
     if output.resolve() in folders:
         raise InputError(f"{output}: expected another folder than that of the images, got it; name another")
     chosen = sorted(random.Random(args.seed).sample(range(len(records)), min(args.images, len(records))))
-    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     sink = PictureSink(output)
     for index in chosen:
         record = records[index]
         image = np.ascontiguousarray(read_image(record["file_name"])[:, :, ::-1])
-        truth, seen = annotations_of(record), predictions.get(record["image_id"], none).above(args.confidence_threshold)
-        sides = [(truth, f"annotated: {len(truth)}"), (seen, f"found above {args.confidence_threshold:g}: {len(seen)}")]
-        picture = beside([overlay.draw(image, what, [line], scores=what is seen) for what, line in sides])
-        sink.write(picture, Frame(image, index, 0.0, Path(record["file_name"]).name))
+        truth = annotations_of(record)
+        predicted = predictions.get(record["image_id"], nothing).above(args.confidence_threshold)
+        caption = f"found above {args.confidence_threshold:g}: {len(predicted)}"
+        left = overlay.draw(image, truth, [f"annotated: {len(truth)}"], scores=False)
+        right = overlay.draw(image, predicted, [caption])
+        sink.write(beside([left, right]), Frame(image, index, 0.0, Path(record["file_name"]).name))
     print(f"{output}: {len(chosen)} pictures of {args.dataset}, annotated left, found right")
 
 
 def plot(folders: list[str], output: Path) -> None:
     """AP against MACs and against milliseconds, a plot for each task that there are figures of."""
     points = [point for folder in folders for point in collect(Path(folder))]
-    known_at_all = False
+    has_results = False
     for task in dict.fromkeys(point["task"] for point in points):
         for key, label in (("macs", "MACs, G (800x800)"), ("ms", "milliseconds of the detector for a picture")):
-            known = [point for point in points if point["task"] == task and point.get(key)]
-            if not known:
+            measured = [point for point in points if point["task"] == task and point.get(key)]
+            if not measured:
                 continue
             scale = 1e-9 if key == "macs" else 1.0
-            names = [point["name"] for point in known]
+            names = [point["name"] for point in measured]
             series = {
                 (f"{point['where']}: " if names.count(point["name"]) > 1 else "") + point["name"]: (
                     point[key] * scale,
                     point["AP"],
                 )
-                for point in known
+                for point in measured
             }
             path = output / f"{task}_{key}.png"
             if plot_scatter(path, series, label, f"AP ({task})"):
                 print(f"{path}: {len(series)} detectors")
-            known_at_all = True
-    if not known_at_all:
+            has_results = True
+    if not has_results:
         raise InputError(f"{', '.join(folders)}: expected results with AP and MACs or ms, found none; see --help")
 
 
@@ -108,10 +110,10 @@ def collect(folder: Path) -> list[dict[str, Any]]:
 def from_json(path: Path) -> list[dict[str, Any]]:
     """The --json of norton-det evaluate-detector."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    about = content.pop("detector")
-    name = f"{about['name']} ({about['engine']} {about['precision']})"
+    detector = content.pop("detector")
+    name = f"{detector['name']} ({detector['engine']} {detector['precision']})"
     return [
-        {"name": name, "task": task, "AP": float(metrics["AP"]), "macs": about["macs"], "ms": about["ms"]}
+        {"name": name, "task": task, "AP": float(metrics["AP"]), "macs": detector["macs"], "ms": detector["ms"]}
         for task, metrics in content.items()
     ]
 

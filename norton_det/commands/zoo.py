@@ -78,7 +78,7 @@ def table() -> str:
 
 
 def weights_of(entry: Entry) -> str:
-    """Who publishes weights."""
+    """Who publishes the weights of an entry."""
     if entry.weights is not None:
         return entry.weights.owner
     return "see its page" if entry.page else "-"
