@@ -70,13 +70,21 @@ def test_more_targets(mask, found, target):
     assert abs(other.reached / other.target - 1) <= 0.05
 
 
-def test_a_latency_of_a_detector(mask, found, quick_search, planted_clock):
-    options = {"input_size": SIZE, "sensitivity": found.sensitivity, "rounds": 1}
-    settings = replace(quick_search, measure=planted_clock, attempts=4)
-    result = search(mask, target_latency_ms="70%", settings=settings, **options)
-    assert result.target == pytest.approx(0.7 * result.dense) == pytest.approx(result.reached, rel=0.05)
-    timed = search(mask, target_latency_ms="70%", settings=replace(quick_search, attempts=1, tolerance=1e3), **options)
-    assert len(timed.history) == 1 and timed.reached == timed.history[0].measured > 0 and timed.dense > 0
+def test_a_latency_of_a_detector_is_that_of_its_frame(mask, found, quick_search, planted_clock):
+    """Of the choices that were timed the nearest is given, with the time that its frame takes.
+
+    The target itself need not be met here: frames of so few proposals are not what a table of layers predicts.
+    """
+    settings = replace(quick_search, measure=planted_clock, attempts=2, tolerance=1e3)
+    options = {"input_size": SIZE, "sensitivity": found.sensitivity, "rounds": 1, "settings": settings}
+    result = search(mask, target_latency_ms="70%", **options)
+    assert result.target == pytest.approx(0.7 * result.dense) and len(result.history) == 2
+    off = {step.measured: abs(step.measured / result.target - 1) for step in result.history}
+    assert result.reached == min(off, key=off.__getitem__) < 0.95 * result.dense
+    problem, layout = problem_of(mask, None, SIZE), {name: rank for name, rank in result.layout.items() if rank}
+    frames = {"dense": problem.frame(None, {}), "small": problem.frame(result.spec, layout)}
+    times = {name: 1e3 * timing.median for name, timing in planted_clock(frames, rounds=1).items()}
+    assert times == {"dense": pytest.approx(result.dense), "small": pytest.approx(result.reached)}
 
 
 def test_without_pictures_and_what_is_impossible(mask, quick_search):
