@@ -55,13 +55,13 @@ def draw_person(rng: np.random.Generator, size: float) -> Figure:
     """A person about ``size`` pixels tall (arms down), in a random pose, leaning by up to 40 degrees."""
     joints = _pose(rng)
     angle = np.deg2rad(rng.uniform(-40, 40))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     stretch = np.array([rng.uniform(0.95, 1.2), 1.0])
-    points = {name: turn @ (np.asarray(point) * stretch) * size for name, point in joints.items()}
+    points = {name: rotation @ (np.asarray(point) * stretch) * size for name, point in joints.items()}
     margin = 0.14 * size + 3
-    low = np.min(list(points.values()), axis=0) - margin
-    extent = np.max(list(points.values()), axis=0) + margin - low
-    points = {name: point - low for name, point in points.items()}
+    corner = np.min(list(points.values()), axis=0) - margin
+    extent = np.max(list(points.values()), axis=0) + margin - corner
+    points = {name: point - corner for name, point in points.items()}
 
     width, height = (int(np.ceil(value)) for value in extent)
     canvas = np.zeros((height * _OVERSAMPLING, width * _OVERSAMPLING, 3), np.uint8)
@@ -92,13 +92,13 @@ def draw_person(rng: np.random.Generator, size: float) -> Figure:
         chain((f"{side}_hip", f"{side}_knee", f"{side}_ankle"), trousers, shoes)
         dot(f"{side}_ankle", (25, 25, 25), 0.055 * size + rim)
         dot(f"{side}_ankle", shoes, 0.055 * size)
-    for grown, color in ((rim, (25, 25, 25)), (0.0, shirt)):
+    for border, color in ((rim, (25, 25, 25)), (0.0, shirt)):
         trunk = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
         corners = np.array([_fixed(points[name]) for name in trunk], np.int32)
         cv2.fillConvexPoly(canvas, corners, color, cv2.LINE_8, _SHIFT)
         cv2.fillConvexPoly(cover, corners, 255, cv2.LINE_8, _SHIFT)
         for first, second in zip(trunk, trunk[1:] + trunk[:1], strict=True):
-            line(first, second, color, limb + 2 * grown)
+            line(first, second, color, limb + 2 * border)
     line("neck", "head", skin, limb)
     for side in ("left", "right"):
         chain((f"{side}_shoulder", f"{side}_elbow", f"{side}_wrist"), shirt, skin)
@@ -114,9 +114,9 @@ def draw_person(rng: np.random.Generator, size: float) -> Figure:
         dot(name, (30, 30, 30), max(0.019 * size, 0.6))
     dot("nose", (50, 50, 200), max(0.022 * size, 0.6))
 
-    shrunk = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    scaled_down = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     alpha = cv2.resize(cover, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    return Figure(shrunk, alpha, np.array([points[name] for name in KEYPOINT_NAMES]))
+    return Figure(scaled_down, alpha, np.array([points[name] for name in KEYPOINT_NAMES]))
 
 
 def _pose(rng: np.random.Generator) -> dict[str, tuple[float, float]]:

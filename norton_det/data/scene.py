@@ -68,8 +68,8 @@ def render_scene(
             corner = _position(rng, figure, height, width)
             target, source = _overlap(covered.shape, corner, height, width)
             cover = covered[source]
-            left_over: list[int] = [_visible(instance.mask, target, cover) for instance in instances]
-            counts = zip([int(np.count_nonzero(cover)), *left_over], [pixels, *whole], strict=True)
+            uncovered: list[int] = [_visible(instance.mask, target, cover) for instance in instances]
+            counts = zip([int(np.count_nonzero(cover)), *uncovered], [pixels, *whole], strict=True)
             if all(seen >= max(_MIN_PIXELS, _MIN_VISIBLE * size) for seen, size in counts):
                 image[target] = image[target] * (1 - figure.alpha[source][..., None]) + figure.color[source]
                 _lay(instances, name, figure, is_crowd, corner, (height, width))
@@ -118,9 +118,9 @@ def _crowd(rng: np.random.Generator, name: str, scale: float) -> Figure:
 def _position(rng: np.random.Generator, figure: Figure, height: int, width: int) -> tuple[int, int]:
     """Left and top of the figure's canvas: mostly inside the picture, now and then cut by its border."""
     slack = 0.25 if rng.uniform() < 0.2 else 0.0
-    tall, wide = figure.alpha.shape
-    left = rng.uniform(-slack * wide, max(width - (1 - slack) * wide, 1 - slack * wide))
-    top = rng.uniform(-slack * tall, max(height - (1 - slack) * tall, 1 - slack * tall))
+    rows, columns = figure.alpha.shape
+    left = rng.uniform(-slack * columns, max(width - (1 - slack) * columns, 1 - slack * columns))
+    top = rng.uniform(-slack * rows, max(height - (1 - slack) * rows, 1 - slack * rows))
     return round(left), round(top)
 
 

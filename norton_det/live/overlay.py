@@ -13,7 +13,7 @@ LINE, MARGIN, TEXT = 20, 4, 0.5  # pixels of a line of text above the frame, pix
 
 
 class Overlay:
-    """What one detector found, on frames (H, W, 3), BGR, uint8.
+    """Draws what one detector found on frames (H, W, 3), BGR, uint8.
 
     Args:
         classes: names by label; others are shown by their number.
@@ -27,39 +27,44 @@ class Overlay:
         self.sv: Any = require_module("supervision")
         self.classes, self.keypoint_threshold = classes, keypoint_threshold
 
-    def draw(self, image: np.ndarray, found: Detections, lines: Sequence[str] = (), scores: bool = True) -> np.ndarray:
+    def draw(
+        self, image: np.ndarray, detections: Detections, lines: Sequence[str] = (), scores: bool = True
+    ) -> np.ndarray:
         """A copy of the frame with the detections, with or without their scores, and the lines above it."""
         sv, scene = self.sv, image.copy()
         scale = max(0.4, min(image.shape[:2]) / 900)
         thickness = max(1, round(2 * scale))
-        if len(found):
-            detections = sv.Detections(
-                xyxy=found.boxes, mask=found.masks, confidence=found.scores, class_id=found.labels.astype(int)
+        if len(detections):
+            annotations = sv.Detections(
+                xyxy=detections.boxes,
+                mask=detections.masks,
+                confidence=detections.scores,
+                class_id=detections.labels.astype(int),
             )
-            if found.masks is not None:
-                scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, detections)
-            scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, detections)
-            scene = self._draw_labels(scene, detections, 0.6 * scale, scores)
-            if found.keypoints is not None:
-                scene = self._draw_keypoints(scene, found, thickness)
+            if detections.masks is not None:
+                scene = sv.MaskAnnotator(opacity=0.45).annotate(scene, annotations)
+            scene = sv.BoxAnnotator(thickness=thickness).annotate(scene, annotations)
+            scene = self._draw_labels(scene, annotations, 0.6 * scale, scores)
+            if detections.keypoints is not None:
+                scene = self._draw_keypoints(scene, detections, thickness)
         return self._with_text(scene, lines)
 
-    def _draw_labels(self, scene: np.ndarray, detections: Any, scale: float, scores: bool) -> np.ndarray:
-        """Above the boxes; inside those that begin at the top edge."""
+    def _draw_labels(self, scene: np.ndarray, annotations: Any, scale: float, scores: bool) -> np.ndarray:
+        """Labels above the boxes, or inside those that begin at the top edge."""
         import cv2
 
         sv, padding = self.sv, max(2, round(7 * scale))
-        names = [class_name(self.classes, int(label)) for label in detections.class_id]
+        names = [class_name(self.classes, int(label)) for label in annotations.class_id]
         if scores:
-            names = [f"{name} {score:.0%}" for name, score in zip(names, detections.confidence, strict=True)]
+            names = [f"{name} {score:.0%}" for name, score in zip(names, annotations.confidence, strict=True)]
         height = cv2.getTextSize("Ag", cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][1] + 2 * padding
-        at_top = detections.xyxy[:, 1] < height
-        for those, down in ((~at_top, 0), (at_top, height)):
+        at_top = annotations.xyxy[:, 1] < height
+        for group, down in ((~at_top, 0), (at_top, height)):
             annotator = sv.LabelAnnotator(
                 text_scale=scale, text_thickness=1, text_padding=padding, text_offset=(0, down)
             )
-            kept = [name for name, keep in zip(names, those, strict=True) if keep]
-            scene = annotator.annotate(scene, detections[those], kept)
+            texts = [name for name, keep in zip(names, group, strict=True) if keep]
+            scene = annotator.annotate(scene, annotations[group], texts)
         return scene
 
     def _draw_keypoints(self, scene: np.ndarray, detections: Detections, thickness: int) -> np.ndarray:

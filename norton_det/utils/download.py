@@ -43,54 +43,54 @@ def download(archive: Archive, folder: str | Path, progress: bool = True, timeou
         InputError: no network, no room, or a file that is not the archive; a damaged one is deleted.
     """
     target = Path(folder) / archive.name
-    part = target.with_name(f"{target.name}.part")
+    partial = target.with_name(f"{target.name}.part")
     if not target.exists():
-        fetch(archive.url, part, archive.size, progress, timeout)
-        _check(archive, part, progress)
-        part.replace(target)
+        fetch(archive.url, partial, archive.size, progress, timeout)
+        _check(archive, partial, progress)
+        partial.replace(target)
     else:
         _check(archive, target, progress)
     return target
 
 
-def fetch(url: str, part: Path, size: int | None = None, progress: bool = True, timeout: float = 30.0) -> None:
+def fetch(url: str, path: Path, size: int | None = None, progress: bool = True, timeout: float = 30.0) -> None:
     """Load a file, or the rest of one.
 
     Args:
-        url: of it.
-        part: where to; what is there already, where ``size`` is known, is not loaded again.
+        url: its address.
+        path: where to; what is there already, where ``size`` is known, is not loaded again.
         size: bytes; ``None``: as many as the server says.
 
     Raises:
         InputError: no network, no room, or fewer bytes.
     """
-    done = part.stat().st_size if part.exists() and size is not None else 0
-    if size is not None and done >= size:
+    received = path.stat().st_size if path.exists() and size is not None else 0
+    if size is not None and received >= size:
         return
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={received}-"} if received else {})
     name = url.rpartition("/")[2]
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.build_opener().open(request, timeout=timeout) as answer:  # with the proxies of now
-            if answer.status != 206:  # the server does not resume
-                done = 0
-            told = answer.headers.get("Content-Length", "")
-            total = size if size is not None or not told.isdigit() else done + int(told)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.build_opener().open(request, timeout=timeout) as response:  # with the proxies of now
+            if response.status != 206:  # the server does not resume
+                received = 0
+            length = response.headers.get("Content-Length", "")
+            total = size if size is not None or not length.isdigit() else received + int(length)
             options = {"desc": name, "unit": "B", "unit_scale": True, "disable": not progress}
-            with part.open("ab" if done else "wb") as file, tqdm(total=total, initial=done, **options) as bar:
-                while chunk := answer.read(CHUNK):
+            with path.open("ab" if received else "wb") as file, tqdm(total=total, initial=received, **options) as bar:
+                while chunk := response.read(CHUNK):
                     file.write(chunk)
                     bar.update(len(chunk))
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
-        how, more = ("it", "") if size is None else (f"{size / 1e9:.1f} GB", " to go on")
+        expected, purpose = ("it", "") if size is None else (f"{size / 1e9:.1f} GB", " to go on")
         raise InputError(
-            f"{url}: expected to load {how}, got {reason}; run it again{more}, or put {name} into {part.parent}"
+            f"{url}: expected to load {expected}, got {reason}; run it again{purpose}, or put {name} into {path.parent}"
         ) from None
     except OSError as error:
-        raise InputError(f"{part}: could not be written ({error.strerror or error}); free some space") from None
-    if total is not None and part.stat().st_size < total:
-        raise InputError(f"{part}: expected {total} bytes, got {part.stat().st_size}; run it again to go on")
+        raise InputError(f"{path}: could not be written ({error.strerror or error}); free some space") from None
+    if total is not None and path.stat().st_size < total:
+        raise InputError(f"{path}: expected {total} bytes, got {path.stat().st_size}; run it again to go on")
 
 
 def md5_of(path: Path, name: str, progress: bool = True) -> str:
@@ -105,10 +105,10 @@ def md5_of(path: Path, name: str, progress: bool = True) -> str:
 
 
 def _check(archive: Archive, path: Path, progress: bool) -> None:
-    found = md5_of(path, archive.name, progress)
-    if found != archive.md5:
+    digest = md5_of(path, archive.name, progress)
+    if digest != archive.md5:
         path.unlink()
-        raise InputError(f"{path}: expected MD5 {archive.md5}, got {found}; deleted, load it again")
+        raise InputError(f"{path}: expected MD5 {archive.md5}, got {digest}; deleted, load it again")
 
 
 def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:

@@ -32,7 +32,7 @@ def first_line(error: Exception, limit: int = 120) -> str:
 
 @contextmanager
 def naming(name: object) -> Iterator[None]:
-    """``InputError`` of the block with the name of the file in front."""
+    """Put ``name``, that of a file or field, in front of the message of an ``InputError`` that the block raises."""
     try:
         yield
     except InputError as error:

@@ -26,5 +26,5 @@ def mend(module: str) -> str | None:
 def explained(error: ModuleNotFoundError) -> InputError | None:
     """One line for an optional module that is missing; ``None`` for any other, which is a fault of the set-up."""
     module = (error.name or "").partition(".")[0]
-    how = mend(module)
-    return InputError(f"expected {module} to be installed, found none; {how}") if how else None
+    remedy = mend(module)
+    return InputError(f"expected {module} to be installed, found none; {remedy}") if remedy else None

@@ -107,7 +107,7 @@ def _make_part(target: Path) -> tuple[int, str]:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file for this process; whether nobody else has. Where locks do not work, nobody has."""
+    """Lock an open file for this process. Returns whether nobody else has; where locks do not work, nobody has."""
     if fcntl is None:
         return True
     try:
@@ -123,12 +123,12 @@ def _remove_left(target: Path) -> None:
     """Remove what killed programs have left of ``target``."""
     if fcntl is None:
         return
-    for left in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
         with contextlib.suppress(OSError):
-            handle = os.open(left, os.O_RDWR)
+            handle = os.open(leftover, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while it is being written
-                left.unlink()
+                leftover.unlink()
             finally:
                 os.close(handle)
 
@@ -195,5 +195,5 @@ def read_whole(path: str | Path, what: str) -> bytes:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is a folder; unlike ``Path.is_dir``, False for a name that the system refuses (too long)."""
+    """Whether a path is a folder; unlike ``Path.is_dir``, False for a name that the system refuses (too long)."""
     return os.path.isdir(path)

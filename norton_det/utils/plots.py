@@ -49,8 +49,8 @@ def plot_groups(
     def draw(axes: Any) -> None:
         width = 0.75 / len(series)
         values = [value for points in series.values() for value in points if math.isfinite(value)]
-        top, room = max(values), max(max(values) - min(values), 1.0)
-        axes.set_ylim(min(values) - 0.12 * room, top + 0.15 * room)
+        top, extent = max(values), max(max(values) - min(values), 1.0)
+        axes.set_ylim(min(values) - 0.12 * extent, top + 0.15 * extent)
         for index, (name, points) in enumerate(series.items()):
             places = [place + (index - (len(series) - 1) / 2) * width for place in range(len(groups))]
             axes.plot(places, points, "o", markersize=5, label=name)

@@ -26,12 +26,12 @@ class Interrupted(KeyboardInterrupt):
 def remember_statistics(model: nn.Module) -> Callable[[], None]:
     """What normalisation layers of a model in training have counted so far: a function that brings it back."""
     kinds = (nn.modules.batchnorm._NormBase,)
-    live = [module for module in model.modules() if isinstance(module, kinds) and module.training]
-    kept = [(buffer, buffer.clone()) for module in live for buffer in module.buffers()]
+    training = [module for module in model.modules() if isinstance(module, kinds) and module.training]
+    remembered = [(buffer, buffer.clone()) for module in training for buffer in module.buffers()]
 
     def restore() -> None:
         with torch.no_grad():
-            for buffer, value in kept:
+            for buffer, value in remembered:
                 buffer.copy_(value)
 
     return restore
@@ -67,7 +67,7 @@ class StopOnSignal:
             signal.signal(number, handler)
 
     def hold(self) -> None:
-        """From here on the state is not whole."""
+        """Let signals wait: from here on the state is not whole."""
         self.held = True
 
     def release(self) -> None:

@@ -21,13 +21,14 @@ class Table:
             with path.open(newline="", encoding="utf-8") as file:
                 self.rows = [{key: _number(text) for key, text in row.items()} for row in csv.DictReader(file)]
 
-    def missing(self, wanted: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Those of the wanted keys that have no row yet, with a bar."""
+    def missing(self, runs: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The keys of those runs that have no row yet, with a progress bar."""
         done = {tuple(str(row[key]) for key in self.keys) for row in self.rows}
-        left = [dict(keys) for keys in wanted if tuple(str(keys[key]) for key in self.keys) not in done]
-        return iter(tqdm(left, self.path.stem, unit="row"))
+        remaining = [dict(run) for run in runs if tuple(str(run[key]) for key in self.keys) not in done]
+        return iter(tqdm(remaining, self.path.stem, unit="row"))
 
     def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row and write the CSV; the columns are the fields of all rows, in the order of their coming."""
         self.rows.append(dict(row))
         fields = list(dict.fromkeys(field for row in self.rows for field in row))
         with atomic_path(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -40,7 +41,7 @@ class Table:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 2) -> str:
-    """A Markdown table; numbers rounded."""
+    """Rows as a Markdown table; fractions are rounded to ``digits``, what is missing is a dash."""
     fields = list(dict.fromkeys(field for row in rows for field in row))
 
     def cell(value: Any) -> str:
@@ -57,7 +58,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], digits: int = 2) -> str:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """mean +- standard deviation."""
+    """The mean and the standard deviation as text, such as ``1.50 ± 0.71``."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 

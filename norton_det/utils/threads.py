@@ -102,8 +102,8 @@ def _set_threads_here(number: int) -> int:
     with _setting:  # asking sets what new threads begin with, too, the first time on a thread
         before = torch.get_num_threads()
         if before != number:
-            with ThreadPoolExecutor(1) as new:
-                default = new.submit(torch.get_num_threads).result()
+            with ThreadPoolExecutor(1) as probe:
+                default = probe.submit(torch.get_num_threads).result()
                 torch.set_num_threads(number)
-                new.submit(torch.set_num_threads, default).result()
+                probe.submit(torch.set_num_threads, default).result()
     return before

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from norton_det.utils.errors import InputError
-from norton_det.utils.files import atomic_path, require_file
+from norton_det.utils.files import atomic_path, require_file, write_text
 
 
 def test_written_whole_with_the_usual_permissions(tmp_path):
@@ -23,6 +23,13 @@ def test_written_whole_with_the_usual_permissions(tmp_path):
     os.umask(umask)
     assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
     assert os.listdir(target.parent) == ["file.txt"]
+
+
+def test_text_is_written_in_utf8_and_replaces_what_was_there(tmp_path):
+    target = tmp_path / "file.md"
+    for text in ("longer than what follows", "1.50 ± 0.71\n"):
+        write_text(target, text)
+        assert target.read_bytes() == text.encode()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, InputError])
