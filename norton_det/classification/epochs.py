@@ -74,23 +74,23 @@ class Unreadable:
         count: of the images of the data set.
 
     Attributes:
-        found: their names.
+        names: of these images.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.found: set[str] = set()
+        self.names: set[str] = set()
 
     def add(self, names: Iterable[str]) -> None:
-        """Take note of some.
+        """Take note of images that could not be read.
 
         Raises:
             InputError: more than one image in a hundred.
         """
-        self.found.update(names)
-        if len(self.found) > MOST_UNREADABLE * self.count:
+        self.names.update(names)
+        if len(self.names) > MOST_UNREADABLE * self.count:
             raise InputError(
-                f"{min(self.found)}: expected images that can be read, {len(self.found)} of {self.count} are damaged, "
+                f"{min(self.names)}: expected images that can be read, {len(self.names)} of {self.count} are damaged, "
                 f"more than {MOST_UNREADABLE:.0%}; replace them"
             )
 

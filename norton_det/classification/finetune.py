@@ -100,8 +100,8 @@ class _Run:
         self.wrapped: nn.Module = WithFeatures(self.model)
         if self.processes > 1:
             self.wrapped = nn.parallel.DistributedDataParallel(self.wrapped)
-        average = get_ema_multi_avg_fn(recipe.ema)
-        self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True) if recipe.ema else None
+        update = get_ema_multi_avg_fn(recipe.ema)
+        self.average = AveragedModel(self.model, multi_avg_fn=update, use_buffers=True) if recipe.ema else None
         groups = _decay_groups(self.model, recipe.weight_decay)
         self.optimizer = torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=recipe.momentum > 0)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=recipe.amp == "float16")
@@ -110,7 +110,7 @@ class _Run:
         self.loader = make_loader(train, count, recipe.batch_size, recipe.workers, recipe.seed, rank, self.processes)
         self.batches = count // recipe.batch_size  # of an epoch
         self.train_data, self.unreadable = train, Unreadable(count)
-        self.at_hand: list[int] = []  # indices of the batch
+        self.batch_indices: list[int] = []  # of the images at hand
         self.val = DataLoader(val, 64, num_workers=recipe.workers)
         self.step, self.steps = 0, max(1, round(recipe.epochs * self.batches))
         self.losses: list[float] = []  # of the epoch so far
@@ -135,26 +135,26 @@ class _Run:
                     self._record(self.step / self.batches, loss, accuracy, seconds)
                     bar.set_postfix_str(f"loss {loss:.3f}, Top-1 {accuracy.top1:.2f} %")
                 self.losses = []
-                self._whole()
+                self._mark_whole()
                 if dist.is_initialized():
                     dist.barrier()
 
     def _epoch(self, epoch: int, bar: Any) -> None:
-        """What is left of it."""
+        """Train on the batches of an epoch that are left."""
         self.loader.batch_sampler.epoch = epoch  # type: ignore[union-attr]
         self.loader.batch_sampler.start = self.step - epoch * self.batches  # type: ignore[union-attr]
         self.model.train()
         self.restore = remember_statistics(self.model)
         for images, labels, indices in self.loader:
-            self.at_hand = indices.tolist()
+            self.batch_indices = indices.tolist()
             self.unreadable.add(file_names(self.train_data, indices[labels < 0].tolist()))
             self._step(images.to(self.device), labels.to(self.device))
             bar.update()
-            self._whole()
+            self._mark_whole()
             if self.step >= self.steps:
                 break
 
-    def _whole(self) -> None:
+    def _mark_whole(self) -> None:
         """The state is whole from here to the next step of the optimizer, but for what normalisation counts."""
         self.restore = remember_statistics(self.model)
         self.stop.release()
@@ -166,14 +166,15 @@ class _Run:
         kind, dtype = torch.device(self.device).type, getattr(torch, self.recipe.amp)
         with torch.autocast(kind, dtype if dtype != torch.float32 else None, enabled=dtype != torch.float32):
             logits, features = self.wrapped(images)
-            parts = losses(self.recipe, self.teacher, logits.float(), features, images, labels)
-            loss = torch.stack(list(parts.values())).sum()
+            terms = losses(self.recipe, self.teacher, logits.float(), features, images, labels)
+            loss = torch.stack(list(terms.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
-            bad = ", ".join(f"{name} {float(part.detach())}" for name, part in parts.items() if not part.isfinite())
-            names = ", ".join(file_names(self.train_data, self.at_hand[:8]))
+            causes = ", ".join(f"{name} {float(term.detach())}" for name, term in terms.items() if not term.isfinite())
+            names = ", ".join(file_names(self.train_data, self.batch_indices[:8]))
             raise InputError(
-                f"step {self.step}: expected a finite loss, got {value}; lower the learning rate ({bad}; with {names})"
+                f"step {self.step}: expected a finite loss, got {value}; "
+                f"lower the learning rate ({causes}; with {names})"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -186,7 +187,7 @@ class _Run:
         self.losses.append(value)
 
     def _learning_rate(self) -> float:
-        """Of the coming step: linear warm-up, then half a cosine."""
+        """The learning rate of the coming step: linear warm-up, then half a cosine."""
         warm = min(self.recipe.warmup_epochs * self.batches, 0.1 * self.steps)
         if self.step < warm:
             return self.recipe.learning_rate * (self.step + 1) / (warm + 1)
@@ -261,11 +262,13 @@ class _Run:
         path = require_file(self.output / "last.pth", "the state of a fine-tuning to resume")
         try:
             state = self._read(path)
-            now: dict[str, Any] = {"steps": self.steps, "spec": self.model.spec.to_json(), **asdict(self.recipe)}
-            then = {"steps": state["steps"], "spec": state["spec"], **state["recipe"]}
-            for field in (field for field in now if field != "workers" and now[field] != then.get(field)):
+            settings: dict[str, Any] = {"steps": self.steps, "spec": self.model.spec.to_json(), **asdict(self.recipe)}
+            saved = {"steps": state["steps"], "spec": state["spec"], **state["recipe"]}
+            for field in settings:
+                if field == "workers" or settings[field] == saved.get(field):
+                    continue
                 raise InputError(
-                    f"{path}: {field}: expected {then.get(field)!r} as in the run to resume, got {now[field]!r}; "
+                    f"{path}: {field}: expected {saved.get(field)!r} as in the run to resume, got {settings[field]!r}; "
                     "resume with the same settings, weights and data"
                 )
             self.model.load_state_dict(state["model"])

@@ -49,15 +49,15 @@ def grad_cam(model: nn.Module, images: Tensor, classes: Sequence[int] | None = N
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    found = []
+    maps = []
     with GradCAM(model, [model.get_submodule("layer4")[-1]]) as cam:  # type: ignore[index]
         for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            chosen = None
+            batch = images[start : start + batch_size]
+            targets = None
             if classes is not None:
-                chosen = [ClassifierOutputTarget(index) for index in classes[start : start + batch_size]]
-            found.append(torch.from_numpy(cam(part, chosen)))
-    return torch.cat(found).float()
+                targets = [ClassifierOutputTarget(index) for index in classes[start : start + batch_size]]
+            maps.append(torch.from_numpy(cam(batch, targets)))
+    return torch.cat(maps).float()
 
 
 def agreement(maps: Tensor, others: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def agreement(maps: Tensor, others: Tensor) -> Tensor:
 
     A constant map, which looks nowhere, agrees with nothing: 0.
     """
-    first, second = (part.flatten(1) - part.flatten(1).mean(1, keepdim=True) for part in (maps, others))
+    first, second = (batch.flatten(1) - batch.flatten(1).mean(1, keepdim=True) for batch in (maps, others))
     norms = first.norm(dim=1) * second.norm(dim=1)
     return torch.where(norms > 0, (first * second).sum(1) / norms.clamp_min(1e-20), 0.0)
 

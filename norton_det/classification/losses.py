@@ -20,7 +20,7 @@ def losses(
     images: Tensor,
     labels: Tensor,
 ) -> dict[str, Tensor]:
-    """The parts of the loss by name, each with its weight; a batch of which no image could be read has none of labels.
+    """The terms of the loss by name, each times its weight; that of the labels is 0 where no image could be read.
 
     Args:
         recipe: weights, label smoothing and temperature.
@@ -32,21 +32,21 @@ def losses(
     """
     smoothing = recipe.label_smoothing
     entropy = F.cross_entropy(logits, labels, ignore_index=-1, label_smoothing=smoothing, reduction="sum")
-    parts = {"labels": (1 - recipe.distill) * entropy / (labels >= 0).sum().clamp_min(1)}
+    terms = {"labels": (1 - recipe.distill) * entropy / (labels >= 0).sum().clamp_min(1)}
     if teacher is None or not (recipe.distill or recipe.features):
-        return parts
+        return terms
     with torch.no_grad():
-        wanted = teacher.forward_features(images)
-        target = teacher.classify(wanted["res5"]).float()
+        teacher_features = teacher.forward_features(images)
+        teacher_logits = teacher.classify(teacher_features["res5"]).float()
     if recipe.distill:
-        found, given = (F.log_softmax(part / recipe.temperature, 1) for part in (logits, target))
-        divergence = F.kl_div(found, given, log_target=True, reduction="batchmean")
-        parts["logits"] = recipe.distill * recipe.temperature**2 * divergence
+        student, target = (F.log_softmax(values / recipe.temperature, 1) for values in (logits, teacher_logits))
+        divergence = F.kl_div(student, target, log_target=True, reduction="batchmean")
+        terms["logits"] = recipe.distill * recipe.temperature**2 * divergence
     if recipe.features:
         stages = [name for name in features if name != "stem"]
-        distances = [feature_distance(features[name], wanted[name]) for name in stages]
-        parts["features"] = recipe.features * torch.stack(distances).mean()
-    return parts
+        distances = [feature_distance(features[name], teacher_features[name]) for name in stages]
+        terms["features"] = recipe.features * torch.stack(distances).mean()
+    return terms
 
 
 class WithFeatures(nn.Module):
@@ -61,14 +61,14 @@ class WithFeatures(nn.Module):
         return self.model.classify(features["res5"]), features
 
 
-def feature_distance(found: Tensor, wanted: Tensor) -> Tensor:
-    """Distance of two feature maps (N, C, H, W), (N, C', H, W), a scalar of order 1.
+def feature_distance(features: Tensor, target: Tensor) -> Tensor:
+    """Distance of feature maps (N, C, H, W) from the teacher's (N, C', H, W), a scalar of order 1.
 
-    With equal channels the squared error relative to the energy wanted; else that of the attention maps, the mean
-    square over channels, each scaled to norm 1.
+    With equal channels it is the squared error relative to the teacher's energy; else that of the attention maps, the
+    mean square over channels, each scaled to norm 1.
     """
-    found, wanted = found.float(), wanted.float()
-    if found.shape == wanted.shape:
-        return (found - wanted).square().sum() / wanted.square().sum().clamp_min(1e-12)
-    maps = [F.normalize(part.square().mean(1).flatten(1), dim=1) for part in (found, wanted)]
+    features, target = features.float(), target.float()
+    if features.shape == target.shape:
+        return (features - target).square().sum() / target.square().sum().clamp_min(1e-12)
+    maps = [F.normalize(values.square().mean(1).flatten(1), dim=1) for values in (features, target)]
     return (maps[0] - maps[1]).square().sum(1).mean()

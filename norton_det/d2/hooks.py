@@ -49,7 +49,7 @@ class Average(HookBase):
 
     @property
     def model(self) -> nn.Module:
-        """With the averaged weights."""
+        """The model with the averaged weights."""
         return self.average.module
 
     def after_step(self) -> None:
@@ -93,7 +93,7 @@ class Guard(HookBase):
         self.files: list[str] = []
         self.unreadable = Unreadable(images)
         self._restore: Callable[[], None] = lambda: None
-        model.register_forward_pre_hook(self._look)
+        model.register_forward_pre_hook(self._note_batch)
 
     def before_train(self) -> None:
         self.done = self.trainer.start_iter - 1
@@ -112,29 +112,30 @@ class Guard(HookBase):
             What became of it, to be put into a sentence.
         """
         if self.stop.held or not comm.is_main_process() or self.done < self.trainer.start_iter:
-            return self._kept()
+            return self._saved_before()
         self._restore()
         self.trainer.iter = self.trainer._trainer.iter = self.done  # they are saved too
         name = f"model_{self.done:07d}"
         try:
             self.trainer.checkpointer.save(name, iteration=self.done)
         except (InputError, FloatingPointError) as error:
-            return f"{self._kept()}; iteration {self.done} could not be saved: {first_line(error)}"
+            return f"{self._saved_before()}; iteration {self.done} could not be saved: {first_line(error)}"
         return f"iteration {self.done} is saved in {name}.pth, --resume goes on from there"
 
-    def _kept(self) -> str:
+    def _saved_before(self) -> str:
+        """The part of a sentence that says what earlier checkpoint there is."""
         file = self.trainer.checkpointer.get_checkpoint_file()
         return f"--resume goes on from {file}" if file else "nothing was saved yet"
 
-    def _look(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Before each forward: which images it is of, and which could not be read."""
+    def _note_batch(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Note, before each forward, the images that it is of and those that could not be read."""
         if not model.training:
             return
         batch = inputs[0] if inputs and isinstance(inputs[0], list) else []
         self.files = [str(item.get("file_name", "?")) for item in batch if isinstance(item, dict)]
         for item in batch:
             for file, reason in item.pop("unreadable", ()):
-                if file not in self.unreadable.found:
+                if file not in self.unreadable.names:
                     logger.warning("Skipped, cannot be read: %s (%s)", file, reason)
                 self.unreadable.add([file])
 
@@ -147,24 +148,24 @@ def guarded(train: Callable[[], Any], guard: Guard) -> Any:
         InputError: a loss that is not finite, a process that reads images was killed, bad data.
     """
 
-    def named() -> Any:
+    def train_or_explain() -> Any:
         try:
             return train()
         except FloatingPointError as error:
-            parts = re.findall(r"'(\w+)': (?:np\.float\d+\()?(nan|-?inf)", str(error))
-            what = ", ".join(f"{name} {value}" for name, value in parts) or first_line(error)
+            losses = re.findall(r"'(\w+)': (?:np\.float\d+\()?(nan|-?inf)", str(error))
+            causes = ", ".join(f"{name} {value}" for name, value in losses) or first_line(error)
             files = ", ".join(guard.files[:8])
             raise InputError(
-                f"iteration {guard.trainer.iter}: expected finite losses, got {what} with {files}; lower "
+                f"iteration {guard.trainer.iter}: expected finite losses, got {causes} with {files}; lower "
                 "SOLVER.BASE_LR or look at these images"
             ) from None
 
-    return run_kept(guard.stop, named, guard.keep, "lower DATALOADER.NUM_WORKERS")
+    return run_kept(guard.stop, train_or_explain, guard.keep, "lower DATALOADER.NUM_WORKERS")
 
 
 def _warm_average(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, Tensor | int], None]:
     def average(kept: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
-        reached = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        get_ema_multi_avg_fn(reached)(kept, current, steps)
+        current_decay = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        get_ema_multi_avg_fn(current_decay)(kept, current, steps)
 
     return average
