@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,15 @@ def check_weights(cfg: CfgNode) -> None:
         require_file(weights, "the weights of MODEL.WEIGHTS")
     if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
         info = info_from_config(cfg)
-        asked = _asked_spec(cfg)
-        if asked is not None and not info.spec.same_network(asked):
-            logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have a spec of their own", asked)
+        requested = _requested_spec(cfg)
+        if requested is not None and not info.spec.same_network(requested):
+            logger.warning(
+                "MODEL.NORTON asks for %s, which is not used: the weights have a spec of their own", requested
+            )
         logger.info("Backbone: %s", info.spec)
 
 
-def _asked_spec(cfg: CfgNode) -> CompressionSpec | None:
+def _requested_spec(cfg: CfgNode) -> CompressionSpec | None:
     """The spec of MODEL.NORTON; ``None`` where it makes none, which does not matter beside norton weights."""
     try:
         return spec_from_config(cfg)
@@ -163,8 +165,10 @@ def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
 
 
 def to_input(cfg: CfgNode, sizes: tuple[int, int] | None = None) -> Callable[[np.ndarray], dict[str, Any]]:
-    """From a picture (H, W, 3), RGB, uint8, to what the config's detector takes: {"image": (3, h, w) in 0..255}, in the
-    order of INPUT.FORMAT, its short and long sides as ``sizes`` say, by default INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
+    """A function from a picture (H, W, 3), RGB, uint8, to what the detector takes: {"image": (3, h, w) in 0..255}.
+
+    The channels are in the order of INPUT.FORMAT, the short and long sides as ``sizes`` say, by default
+    INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
     """
     short, longest = sizes or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
@@ -187,14 +191,18 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     opened = open_file(cfg.MODEL.WEIGHTS)
     layout = None if opened is None else opened.layout
     ranks = ranks_from_config(cfg)
-    asked, _ = choose_layout(find_candidates(model), single={}, **ranks)
+    requested, _ = choose_layout(find_candidates(model), single={}, **ranks)
     if layout is None:
-        return apply_layout(model, asked, "fresh")
-    requested = {name.removesuffix(".conv"): rank for name, rank in asked.items()}
-    if requested and requested != {name.removesuffix(".conv"): rank for name, rank in layout.items()}:
+        return apply_layout(model, requested, "fresh")
+    if requested and _without_wrappers(requested) != _without_wrappers(layout):
         text = ", ".join(f"{name.upper()} {rank}" for name, rank in ranks.items() if rank is not None)
         logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have ranks of their own", text)
     return apply_layout(model, layout, "empty")
+
+
+def _without_wrappers(layout: Mapping[str, int]) -> dict[str, int]:
+    """A layout by the names that layers have without a wrapper around their convolution."""
+    return {name.removesuffix(".conv"): rank for name, rank in layout.items()}
 
 
 def with_weights(cfg: CfgNode, path: str | Path) -> CfgNode:

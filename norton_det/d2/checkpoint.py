@@ -133,7 +133,7 @@ class NortonCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def _refuse_misfits(self, incompatible: Any, prefix: str, complete: bool) -> None:
-        """Of the backbone, which is below ``prefix``, and with ``complete`` of neck and heads too."""
+        """Refuse tensors of the backbone, which is below ``prefix``, that do not fit; with ``complete`` others too."""
         for name, actual, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
                 mend = (
@@ -142,17 +142,19 @@ class NortonCheckpointer(DetectionCheckpointer):
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
                 raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(actual)}; {mend}")
-        anew = {name for name, *_ in incompatible.incorrect_shapes}
+        misshapen = {name for name, *_ in incompatible.incorrect_shapes}
         missing = [name for name in incompatible.missing_keys if self.whole or complete or name.startswith(prefix)]
-        lacking = [name for name in missing if name not in anew]
-        if lacking:
-            inside = all(name.startswith(prefix) for name in lacking)
+        absent = [name for name in missing if name not in misshapen]
+        if absent:
+            inside = all(name.startswith(prefix) for name in absent)
             scope, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
             if complete and not self.whole and not inside:
                 scope, mend = "detector", "use weights of this detector, or --partial to have them start anew"
-            first = lacking[0]
-            raise InputError(f"weights: {len(lacking)} tensors of the {scope} are missing (first: {first}); {mend}")
-        extra = [name for name in incompatible.unexpected_keys if name not in anew and not name.startswith(HARMLESS)]
+            first = absent[0]
+            raise InputError(f"weights: {len(absent)} tensors of the {scope} are missing (first: {first}); {mend}")
+        extra = [
+            name for name in incompatible.unexpected_keys if name not in misshapen and not name.startswith(HARMLESS)
+        ]
         if extra and (complete or self.whole):
             raise InputError(
                 f"weights: {len(extra)} tensors are not of this detector (first: {extra[0][:80]}); use weights of this "

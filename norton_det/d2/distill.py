@@ -50,12 +50,14 @@ class Distillation:
                 raise InputError(f"expected an R-CNN with FPN, got {type(heads or detector).__name__}; leave it out")
             if not isinstance(heads.box_predictor, FastRCNNOutputLayers):
                 raise InputError(f"expected one box head, got {type(heads.box_predictor).__name__}; leave it out")
-        found, wanted = (each.roi_heads.box_predictor.cls_score.out_features for each in (student, teacher))
-        if found != wanted:
+        scores = [detector.roi_heads.box_predictor.cls_score for detector in (student, teacher)]
+        classes, teacher_classes = (layer.out_features - 1 for layer in scores)
+        if classes != teacher_classes:
             raise InputError(
-                f"expected a teacher of {found - 1} classes, got {wanted - 1}; use the dense detector of the same data"
+                f"expected a teacher of {classes} classes, got {teacher_classes}; "
+                "use the dense detector of the same data"
             )
-        self.kept: dict[str, Any] = {}
+        self.outputs: dict[str, Any] = {}
 
     def install(self) -> None:
         """Let the student return the losses too while it trains, by forward hooks."""
@@ -71,52 +73,52 @@ class Distillation:
 
     def _keep_output(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
-            self.kept[name] = output
+            self.outputs[name] = output
 
         return hook
 
     def _keep_regions(self, _: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
-        self.kept["regions"] = inputs[1]
+        self.outputs["regions"] = inputs[1]
 
     def _add_losses(self, student: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         return output | self.losses(inputs[0]) if student.training else output
 
     def losses(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Losses by name for the images that the student has just seen."""
-        teacher, kept, weights, losses = self.teacher, self.kept, self.weights, {}
+        teacher, outputs, weights, losses = self.teacher, self.outputs, self.weights, {}
         with torch.no_grad():
             maps = teacher.backbone(teacher.preprocess_image(inputs).tensor)
         if weights.features:
-            levels = [feature_distance(kept["features"][name], maps[name]) for name in maps]
+            levels = [feature_distance(outputs["features"][name], maps[name]) for name in maps]
             losses["loss_distill_features"] = weights.features * torch.stack(levels).mean()
         if weights.rpn:
             with torch.no_grad():
-                wanted = teacher.proposal_generator.rpn_head(
+                objectness = teacher.proposal_generator.rpn_head(
                     [maps[name] for name in teacher.proposal_generator.in_features]
                 )[0]
-            losses["loss_distill_rpn"] = weights.rpn * objectness_divergence(kept["rpn"][0], wanted)
+            losses["loss_distill_rpn"] = weights.rpn * objectness_divergence(outputs["rpn"][0], objectness)
         if weights.box:
             heads = teacher.roi_heads
             with torch.no_grad():
-                pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], kept["regions"])
+                pooled = heads.box_pooler([maps[name] for name in heads.box_in_features], outputs["regions"])
                 classes = heads.box_predictor(heads.box_head(pooled))[0]
-            losses["loss_distill_box"] = weights.box * class_divergence(kept["box"][0], classes)
-        kept.clear()
+            losses["loss_distill_box"] = weights.box * class_divergence(outputs["box"][0], classes)
+        outputs.clear()
         return losses
 
 
-def objectness_divergence(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+def objectness_divergence(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Kullback-Leibler divergence of objectness logits of all levels, summed, over the sum of the teacher's
     probabilities.
     """
-    logits, target = (torch.cat([part.float().flatten() for part in parts]) for parts in (found, wanted))
+    logits, target = (torch.cat([level.float().flatten() for level in levels]) for levels in (student, teacher))
     probability = target.sigmoid()
     cross = F.binary_cross_entropy_with_logits(logits, probability, reduction="sum")
     entropy = F.binary_cross_entropy_with_logits(target, probability, reduction="sum")
     return (cross - entropy) / probability.sum().clamp_min(1.0)
 
 
-def class_divergence(found: Tensor, wanted: Tensor) -> Tensor:
+def class_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Kullback-Leibler divergence of class logits (P, C+1), mean over regions; 0 without any."""
-    logits, target = found.float().log_softmax(1), wanted.float().log_softmax(1)
+    logits, target = student.float().log_softmax(1), teacher.float().log_softmax(1)
     return F.kl_div(logits, target, log_target=True, reduction="sum") / max(1, len(logits))

@@ -42,22 +42,23 @@ def newest_checkpoint(folder: str | Path) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _tell(message: str) -> None:
+def _warn_once(message: str) -> None:
+    """Log a warning, the same one once."""
     logger.warning("%s", message)
 
 
 def _iteration(file: Path) -> int | None:
-    """That a trainer saved a checkpoint in; ``None`` for other files and, with a word, for damaged ones."""
+    """The iteration that a trainer saved a checkpoint in; ``None`` for other files, for damaged ones with a warning."""
     try:
         status = require_file(file, "weights of a detector").stat()
         return _read_iteration(str(file), (status.st_ino, status.st_size, status.st_mtime_ns))
     except InputError as error:
-        _tell(f"Passed over: {first_line(error, 300)}")
+        _warn_once(f"Passed over: {first_line(error, 300)}")
         return None
 
 
 @functools.lru_cache(maxsize=64)
 def _read_iteration(path: str, _: tuple[int, ...]) -> int | None:
-    """Of a file whose content is whole; one that has not changed since is not read again for it."""
+    """The iteration of a file whose content is whole; a file is not read again while it stays the same."""
     iteration = open_weights(path).fields.get("iteration")
     return iteration if type(iteration) is int else None

@@ -49,18 +49,18 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
     if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
         return cfg
     spec = spec_from_config(cfg)
-    asked = any(rank is not None for rank in ranks_from_config(cfg).values())
+    around = any(rank is not None for rank in ranks_from_config(cfg).values())
     path = Path(cfg.OUTPUT_DIR) / f"start_{spec.name or 'norton'}.safetensors"
     error = ""
     with reading_once():
         opened = open_file(weights)
         if opened is not None and opened.described is not None:
             compressed = spec.is_dense or not opened.described.spec.is_dense
-            if compressed and not (asked and opened.layout == {}):
+            if compressed and not (around and opened.layout == {}):
                 return cfg
         if comm.is_main_process():
             try:
-                _compress(path, cfg, spec, asked)
+                _compress(path, cfg, spec, around)
             except InputError as caught:
                 error = str(caught)
     if error := comm.all_gather(error)[0]:  # in all processes, so that none waits for the others
@@ -146,11 +146,11 @@ def training_pictures(cfg: CfgNode, convert: Callable[[np.ndarray], Input], most
         return None
     files = sorted({str(record["file_name"]) for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)})
     random.Random(max(cfg.SEED, 0)).shuffle(files)
-    what = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
-    pictures, broken = read_sample(what, files, convert, count, read=read_file, progress=True)
+    origin = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
+    pictures, broken = read_sample(origin, files, convert, count, read=read_file, progress=True)
     for file in broken:
         logger.warning("Skipped, cannot be read: %s", file)
-    logger.info("Fitted to %d pictures of %s", len(pictures), what)
+    logger.info("Fitted to %d pictures of %s", len(pictures), origin)
     return pictures
 
 
@@ -171,5 +171,5 @@ def _calibration(cfg: CfgNode) -> Calibration | None:
 
 
 def _is_detectron2(opened: OpenedWeights) -> bool:
-    """Whether it is a whole detector of Detectron2's with FPN."""
+    """Whether weights are those of a whole detector of Detectron2's with FPN."""
     return opened.stack == "detectron2" and any(".fpn_output" in name for name in opened.around)

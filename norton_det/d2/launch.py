@@ -62,7 +62,7 @@ def launch(
     beats = multiprocessing.get_context("spawn").Array("d", processes, lock=False)
     with _watching(beats) as silent:
         try:
-            launch_detectron2(_one_line, processes, machines, rank, url, args=(main, args, beats), timeout=TIMEOUT)
+            launch_detectron2(_run_process, processes, machines, rank, url, args=(main, args, beats), timeout=TIMEOUT)
         except ProcessExitedException as error:
             if silent:
                 sys.exit(
@@ -116,7 +116,8 @@ def _watching(beats: Any) -> Iterator[list[int]]:
 
 
 def _join_torchrun() -> None:
-    local, gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
+    """Join the processes that torchrun has started, as its environment says."""
+    local_rank, gpu = int(os.environ["LOCAL_RANK"]), torch.cuda.is_available()
     if gpu and int(os.environ["LOCAL_WORLD_SIZE"]) > torch.cuda.device_count():
         raise InputError(
             f"--nproc_per_node: expected at most {torch.cuda.device_count()}, as many GPUs as there are, got "
@@ -125,11 +126,11 @@ def _join_torchrun() -> None:
     dist.init_process_group("nccl" if gpu else "gloo", timeout=TIMEOUT)
     comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
     if gpu:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(local_rank)
     comm.synchronize()
 
 
-def _one_line(main: Callable[[Any], None], args: Any, beats: Any) -> None:
+def _run_process(main: Callable[[Any], None], args: Any, beats: Any) -> None:
     """``main`` in a process of several: what ends it is one line of the first process, and an exit status."""
     threading.Thread(target=_beat, args=(beats, comm.get_local_rank()), daemon=True).start()
     status = 0
@@ -150,6 +151,7 @@ def _one_line(main: Callable[[Any], None], args: Any, beats: Any) -> None:
 
 
 def _beat(beats: Any, index: int) -> None:
+    """Write the time of a process, its sign of life, every second."""
     while True:
         beats[index] = time.time()
         time.sleep(1)

@@ -45,16 +45,16 @@ class NortonTrainer(DefaultTrainer):
         check_weights(cfg)
         check_training(cfg)
         self.stop, self.precision = StopOnSignal(), ExitStack()
-        plain = scale_learning_rate(cfg).clone()
-        plain.defrost()
-        if plain.SEED < 0:
-            plain.SEED = comm.shared_random_seed()
-        self.seed = plain.SEED
+        trainer_cfg = scale_learning_rate(cfg).clone()
+        trainer_cfg.defrost()
+        if trainer_cfg.SEED < 0:
+            trainer_cfg.SEED = comm.shared_random_seed()
+        self.seed = trainer_cfg.SEED
         on_cpu = cfg.MODEL.DEVICE == "cpu"
-        plain.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and not on_cpu  # Detectron2's own is for CUDA alone
-        plain.freeze()
-        with _parallel_on(plain.MODEL.DEVICE):
-            super().__init__(plain)
+        trainer_cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and not on_cpu  # Detectron2's own is for CUDA alone
+        trainer_cfg.freeze()
+        with _parallel_on(trainer_cfg.MODEL.DEVICE):
+            super().__init__(trainer_cfg)
         if on_cpu:
             # the backbone alone: Detectron2's heads use view
             self.detector.backbone.to(memory_format=torch.channels_last)
@@ -77,13 +77,13 @@ class NortonTrainer(DefaultTrainer):
             partial=self.cfg.MODEL.PARTIAL_WEIGHTS,
             trainer=weakref.proxy(self),
         )
-        found = [Reseed(), *super().build_hooks()]
-        before = next((i for i, hook in enumerate(found) if isinstance(hook, hooks.EvalHook)), len(found))
+        all_hooks = [Reseed(), *super().build_hooks()]
+        before = next((i for i, hook in enumerate(all_hooks) if isinstance(hook, hooks.EvalHook)), len(all_hooks))
         images = len(self.data_loader.dataset) if is_stream(self.data_loader) else 0
         self.guard = Guard(self.detector, self.stop, images)
-        found.insert(before, self.guard)
+        all_hooks.insert(before, self.guard)
         if not self.cfg.SOLVER.EMA_DECAY:
-            return found
+            return all_hooks
         average = Average(self.detector, self.cfg.SOLVER.EMA_DECAY, self.cfg.OUTPUT_DIR)
 
         def test() -> Any:
@@ -91,8 +91,8 @@ class NortonTrainer(DefaultTrainer):
             return self._last_eval_results
 
         evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, test)
-        found = [evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in found]
-        return [found[0], average, *found[1:]]  # averaged before it is saved and tested
+        reseed, *others = (evaluation if isinstance(hook, hooks.EvalHook) else hook for hook in all_hooks)
+        return [reseed, average, *others]  # averaged before it is saved and tested
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As Detectron2's; batches that a run to resume has seen are passed over."""
@@ -111,14 +111,14 @@ class NortonTrainer(DefaultTrainer):
         """
         log = logging.getLogger("detectron2.engine.train_loop")
 
-        def keep(record: logging.LogRecord) -> bool:
+        def is_worth_telling(record: logging.LogRecord) -> bool:
             return not (record.exc_info and isinstance(record.exc_info[1], QUIET))
 
-        log.addFilter(keep)
+        log.addFilter(is_worth_telling)
         try:
             return guarded(super().train, self.guard)
         finally:
-            log.removeFilter(keep)
+            log.removeFilter(is_worth_telling)
             self.precision.close()
 
     def after_train(self) -> None:
@@ -256,13 +256,13 @@ def distillation_of(cfg: CfgNode, student: torch.nn.Module) -> Distillation:
 @contextmanager
 def _parallel_on(device: str) -> Iterator[None]:
     """Let Detectron2 make DistributedDataParallel for a CPU: it would ask for a GPU's number there."""
-    made = defaults.create_ddp_model
+    create = defaults.create_ddp_model
     if device == "cpu":
-        defaults.create_ddp_model = functools.partial(made, device_ids=None)
+        defaults.create_ddp_model = functools.partial(create, device_ids=None)
     try:
         yield
     finally:
-        defaults.create_ddp_model = made
+        defaults.create_ddp_model = create
 
 
 def train_in_bfloat16(model: torch.nn.Module, contexts: ExitStack) -> None:
