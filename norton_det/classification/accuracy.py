@@ -12,7 +12,7 @@ from ..utils.errors import InputError
 
 @dataclass(frozen=True)
 class Accuracy:
-    """In percent, over ``images``.
+    """Accuracy in percent, over ``images``.
 
     Attributes:
         top1, top5: share of images whose class is the first, or among the first five (all, where there are fewer).

@@ -119,7 +119,7 @@ class _Run:
         self.rows: list[dict[str, Any]] = []
 
     def guarded(self, progress: bool) -> None:
-        """``train``; what ends it early is told in one line, and the last whole state is kept."""
+        """Run ``train``; what ends it early is told in one line, and the last whole state is kept."""
         run_kept(self.stop, lambda: self.train(progress), self._keep, "use fewer workers")
 
     def train(self, progress: bool) -> None:

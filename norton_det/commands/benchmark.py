@@ -85,7 +85,10 @@ def memory_of(args: argparse.Namespace, config: str | None, model: str, form: st
 
 
 def run_alone(args: argparse.Namespace) -> None:
-    """What the process of ``memory_of`` does; files are made by another, so that making them does not count."""
+    """Run one detector and print its peak memory, in the process that ``memory_of`` starts.
+
+    An exported file is run by one more process, so that the memory that exporting takes does not count.
+    """
     model, form = args.only
     picture = read(args.image, *args.size)
     with tempfile.TemporaryDirectory() as folder:

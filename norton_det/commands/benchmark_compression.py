@@ -56,14 +56,22 @@ def timed(function: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def compress(weights: list[Tensor], rank: int) -> tuple[float, float, list[Factors]]:
-    """Seconds of the decompositions, seconds of distances and orders, factors of every layer."""
+    """Decompose all layers and order their filters.
+
+    Returns:
+        Seconds of the decompositions, seconds of the distances and orders, and the factors of every layer.
+    """
     cp_seconds, factors = timed(lambda: cp_decompose_layers(weights, [rank] * len(weights)))
     seconds, _ = timed(lambda: [elimination_order(pabs_distance(layer)) for layer in factors])
     return cp_seconds, seconds, factors
 
 
 def loop_cp(weight: Tensor, rank: int, sample: list[int]) -> tuple[float, float]:
-    """Seconds a filter of one parafac call, and the NMSE of the best of three over the sampled filters."""
+    """Decompose the sampled filters one by one with TensorLy.
+
+    Returns:
+        Seconds of one parafac call, for one filter, and the NMSE of the best of three starts over the sample.
+    """
     seconds, squared_error, energy = 0.0, 0.0, 0.0
     for tensor in weight[sample].double().numpy():
         errors = []
@@ -78,7 +86,11 @@ def loop_cp(weight: Tensor, rank: int, sample: list[int]) -> tuple[float, float]
 
 
 def loop_pabs(factors: Factors, pairs: list[tuple[int, int]]) -> tuple[float, float]:
-    """Seconds a pair of three subspace_angles calls, and the largest difference from our distances (radians)."""
+    """Compare the sampled pairs one by one with SciPy.
+
+    Returns:
+        Seconds of the three subspace_angles calls of a pair, and the largest difference from our distances (radians).
+    """
     modes = [factor.double().numpy() for factor in (factors.a, factors.b, factors.c)]
     seconds, loop = timed(lambda: [sum(subspace_angles(m[i], m[j]).max() for m in modes) for i, j in pairs])
     ours = pabs_distance(factors)

@@ -30,6 +30,7 @@ from ..utils.device import check_device
 from ..utils.errors import InputError
 from ..utils.files import require_writable, write_text
 from .options.compress import IMAGES, PICTURES
+from .parser import tell_skipped
 
 AROUND = ("neck_rank", "head_rank", "box_head_rank")
 
@@ -71,7 +72,7 @@ def target_from(args: argparse.Namespace) -> dict[str, str]:
 
 
 def size_from(args: argparse.Namespace, side: int) -> tuple[int, int, int]:
-    """(3, H, W) that costs are of."""
+    """The shape (3, H, W) of the input that costs are counted for."""
     height, width = args.input_size or (side, side)
     if min(height, width) < 32:
         raise InputError(f"--input-size: expected 32 pixels or more, got {height} {width}; enlarge it")
@@ -91,8 +92,7 @@ def read_calibration(args: argparse.Namespace, preprocessing: Preprocessing) -> 
         seed=args.seed,
         progress=not args.quiet,
     )
-    for path in broken:
-        print(f"skipped, cannot be read: {path}")
+    tell_skipped(broken)
     print(f"{args.calibrate}: {len(images)} images, {shape}")
     return Calibration(
         images,
@@ -110,8 +110,7 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
         return None
     count = PICTURES if args.images is None else args.images
     pictures, broken = load_pictures(args.calibrate, convert, count=count, seed=args.seed, progress=not args.quiet)
-    for path in broken:
-        print(f"skipped, cannot be read: {path}")
+    tell_skipped(broken)
     print(f"{args.calibrate}: {len(pictures)} images, resized as the detector is tested")
     return pictures
 

@@ -24,7 +24,7 @@ from ..utils.files import require_writable, write_text
 
 
 def describe(args: argparse.Namespace, predictor: Predictor | NativePredictor, clock: Meter) -> dict[str, Any]:
-    """What was evaluated, and the median time of a picture, for norton-det visualize."""
+    """The detector that was evaluated and its median time for a picture, as norton-det visualize reads them."""
     info = predictor.info
     return {
         "name": DetectorSource(args.weights, args.config_file).title,

@@ -20,6 +20,7 @@ from ..deploy.loading import load_detector
 from ..deploy.predictor import prepare
 from ..utils.errors import InputError
 from ..utils.files import require_writable, write_text
+from .parser import tell_skipped
 
 
 def fitting(detector: nn.Module, options: dict[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
@@ -69,8 +70,7 @@ def main(args: argparse.Namespace) -> None:
         pictures, broken = load_pictures(
             args.calibrate, fitting(detector, options), count=args.images, progress=not args.quiet
         )
-        for path in broken:
-            print(f"skipped, cannot be read: {path}")
+        tell_skipped(broken)
     started = time.perf_counter()
     info = export(
         detector, args.output, precision=args.precision, calibration=pictures, progress=not args.quiet, **options

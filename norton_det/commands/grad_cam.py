@@ -16,6 +16,7 @@ from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_file, require_writable
+from .parser import tell_skipped
 
 
 def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonResNet) -> dict[str, NortonResNet]:
@@ -35,8 +36,7 @@ def candidates(args: argparse.Namespace, loaded: LoadedWeights, dense: NortonRes
     if args.calibrate:
         shape = {"size": args.image_size, "resize": args.resize}
         images, broken, _ = load_images(args.calibrate, loaded.preprocessing, progress=True, **shape)
-        for path in broken:
-            print(f"skipped, cannot be read: {path}")
+        tell_skipped(broken)
         calibration = Calibration(images)
     for spec in specs:
         models[spec.name] = compress(dense, spec, calibration=calibration, progress=True).model

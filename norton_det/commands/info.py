@@ -84,7 +84,8 @@ def text(installation: dict[str, Any]) -> str:
 
 
 def inventory() -> dict[str, Any]:
-    """What this installation has, as JSON holds it; the version of a missing package is ``None``, ``mend`` gets it."""
+    """What this installation has, as JSON holds it; the version of a missing package is ``None``, its ``mend`` says how
+    to install it."""
     versions = {"Python": platform.python_version(), "torch": torch.__version__}
     versions |= {name: _version(name, (name,)) or "missing" for name in REQUIRED}
     optional = {
@@ -137,7 +138,7 @@ def openvino_devices() -> list[str]:
 
 
 def _version(module: str, distributions: tuple[str, ...]) -> str | None:
-    """Of an installed module, not imported unless it is of no distribution; ``None``: it is not installed."""
+    """The version of a module, which is imported only if no distribution has it; ``None`` if it is not installed."""
     if importlib.util.find_spec(module) is None:
         return None
     for name in distributions:

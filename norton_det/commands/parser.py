@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -84,6 +84,12 @@ def add_train_size(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
         metavar="S",
         help="side of the random crops of training; smaller ones are faster; by default that of evaluation",
     )
+
+
+def tell_skipped(paths: Iterable[object]) -> None:
+    """Print a line for each picture that cannot be read."""
+    for path in paths:
+        print(f"skipped, cannot be read: {path}")
 
 
 @contextmanager

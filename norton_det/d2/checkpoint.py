@@ -88,7 +88,7 @@ class NortonCheckpointer(DetectionCheckpointer):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """See ``newest_checkpoint``; of ``save_dir``."""
+        """The newest whole checkpoint in ``save_dir``, see ``newest_checkpoint``."""
         return newest_checkpoint(self.save_dir)
 
     def _load_file(self, filename: str) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _join_torchrun() -> None:
 
 
 def _run_process(main: Callable[[Any], None], args: Any, beats: Any) -> None:
-    """``main`` in a process of several: what ends it is one line of the first process, and an exit status."""
+    """Run ``main`` in one process of several; bad input or a signal becomes one line on stderr and an exit status."""
     threading.Thread(target=_beat, args=(beats, comm.get_local_rank()), daemon=True).start()
     status = 0
     try:

@@ -18,7 +18,7 @@ def seed_all(*numbers: int) -> None:
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """``seed_all`` for a while; afterwards random numbers of the CPU go on as before."""
+    """``seed_all`` for the block; afterwards random numbers of the CPU go on as before it."""
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed_all(*numbers)
     try:

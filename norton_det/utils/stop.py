@@ -24,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def remember_statistics(model: nn.Module) -> Callable[[], None]:
-    """What normalisation layers of a model in training have counted so far: a function that brings it back."""
+    """Remember the statistics of normalisation layers that are in training; returns a function that restores them."""
     kinds = (nn.modules.batchnorm._NormBase,)
     training = [module for module in model.modules() if isinstance(module, kinds) and module.training]
     remembered = [(buffer, buffer.clone()) for module in training for buffer in module.buffers()]

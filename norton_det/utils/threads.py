@@ -88,7 +88,7 @@ def _make_pool(workers: int) -> ThreadPoolExecutor:
 
 
 def _begin() -> None:
-    """A thread of the pool."""
+    """Prepare a thread of the pool: its operations run on one thread, and it takes no others."""
     _local.threads = 1
     _set_threads_here(1)
 

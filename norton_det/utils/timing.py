@@ -26,12 +26,12 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Seconds."""
+        """The median of the calls, in seconds."""
         return statistics.median(self.seconds)
 
     @property
     def fps(self) -> float:
-        """Calls a second, of the median."""
+        """Calls in a second, by the median."""
         return 1 / self.median
 
     @property
@@ -43,7 +43,7 @@ class Timing:
         return deciles[0], deciles[-1]
 
     def percentile(self, share: int) -> float:
-        """Seconds that ``share`` per cent of the calls stay below."""
+        """The seconds that ``share`` per cent of the calls stay below."""
         if len(self.seconds) < 2:
             return self.seconds[0]
         return statistics.quantiles(self.seconds, n=100, method="inclusive")[share - 1]
