@@ -64,7 +64,7 @@ def compress(
     Args:
         model: torchvision's ResNet-18/34/50/101/152, a dense ``NortonResNet``, or a state dict with their names, any
             number of classes, with or without the classifier. It is left untouched.
-        spec: ranks and ratios, or the name of a level, such as ``norton-78``.
+        spec: ranks and ratios, or the name of a preset, such as ``norton-78``.
         calibration: unlabelled images (N, 3, H, W), preprocessed as the weights expect, or a ``Calibration`` with
             settings: the compressed network is fitted to the dense one on them.
         readers: what else reads the outputs of stages (1..4), to be fitted too.
@@ -198,13 +198,13 @@ def _readers(rest: Mapping[str, Tensor], arch: Architecture) -> dict[int, tuple[
 
 
 def spec_for(arch: str, spec: CompressionSpec | str) -> CompressionSpec:
-    """A spec as given, or the level of that name for a ResNet of that name.
+    """A spec as given, or the preset of that name for a ResNet of that name.
 
     Raises:
         InputError: neither, or a spec of another ResNet.
     """
     if not isinstance(spec, CompressionSpec | str):
-        raise InputError(f"spec: expected a CompressionSpec or a level's name, got {spec!r:.40}; write norton-78")
+        raise InputError(f"spec: expected a CompressionSpec or a preset's name, got {spec!r:.40}; write norton-78")
     if isinstance(spec, str):
         return CompressionSpec.preset(spec, arch)
     if spec.arch != arch:

@@ -215,7 +215,7 @@ def test_what_cannot_be_compressed_is_refused_in_one_line(dense, norton_78):
         "expected the blocks of a ResNet .*, found none",
     )
     refused(torchvision.models.resnet101(), "expected one of resnet101, as the model is, got one of resnet50")
-    refused(dense, "expected a CompressionSpec or a level's name, got 2; write norton-78", spec=2)
+    refused(dense, "expected a CompressionSpec or a preset's name, got 2; write norton-78", spec=2)
     refused({name: t for name, t in state.items() if name != "fc.bias"}, r"1 missing \(first: fc\.bias\)")
     refused({"epoch": 3} | state, "epoch: expected a tensor, got int; pass model.state_dict()")
     refused("resnet50.pth", "expected a ResNet or its state dict, got str")
