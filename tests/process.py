@@ -73,10 +73,11 @@ def _child(main: Callable[[], object], folder: Path, out: Path, err: Path, memor
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-        for name in (None, *logging.root.manager.loggerDict):  # theirs may be streams of the process before
+        logging.root.handlers[:] = [own for own in logging.root.handlers if type(own) is logging.StreamHandler]
+        for name in (None, *logging.root.manager.loggerDict):  # theirs are streams of the process before, or pytest's
             for handler in logging.getLogger(name).handlers:
                 if type(handler) is logging.StreamHandler:
-                    handler.setStream(sys.stderr)
+                    handler.stream = sys.stderr  # the other may be closed
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if memory is not None:

@@ -17,7 +17,7 @@ from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
 from norton_det.utils.errors import InputError
 
-DENSE = {"layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}
+DENSE = NortonResNet(CompressionSpec.dense("resnet18"), 10)
 HALF = CompressionSpec.parse(1, "[0.]+[0.5]*3+[0.75]*16")
 WEIGHT_ONLY = {"compensate": False, "decomposition": "weight"}
 

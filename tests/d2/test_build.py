@@ -233,6 +233,7 @@ def test_bfloat16_on_a_cpu_while_training_alone():
     with pytest.raises(RuntimeError):
         layer.train()(torch.ones(1, 5))
     assert not torch.is_autocast_enabled("cpu")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
     cut_off = layer.register_forward_pre_hook(lambda *_: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         layer(torch.ones(1, 4))
