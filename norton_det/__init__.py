@@ -6,7 +6,7 @@
     nd.save_checkpoint("resnet50_norton-64.safetensors", result.model)
 
 Reference: V. T. Pham, Y. Zniyed, T. P. Nguyen, "Enhanced Network Compression Through Tensor Decompositions and
-Pruning", IEEE TNNLS 36(3), 2025. The core (``utils`` to ``compression``) needs PyTorch only;
+Pruning", IEEE TNNLS 36(3), 2025. The core (``utils`` to ``compression``) needs PyTorch, NumPy and tqdm;
 ``norton_det.d2`` is the Detectron2 adapter, ``norton_det.tv`` the torchvision one.
 """
 

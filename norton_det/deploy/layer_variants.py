@@ -11,7 +11,7 @@ dense     one Kh x Kw convolution, or one product                      CPConv2d,
 ========  ===========================================================  =================================
 
 For R > 1, *branches* and *stacked* avoid a grouped convolution of R channels a group, which oneDNN (PyTorch on the
-CPU) computes at half the speed of a depthwise one. There the components are component-major: channel ``r*O + o``.
+CPU) computes at half the speed of a depthwise one. There the components are rank-major: channel ``r*O + o``.
 
 Legend: ``O`` filters, ``I`` input channels, ``Kh``/``Kw`` kernel, ``R`` rank, ``N, H, W`` batch and image.
 """
@@ -62,7 +62,7 @@ class Stacked(nn.Module):
 
 
 def variant_names(layer: Factored) -> tuple[str, ...]:
-    """The variants that a layer has; the first is the one to keep unless another is faster."""
+    """The variants that a layer has, of those below; the first is the one to keep unless another is faster."""
     if isinstance(layer, LowRankLinear):
         return ("factored", "dense")
     return ("fused", "factored", *(("branches", "stacked") if layer.rank > 1 else ()), "dense")

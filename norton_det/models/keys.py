@@ -172,7 +172,14 @@ def split_detector_state(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
 
 
 def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
-    """Find the ResNet of a state dict by the names of its first block; see ``split_detector_state``."""
+    """Find the ResNet of a state dict by the names of its first block, and give its tensors torchvision's names.
+
+    Every naming scheme is known: torchvision's, Detectron2's, Caffe2's, and that of the NORTON release, whose
+    components are put in filter-major order; below any prefix.
+
+    Raises:
+        InputError: no ResNet, names of another network, or two tensors for one name.
+    """
     first = next((match for match in map(_FIRST_CONV.fullmatch, state) if match), None)
     if first is None:
         raise InputError(
@@ -201,6 +208,7 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
 
 
 def _from_torchvision(name: str) -> str:
+    """torchvision's names as they are; the NORTON release has its own for the factors of a CP layer alone."""
     renamed = re.sub(r"\.(conv\d)\.feature\.(pointwise|vertical|horizontal)\.", r".\1.\2.", name)
     if not _TORCHVISION.fullmatch(renamed):
         raise InputError(f"{name}: expected only layers of a ResNet; {_hint(name)}")

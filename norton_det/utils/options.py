@@ -11,4 +11,4 @@ FILE_FORMS = {  # form that a detector is timed in -> ending, precision, module
 FORMS = (*TORCH_FORMS, *FILE_FORMS)
 FILE_PRECISIONS = ("f32", "bf16", "int8")  # of exported files
 DETECTORS = ("faster", "mask", "keypoint")
-CRITERIA = ("css", "norm", "pabs", "pabs_sum", "random")  # of pruning; register_criterion adds to them
+CRITERIA = ("css", "norm", "pabs", "pabs_sum", "random")  # of pruning, those of the package in order
