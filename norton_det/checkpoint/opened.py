@@ -122,9 +122,8 @@ class OpenedWeights:
         if self.described is None or not any("roi_heads." in name for name in self.state):
             return None
         factors = (re.fullmatch(r"(.+?)(?:\.conv)?\.(?:pointwise|first)\.weight", name) for name in self.resnet.rest)
-        names = {
-            match[1].removesuffix(".conv") for match in factors if match
-        }  # rpn_head.conv.conv, where it is wrapped
+        # a wrapped layer has one .conv more, and rpn_head.conv has one in its name: both are left out, on both sides
+        names = {match[1].removesuffix(".conv") for match in factors if match}
         if {name.removesuffix(".conv") for name in self.described.layout} != names:
             raise InputError(
                 f"{self.source}: metadata: layout does not name the factored layers in it; write the file again"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..utils.errors import InputError, naming
+from ..utils.hooks import hooked
 from .mapper import read_file
 
 COLUMNS = {
@@ -164,16 +165,13 @@ def refusing_non_finite(detector: nn.Module) -> Iterator[None]:
 
         return hook
 
-    handles = [
-        module.register_forward_hook(hook_of(name))
+    heads = [
+        (module, hook_of(name))
         for name, module in detector.named_modules()
         if name.rpartition(".")[2] in ("rpn_head", "box_predictor")
     ]
-    try:
+    with hooked(outputs=heads):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from ..models.factorize import replace_module
 from ..models.fuse import fold_batch_norms, fuse
 from ..models.layers import CPConv2d, Factored, LowRankLinear
 from ..utils.errors import InputError, first_line
+from ..utils.hooks import hooked
 from ..utils.timing import Timing, environment, measure
 from .layer_variants import make_variant, variant_names
 from .tune_report import LayerTiming, TuneReport
@@ -188,13 +189,8 @@ def _record(model: nn.Module, layers: Mapping[str, nn.Module], example: Any) -> 
         if x.numel():  # a head without regions costs nothing
             inputs[name][tuple(x.shape), x.dtype, _is_channels_last_tensor(x)] += 1
 
-    handles = [layer.register_forward_pre_hook(partial(hook, name)) for name, layer in layers.items()]
-    try:
-        with torch.inference_mode():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(inputs=[(layer, partial(hook, name)) for name, layer in layers.items()]), torch.inference_mode():
+        model(example)
     return inputs
 
 
