@@ -35,6 +35,7 @@ class Detectron2Stack(DetectionStack):
 
     name = "detectron2"
     title = "Detectron2"
+    first_label = 0
 
     def load_detector(
         self, weights: str, config: str | None = None, opts: Sequence[str] = ()
@@ -76,6 +77,13 @@ class Detectron2Stack(DetectionStack):
 
     def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
         """Nothing: checkpoints read what they say off the detector."""
+
+    def num_classes(self, detector: GeneralizedRCNN) -> int:
+        return int(detector.roi_heads.num_classes)
+
+    def num_keypoints(self, detector: GeneralizedRCNN) -> int:
+        head = getattr(detector.roi_heads, "keypoint_head", None)
+        return 0 if head is None else int(head.num_keypoints)
 
     def heads_of(self, detector: GeneralizedRCNN) -> tuple[str, ...]:
         heads = detector.roi_heads

@@ -8,11 +8,12 @@ from torch import nn
 
 from ..models.complexity import count_complexity
 from ..models.input_size import LONGEST, is_size
+from ..models.labels import labels_of, named
 from ..models.stacks import STACKS, DetectionStack, stack_named, stack_of
 from ..utils.errors import InputError
 from .graph import output_names
 
-VERSION = 1
+VERSION = 2  # that is written; files of version 1 know no category ids and keypoints
 COUNTED_SIZE = (800, 800)  # (H, W) of the image that MACs are of, as published
 PRECISIONS = ("f32", "bf16", "f16", "int8")
 
@@ -27,7 +28,9 @@ class DeployInfo:
         color: RGB or BGR, what the graph's input is.
         min_size, max_size: pixels: the short side is resized to ``min_size`` unless the long one passes ``max_size``
             (``input_size``); a ``min_size`` of 0 leaves pictures at their size.
-        classes: names by label, if they are known.
+        classes: names by label, if they are known; torchvision's begin with "background".
+        category_ids: of COCO's annotations, by label, if they are known; ``None`` for a label that no object has.
+        keypoints: their names, if they are known.
         precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
         macs, params: of the detector that was deployed, for an image of 800x800 (``count_complexity``); 0 in files of
@@ -40,6 +43,8 @@ class DeployInfo:
     min_size: int
     max_size: int
     classes: tuple[str, ...] = ()
+    category_ids: tuple[int | None, ...] = ()
+    keypoints: tuple[str, ...] = ()
     precision: str = "f32"
     proposals: int = 1000
     macs: int = 0
@@ -58,8 +63,8 @@ class DeployInfo:
         try:
             fields: dict[str, Any] = json.loads(text)
             version = fields.pop("version")
-            if version != VERSION:
-                raise InputError(f"{source}: version: expected {VERSION}, got {version!r}; update norton_det")
+            if version not in (1, VERSION):
+                raise InputError(f"{source}: version: expected 1 or {VERSION}, got {version!r}; update norton_det")
             fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
             info = cls(**fields)
         except InputError:
@@ -84,6 +89,8 @@ class DeployInfo:
             "min_size": (is_size(self.min_size, self.max_size), f"0 to max_size, at most {LONGEST}"),
             "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             "classes": (all(isinstance(name, str) for name in self.classes), "names"),
+            "category_ids": (all(value is None or type(value) is int for value in self.category_ids), "whole numbers"),
+            "keypoints": (all(isinstance(name, str) for name in self.keypoints), "names"),
             "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),
             "macs": (type(self.macs) is int and self.macs >= 0, "0 or more"),
             "params": (type(self.params) is int and self.params >= 0, "0 or more"),
@@ -91,6 +98,11 @@ class DeployInfo:
         for field, (good, expected) in checks.items():
             if not good:
                 raise InputError(f"{source}: {field}: expected {expected}, got {getattr(self, field)!r}; change it")
+
+    @property
+    def first_label(self) -> int:
+        """The label of the first class."""
+        return self.adapter.first_label
 
     @property
     def adapter(self) -> DetectionStack:
@@ -105,6 +117,8 @@ class DeployInfo:
 def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
     """What a detector says of itself, with changes by field; ``None`` changes nothing.
 
+    ``classes`` are its names without the background, which may lead them; what it knows of itself is in ``labels_of``.
+
     Raises:
         InputError: not an R-CNN of either stack, or a value that makes no sense.
     """
@@ -115,6 +129,13 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
         "outputs": output_names("mask" in heads, "keypoint" in heads),
         "color": stack.preprocessing_of(detector).color,
     }
+    labels = labels_of(detector)
+    if (names := changes.pop("classes", None)) is not None:
+        classes = named(names, stack.num_classes(detector), "classes")
+        labels = labels if classes == labels.classes else replace(labels, classes=classes, category_ids=())
+    labels.check("detector", stack.num_classes(detector), stack.num_keypoints(detector))
+    fields["classes"], fields["category_ids"] = labels.by_label(stack.first_label)
+    fields["keypoints"] = labels.keypoints
     fields |= asdict(stack.test_settings(detector))
     fields |= {name: value for name, value in changes.items() if value is not None}
     if unknown := set(fields) - set(DeployInfo.__dataclass_fields__):

@@ -73,6 +73,8 @@ class DetectionStack(Protocol):
     """A key of ``STACKS``."""
     title: str
     """The stack's name as it is written."""
+    first_label: int
+    """The label of the first class: 0, or 1 after the background."""
 
     # Files
 
@@ -124,6 +126,14 @@ class DetectionStack(Protocol):
     @abstractmethod
     def attach_info(self, detector: nn.Module, info: NetworkInfo) -> None:
         """Note in the detector what its file will have to say of it, where the stack does not read that off it."""
+
+    @abstractmethod
+    def num_classes(self, detector: nn.Module) -> int:
+        """Of the box head, without the background."""
+
+    @abstractmethod
+    def num_keypoints(self, detector: nn.Module) -> int:
+        """Of the keypoint head; 0 without one."""
 
     @abstractmethod
     def heads_of(self, detector: nn.Module) -> tuple[str, ...]:

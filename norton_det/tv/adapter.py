@@ -32,6 +32,7 @@ class TorchvisionStack(DetectionStack):
 
     name = "torchvision"
     title = "torchvision"
+    first_label = 1
 
     def load_detector(
         self, weights: str, config: str | None = None, opts: Sequence[str] = ()
@@ -78,8 +79,15 @@ class TorchvisionStack(DetectionStack):
         heads = detector.roi_heads
         kinds = {"keypoint": KeypointRCNN, "mask": MaskRCNN}
         kind = next((kind for kind, cls in kinds.items() if isinstance(detector, cls)), "faster")
-        keypoints = heads.keypoint_predictor.kps_score_lowres.out_channels if kind == "keypoint" else None
+        keypoints = self.num_keypoints(detector) if kind == "keypoint" else None
         detector.norton_info = DetectorInfo(kind, info, heads.box_predictor.cls_score.out_features, keypoints)
+
+    def num_classes(self, detector: GeneralizedRCNN) -> int:
+        return detector.roi_heads.box_predictor.cls_score.out_features - 1
+
+    def num_keypoints(self, detector: GeneralizedRCNN) -> int:
+        heads = detector.roi_heads
+        return heads.keypoint_predictor.kps_score_lowres.out_channels if heads.has_keypoint() else 0
 
     def heads_of(self, detector: GeneralizedRCNN) -> tuple[str, ...]:
         return tuple(head for head in HEADS if getattr(detector.roi_heads, f"{head}_head", None) is not None)

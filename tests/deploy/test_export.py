@@ -301,7 +301,7 @@ def test_a_file_of_another_tool(tmp_path):
 @pytest.mark.parametrize(
     ("change", "pattern"),
     [
-        ({"version": 2}, "version: expected 1, got 2"),
+        ({"version": 3}, "version: expected 1 or 2, got 3"),
         ({"stack": "yolo"}, "stack: expected detectron2 or torchvision"),
         ({"min_size": 900}, "min_size: expected 0 to max_size"),
         ({"extra": 1}, "damaged"),
