@@ -24,6 +24,7 @@ from .distill import Distillation, DistillWeights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Guard, Reseed, guarded
 from .loader import build_test_loader, build_train_loader, check_classes, is_stream, set_seed
+from .optimizer_state import apply_settings, check_optimizer, settings_of
 from .pooling import vectorize_pooling
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class NortonTrainer(DefaultTrainer):
         self.stop, self.precision = StopOnSignal(), ExitStack()
         trainer_cfg = scale_learning_rate(cfg).clone()
         trainer_cfg.defrost()
-        if trainer_cfg.SEED < 0:
+        self.seed_is_given = trainer_cfg.SEED >= 0
+        if not self.seed_is_given:
             trainer_cfg.SEED = comm.shared_random_seed()
         self.seed = trainer_cfg.SEED
         on_cpu = cfg.MODEL.DEVICE == "cpu"
@@ -133,6 +135,9 @@ class NortonTrainer(DefaultTrainer):
         return super().state_dict() | {"seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As Detectron2's; the rate, its schedule, momentum and decay are those of the config (``apply_settings``)."""
+        optimizer = self._trainer.optimizer
+        settings = settings_of(optimizer)
         try:
             super().load_state_dict(state_dict)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -140,8 +145,12 @@ class NortonTrainer(DefaultTrainer):
                 f"state of a training: expected that of this network, got another ({first_line(error)}); resume with "
                 "the same config"
             ) from None
-        check_optimizer(self._trainer.optimizer)
-        self.seed = state_dict.get("seed", self.seed)
+        check_optimizer(optimizer)
+        apply_settings(optimizer, self.scheduler, settings)
+        seed = state_dict.get("seed", self.seed)
+        if self.seed_is_given and seed != self.seed:
+            logger.warning("SEED %d is not used: the run goes on with %d of its checkpoint", self.seed, seed)
+        self.seed = seed
         if is_stream(self.data_loader):
             set_seed(self.data_loader, self.seed)
 
@@ -182,21 +191,6 @@ class NortonTrainer(DefaultTrainer):
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
         return model
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a state that was loaded for parameters of other shapes, which torch does not look at.
-
-    Raises:
-        InputError: with both shapes.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise InputError(
-                    f"optimizer: expected {name} of shape {tuple(parameter.shape)}, got {tuple(value.shape)}, that of "
-                    "another network; start anew without --resume"
-                )
 
 
 def check_training(cfg: CfgNode) -> None:
