@@ -105,10 +105,11 @@ def load_checkpoint(path: str | Path) -> NortonResNet:
 
 
 def _check_strays(opened: OpenedWeights) -> None:
-    """Refuse a bare ResNet with layers of something else."""
+    """Refuse a bare ResNet with layers of something else, but for what a self-supervised training puts on top."""
     resnet = opened.resnet
     strays = sorted(name for name in resnet.rest if not name.endswith(_HARMLESS))
-    if strays and not resnet.prefix and resnet.naming != "caffe2":
+    trained_alone = opened.family is not None and "fc.weight" not in resnet.state
+    if strays and not resnet.prefix and resnet.naming != "caffe2" and not trained_alone:
         raise InputError(
             f"{opened.source}: expected only layers of a ResNet, got {len(strays)} others (first: {strays[0][:60]}); "
             "use weights of a plain ResNet"

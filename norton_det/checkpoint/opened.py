@@ -14,6 +14,7 @@ torchvision's convention is RGB, ImageNet mean and std, stride in the 3x3; that 
 stride in the 1x1. ``load_weights`` documents which is taken.
 """
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -27,19 +28,21 @@ from typing import Any
 from torch import Tensor
 
 from ..models.description import NetworkInfo
+from ..models.detector_keys import Family, current_names, family_of, split_prefix
 from ..models.keys import ResNetPart, find_resnet
-from ..models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
 from ..utils.errors import InputError, naming
 from ..utils.files import read_whole
+from .conventions import conventions
 from .digest import DIGEST_KEY, check_beside
 from .safe_pickle import read_arrays
 from .sources import download, is_download, local
 from .tensor_file import METADATA_KEY, read_safetensors
 from .torch_file import LEGACY, ZIP, read_torch
+from .unwrap import unwrap
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "model_state", "blobs")
+logger = logging.getLogger(__name__)
 BESIDE = (DIGEST_KEY, "detector")  # fields of a description that are of ``tensor_file`` and of ``tv.weights``
 _WHAT = "weights (a torch, safetensors or Detectron2 .pkl file)"
 _MAX_CLASSES = 1_000_000
@@ -52,15 +55,17 @@ class OpenedWeights:
 
     Attributes:
         source: the file as it was named, for messages.
-        state: all tensors by their own names, as they are stored, on the CPU.
+        state: the tensors of its network, as they are stored, on the CPU; by names without what wraps the network.
         fields: what stands beside them, such as the author, or the state of a training.
         described: what the file says of its network, where norton_det wrote it; else ``None``.
+        outside: names of tensors of the file that are no part of the network.
     """
 
     source: str
     state: dict[str, Tensor]
     fields: dict[str, Any]
     described: NetworkInfo | None = None
+    outside: tuple[str, ...] = ()
 
     @cached_property
     def resnet(self) -> ResNetPart:
@@ -81,35 +86,48 @@ class OpenedWeights:
         """
         if self.described is not None:
             return self.described
-        resnet = self.resnet
         rank, ratios = self.fields.get("rank"), self.fields.get("compress_rate")
         with naming(self.source):
+            if self.family is not None and not self.family.readable:
+                raise InputError(f"expected weights of known names, got {self.family.name}; {self.family.mend}")
+            resnet = self.resnet
             spec = spec_from_state(
                 resnet.state,
                 rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
                 ratios if isinstance(ratios, str | list | tuple) else None,
             )
-            author = self.fields.get("__author__")
-            preprocessing, stride_in_1x1 = _conventions(resnet, author[:200] if isinstance(author, str) else "")
+            preprocessing, stride_in_1x1 = conventions(resnet, self.around, self.fields)
             return NetworkInfo(spec, preprocessing, _classes(resnet.state, spec), stride_in_1x1)
+
+    @cached_property
+    def family(self) -> Family | None:
+        """The project whose network it is, where only its ResNet can be used; ``None`` for all others."""
+        if self.described is not None:
+            return None
+        return family_of(self.state, self.outside)
 
     @property
     def stack(self) -> str:
-        """Whose detector it is: detectron2 or torchvision; empty for a ResNet alone, and for Detectron's."""
-        prefix = self.resnet.prefix if self.resnet.naming != "caffe2" else ""
-        return "torchvision" if "backbone.body." in prefix else "detectron2" if "backbone." in prefix else ""
+        """Whose detector it is: detectron2 or torchvision; empty for a ResNet alone, and for other projects'."""
+        role = split_prefix(self.resnet.prefix)[1]
+        if self.family is not None or self.resnet.naming == "caffe2":
+            return ""
+        if role == "backbone." and not any(name.startswith("proposal_generator.") for name in self.around):
+            return ""
+        return {"": "", "backbone.body.": "torchvision"}.get(role, "detectron2")
 
     @property
     def around(self) -> dict[str, Tensor]:
-        """Tensors of a detector outside its ResNet, without what DistributedDataParallel and its like put before."""
-        wrapper = self.resnet.prefix.partition("backbone.")[0]
-        return {name.removeprefix(wrapper): tensor for name, tensor in self.resnet.rest.items()}
+        """Tensors of a detector outside its ResNet, by the names that its stack has today."""
+        wrapper, role = split_prefix(self.resnet.prefix)
+        around = {name.removeprefix(wrapper): tensor for name, tensor in self.resnet.rest.items()}
+        return current_names(around) if role == "backbone.body." else around
 
     @property
     def detector(self) -> dict[str, Tensor]:
         """All tensors of a detector, those of its ResNet by torchvision's names below ``backbone.``."""
-        prefix = "".join(self.resnet.prefix.partition("backbone.")[1:])
-        return self.around | {f"{prefix}{name}": tensor for name, tensor in self.resnet.state.items()}
+        role = split_prefix(self.resnet.prefix)[1]
+        return self.around | {f"{role}{name}": tensor for name, tensor in self.resnet.state.items()}
 
     @property
     def layout(self) -> dict[str, int] | None:
@@ -136,6 +154,8 @@ class OpenedWeights:
         resnet, stack = self.resnet, self.stack
         if is_download(self.source):
             return self.source
+        if self.family is not None:
+            return f"backbone of {self.family.name}"
         if self.described is not None:
             return "backbone of a norton detector" if stack else "norton checkpoint"
         if resnet.released:
@@ -201,7 +221,7 @@ def _open(address: str | Path) -> OpenedWeights:
     if data[8:9] == b"{":  # safetensors: the length of a header, then JSON
         description, state = read_safetensors(file, data)
         if description is None:
-            return OpenedWeights(source, state, {})
+            return _opened(source, dict(state))
         beside = {name: description.pop(name) for name in BESIDE if name in description}
         with naming(source):
             return OpenedWeights(source, state, beside, NetworkInfo.from_fields(description))
@@ -214,23 +234,19 @@ def _open(address: str | Path) -> OpenedWeights:
         head = data[:64]
         what = "text" if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head) else "an unknown format"
         raise InputError(f"{file}: expected {_WHAT}, got {what} that starts {head[:16]!r}; download the file again")
-    state, fields = _unwrap(content)
-    text = fields.pop(METADATA_KEY, None)
+    return _opened(source, content)
+
+
+def _opened(source: str, content: dict[Any, Any]) -> OpenedWeights:
+    """The network in the dict of a file; what was passed over for it is told."""
+    network = unwrap(content)
+    if network.copies:
+        copies = ", ".join(copy.removesuffix(".")[:60] for copy in network.copies)
+        logger.warning("%s: the network taken is %s, not its copy %s", source, network.wrapper[:-1] or "bare", copies)
+    text = network.fields.pop(METADATA_KEY, None)
     with naming(source):
-        return OpenedWeights(source, state, fields, None if text is None else NetworkInfo.from_json(str(text)))
-
-
-def _unwrap(content: dict[Any, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a file's dict, and what stands beside them."""
-    for key in WRAPPERS:
-        wrapped = content.get(key)
-        if isinstance(wrapped, dict) and any(isinstance(value, Tensor) for value in wrapped.values()):
-            return _tensors(wrapped), {str(field): value for field, value in content.items() if field != key}
-    return _tensors(content), {str(field): value for field, value in content.items() if not isinstance(value, Tensor)}
-
-
-def _tensors(entries: dict[Any, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in entries.items() if isinstance(name, str) and isinstance(value, Tensor)}
+        described = None if text is None else NetworkInfo.from_json(str(text))
+        return OpenedWeights(source, network.state, network.fields, described, network.outside)
 
 
 def _classes(state: dict[str, Tensor], spec: CompressionSpec) -> int:
@@ -242,26 +258,3 @@ def _classes(state: dict[str, Tensor], spec: CompressionSpec) -> int:
             f"fc.weight: expected shape (classes, {inputs}), got {tuple(weight.shape)}; remove this classifier"
         )
     return weight.shape[0]
-
-
-def _conventions(resnet: ResNetPart, author: str) -> tuple[Preprocessing, bool]:
-    """Preprocessing and stride_in_1x1 that the origin implies, see ``load_weights``."""
-    mean, std = _pixels(resnet.rest, "pixel_mean"), _pixels(resnet.rest, "pixel_std")
-    for known in (MSRA, TORCHVISION):
-        if _close(mean, known.mean) and _close(std, known.std):
-            return known, known == MSRA and resnet.naming != "torchvision"
-    by_msra = resnet.naming == "caffe2" or re.search("caffe2|msra", author.lower()) is not None
-    zoo_detector = (
-        resnet.naming == "detectron2" and "backbone." in resnet.prefix and "torchvision" not in author.lower()
-    )
-    return (MSRA, True) if by_msra or zoo_detector else (TORCHVISION, False)
-
-
-def _pixels(rest: dict[str, Any], field: str) -> list[float]:
-    """A detector's stored mean or standard deviation of pixels."""
-    tensor = rest.get(field)
-    return tensor.detach().flatten().tolist() if isinstance(tensor, Tensor) and tensor.numel() == 3 else []
-
-
-def _close(values: list[float], known: tuple[float, float, float]) -> bool:
-    return len(values) == 3 and all(abs(a - b) < 0.01 for a, b in zip(values, known, strict=True))

@@ -65,7 +65,7 @@ def read_arrays(path: str | Path, data: bytes | None = None) -> dict[str, Any]:
     return plain(content)
 
 
-def plain(content: dict[Any, Any], depth: int = 3) -> dict[Any, Any]:
+def plain(content: dict[Any, Any], depth: int = 6) -> dict[Any, Any]:
     """A copy of a dict in which stand-in arrays are tensors, down to ``depth`` dicts inside each other.
 
     Dicts that are shared stay so: copied each time, a small file would take gigabytes.

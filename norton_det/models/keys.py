@@ -15,10 +15,13 @@ fc            linear                   fc1000, pred              classifier
 Basic blocks (ResNet-18, -34) have conv1 and conv2, both 3x3, under the same names. A decomposed 3x3 convolution, such
 as a bottleneck's conv2, has ``conv2.pointwise/vertical/horizontal`` in the first two; in the release's files it is
 ``conv2.feature.pointwise``... with components rank-major (channel ``r*O + o``), here filter-major (``o*R + r``).
+
+A network whose children were put into a plain ``Sequential`` has torchvision's names with numbers for the outer ones:
+0 for conv1, 1 for bn1, 4 to 7 for the stages. OpenMMLab calls the classifier ``head.fc`` beside ``backbone``.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +61,16 @@ _CAFFE2_STATISTICS = {
     "running_var": "running_var",
 }
 
-_PREFIX = r"(?P<prefix>(?:(?:module|_orig_mod|model)\.)*(?:backbone\.bottom_up\.|backbone\.body\.|backbone\.)?)"
+_SEQUENTIAL = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _FIRST_CONV = re.compile(  # the first convolution of the first block shows prefix and naming
-    _PREFIX + rf"(?:(?P<torchvision>layer1\.0\.conv1\.{_CP})|(?P<detectron2>res2\.0\.conv1\.{_CP})"
-    r"|(?P<caffe2>res2_0_branch2a_w))"
+    rf"(?P<prefix>(?:.*\.)?)(?:(?P<torchvision>layer1\.0\.conv1\.(?:feature\.)?{_CP})|(?P<detectron2>res2\.0\.conv1\.{_CP})"
+    r"|(?P<caffe2>res2_0_branch2a_w)|(?P<sequential>4\.0\.conv1\.weight))"
 )
 _ROOTS = {  # what belongs to the ResNet under its prefix
-    "torchvision": re.compile(r"(conv1|bn1|layer\d+|fc)\."),
+    "torchvision": re.compile(r"(conv1|bn1|layer\d+)\.|fc\.(weight|bias)$"),
     "detectron2": re.compile(r"(stem|res\d+|linear)\."),
     "caffe2": re.compile(r"(conv1_|res_conv1_|res\d+_|fc1000_|pred_)"),
+    "sequential": re.compile(r"[014567]\."),
 }
 
 
@@ -139,7 +143,7 @@ class ResNetPart:
 
     Attributes:
         prefix: what stands before its names, "" for a bare ResNet.
-        naming: whose names they were: "torchvision", "detectron2" or "caffe2".
+        naming: whose names they were: "torchvision", "detectron2", "caffe2" or "sequential".
         released: whether they were of the NORTON release (``conv2.feature``); components are filter-major now.
         state: its tensors in torchvision's names.
         rest: all other entries, in their own names.
@@ -171,6 +175,17 @@ def split_detector_state(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Te
     return resnet.prefix, resnet.state, resnet.rest
 
 
+def resnets_in(names: Iterable[str]) -> dict[str, str]:
+    """Prefix -> naming of every ResNet whose first block is among the names, in their order."""
+    matches = [match for match in map(_FIRST_CONV.fullmatch, names) if match]
+    numbered = all(match["sequential"] for match in matches)  # else such a name is of another part of the network
+    return {
+        match["prefix"]: next(key for key in _ROOTS if match[key])
+        for match in matches
+        if numbered or not match["sequential"]
+    }
+
+
 def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
     """Find the ResNet of a state dict by the names of its first block, and give its tensors torchvision's names.
 
@@ -178,21 +193,28 @@ def find_resnet(state: Mapping[str, Any]) -> ResNetPart:
     components are put in filter-major order; below any prefix.
 
     Raises:
-        InputError: no ResNet, names of another network, or two tensors for one name.
+        InputError: no ResNet, several, names of another network, or two tensors for one name.
     """
-    first = next((match for match in map(_FIRST_CONV.fullmatch, state) if match), None)
-    if first is None:
+    resnets = resnets_in(state)
+    if not resnets:
         raise InputError(
             f"expected ResNet-18, -34, -50, -101 or -152 weights, got {_describe(state)}; use one of these"
         )
-    prefix = first["prefix"]
-    naming = next(key for key in _ROOTS if first[key])
+    if len(resnets) > 1:
+        prefixes = [prefix.removesuffix(".")[:60] or "no prefix" for prefix in resnets]
+        raise InputError(
+            f"expected one network, got {len(prefixes)}, below {', '.join(prefixes[:4])}; save the tensors of one of "
+            "them to a file"
+        )
+    (prefix, naming), *_ = resnets.items()
+    classifier = f"{prefix.removesuffix('backbone.')}head.fc." if prefix.endswith("backbone.") else f"{prefix}fc."
     renamed: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     released = False
     for name, tensor in state.items():
-        short_name = name.removeprefix(prefix)
-        if not name.startswith(prefix) or not _ROOTS[naming].match(short_name):
+        is_classifier = naming == "torchvision" and name.startswith(classifier)
+        short_name = f"fc.{name.removeprefix(classifier)}" if is_classifier else name.removeprefix(prefix)
+        if not (is_classifier or name.startswith(prefix)) or not _ROOTS[naming].match(short_name):
             rest[name] = tensor
             continue
         if short_name.endswith(("total_ops", "total_params")):  # left behind by a FLOP counter
@@ -220,10 +242,16 @@ def _from_d2(name: str) -> str:
     return d2_to_torchvision(re.sub(r"^stem\.fc\.", "linear.", name))
 
 
+def _from_sequential(name: str) -> str:
+    number, _, field = name.partition(".")
+    return _from_torchvision(f"{_SEQUENTIAL[number]}.{field}")
+
+
 _RENAME: dict[str, Callable[[str], str]] = {
     "torchvision": _from_torchvision,
     "detectron2": _from_d2,
     "caffe2": caffe2_to_torchvision,
+    "sequential": _from_sequential,
 }
 
 

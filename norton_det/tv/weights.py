@@ -87,6 +87,10 @@ def describe_detector(opened: OpenedWeights) -> DetectorInfo:
     Raises:
         InputError: none, or one without its heads.
     """
+    if opened.family is not None:
+        raise InputError(
+            f"{opened.source}: expected a detector of torchvision, got {opened.family.name}; {opened.family.mend}"
+        )
     if opened.stack != "torchvision":
         raise InputError(
             f"{opened.source}: expected a detector of torchvision, got other weights; for one of Detectron2 give "
