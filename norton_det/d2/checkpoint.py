@@ -1,6 +1,7 @@
 """Loading and saving of detectors with Detectron2's checkpointer, norton checkpoints included."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +94,17 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         opened = open_weights(filename)
+        compressible = find_resnet(self.model)[0] is not None
         try:
             resnet = opened.resnet
         except InputError:
-            if find_resnet(self.model)[0] is None:
+            if not compressible:
                 return opened.fields | {"model": opened.state}  # another backbone: Detectron2 matches the names
             raise
-        if opened.stack:
-            if resnet.naming == "detectron2" and find_resnet(self.model)[0] is not None:
+        if not compressible and resnet.naming == "detectron2":
+            return opened.fields | {"model": opened.state}
+        if opened.stack == "detectron2":
+            if resnet.naming == "detectron2":
                 logger.warning(
                     "%s does not say what input it wants. Detectors of Detectron2's zoo: INPUT.FORMAT BGR, "
                     "MODEL.PIXEL_MEAN %s, PIXEL_STD [1, 1, 1], MODEL.RESNETS.STRIDE_IN_1X1 True",
@@ -109,7 +113,12 @@ class NortonCheckpointer(DetectionCheckpointer):
                 )
             state = {BACKBONE + name: tensor for name, tensor in resnet.state.items()}
             return opened.fields | {"model": state | opened.around}
-        loaded = load_weights(opened)  # a classifier
+        if self.whole and (opened.stack or opened.family):
+            got, mend = "one of torchvision", "leave out --config"
+            if opened.family is not None:
+                got, mend = opened.family.name, opened.family.mend
+            raise InputError(f"{filename}: expected a detector of Detectron2, got {got}; {mend}")
+        loaded = load_weights(opened)  # the ResNet alone
         return {"model": {BACKBONE + name: tensor for name, tensor in loaded.state.items()}}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
@@ -123,7 +132,7 @@ class NortonCheckpointer(DetectionCheckpointer):
             if name.startswith(BACKBONE) and resnet is not None:
                 name = prefix + short_name
             elif name.startswith(BACKBONE) and short_name.startswith(("conv1.", "bn1.", "layer")):
-                name = BACKBONE + torchvision_to_d2(short_name)
+                name = _native_name(torchvision_to_d2(short_name), expected)
             state[name] = tensor
         checkpoint["model"] = match_counters(state, expected)
         detector = any(name.startswith(RPN) for name in state)
@@ -162,6 +171,12 @@ class NortonCheckpointer(DetectionCheckpointer):
             )
         for name in missing:
             incompatible.missing_keys.remove(name)
+
+
+def _native_name(name: str, expected: Mapping[str, Any]) -> str:
+    """The name that a tensor of Detectron2's own ResNet has in its detector: with FPN, without, as stage of a head."""
+    names = [prefix + name for prefix in (BACKBONE, "backbone.", "roi_heads.")]
+    return next((candidate for candidate in names if candidate in expected), names[0])
 
 
 def find_resnet(model: nn.Module) -> tuple[NortonResNet | None, str]:
