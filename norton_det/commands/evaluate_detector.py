@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 from ..d2.evaluation import class_rows, evaluate_predictor, format_classes, format_rows, published_columns, without_nan
@@ -19,7 +18,6 @@ from ..deploy.loading import load_predictor
 from ..deploy.native import NativePredictor
 from ..live import Meter
 from ..live.detectors import DetectorSource
-from ..utils.errors import InputError
 from ..utils.files import require_writable, write_text
 
 
@@ -34,19 +32,6 @@ def describe(args: argparse.Namespace, predictor: Predictor | NativePredictor, c
         "macs": info.macs,
         "params": info.params,
     }
-
-
-def check_labels(predictor: Predictor | NativePredictor, dataset: str) -> None:
-    """Refuse a detector that is known to have another number of classes than the data set; tell other names."""
-    classes, names = predictor.info.classes, tuple(MetadataCatalog.get(dataset).thing_classes)
-    if not classes or classes[-len(names) :] == names:
-        return
-    if len(classes) - len(names) not in (0, 1):  # torchvision's may begin with the background
-        raise InputError(
-            f"{dataset}: expected a data set of the detector's {len(classes)} classes ({', '.join(classes[:3])}, ...), "
-            f"got one of {len(names)} ({', '.join(names[:3])}, ...); name the one that it is for"
-        )
-    print(f"classes of the detector: {', '.join(classes)}; of {dataset}: {', '.join(names)}", file=sys.stderr)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -64,7 +49,6 @@ def main(args: argparse.Namespace) -> None:
         eager=args.eager,
     )
     setup_logger(name="detectron2").setLevel("WARNING")
-    check_labels(predictor, args.dataset)
     clock = Meter()
 
     def predict(picture: np.ndarray) -> Detections:
@@ -77,7 +61,9 @@ def main(args: argparse.Namespace) -> None:
         results = evaluate_predictor(
             predict,
             args.dataset,
-            first_label=1 if predictor.info.stack == "torchvision" else 0,
+            info=predictor.info,
+            oks_sigmas=args.oks_sigmas,
+            tell=lambda line: print(line, file=sys.stderr),
             output_dir=args.output,
             progress=not args.quiet,
         )

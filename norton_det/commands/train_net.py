@@ -15,13 +15,13 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.opened import reading_once
 from ..d2.build import NORTON_BACKBONES, load_config, load_detector
 from ..d2.config import info_from_config
+from ..d2.datasets import check_config_datasets
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from ..d2.initial_weights import compress_weights, resume_weights
 from ..d2.launch import launch
-from ..d2.loader import check_classes
 from ..d2.pooling import vectorize_pooling
 from ..d2.trainer import NortonTrainer, check_training
-from ..data.register import check_datasets, register_entries
+from ..data.register import register_entries
 from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import hold_folder, require_writable, write_text
@@ -41,11 +41,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
     check_training(cfg)
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
         raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
-    points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
-    train = () if args.eval_only else cfg.DATASETS.TRAIN
-    check_datasets(train, keypoints=points)
-    check_datasets(cfg.DATASETS.TEST, masks=cfg.MODEL.MASK_ON, keypoints=points)
-    check_classes(cfg, (*train, *cfg.DATASETS.TEST))
+    check_config_datasets(cfg, training=not args.eval_only)
     return cfg
 
 

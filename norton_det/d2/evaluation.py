@@ -2,21 +2,29 @@
 
 import contextlib
 import io
+import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+import torch
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import COCOEvaluator
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..data.class_match import match_classes
+from ..data.dataset_labels import check_keypoints, dataset_labels, dataset_sigmas
+from ..data.keypoints import USUAL_SIGMA
+from ..deploy.info import DeployInfo
+from ..models.labels import Labels
 from ..utils.errors import InputError, naming
 from ..utils.hooks import hooked
 from .mapper import read_file
 
+logger = logging.getLogger(__name__)
 COLUMNS = {
     # task -> (name, position in COCOeval.stats)
     "bbox": {"AR1": 6, "AR10": 7, "AR100": 8},
@@ -32,6 +40,7 @@ class NortonCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any) -> None:
+        self._targets: Tensor | None = None
         # the fast implementation is compiled C++, which a pure Python Detectron2 lacks
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **options)
         if 0 in self._coco_api.anns:  # COCOeval takes an object that is matched for a missed one where its id is 0
@@ -39,6 +48,28 @@ class NortonCOCOEvaluator(COCOEvaluator):
                 annotation["id"] = number
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco_api.createIndex()
+
+    def match(self, labels: Labels, num_classes: int) -> tuple[str, ...]:
+        """Take what is processed from now on as of a detector that numbers classes in its own way.
+
+        Args:
+            labels: what is known of its classes, and its keypoints.
+            num_classes: how many it has, without the background; 0 if it is not known.
+
+        Returns:
+            What the user has to know of it, in lines (see ``data.class_match``).
+
+        Raises:
+            InputError: it has no class in common with the data set, or other keypoints.
+        """
+        name = self._metadata.name
+        dataset = dataset_labels(name)
+        if not dataset.classes:
+            return ()
+        check_keypoints(labels, "the detector", [name])
+        matched = match_classes(labels, num_classes, dataset, name)
+        self._targets = torch.tensor([-1 if target is None else target for target in matched.targets])
+        return matched.notes
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """As Detectron2's; COCOeval would take a box that is NaN for a match.
@@ -54,7 +85,27 @@ class NortonCOCOEvaluator(COCOEvaluator):
                     f"{record.get('file_name', record['image_id'])}: expected finite predictions, got NaN or infinity; "
                     "use intact weights"
                 )
-        super().process(inputs, outputs)
+        super().process(inputs, [self._renumbered(output) for output in outputs])
+
+    def _renumbered(self, output: dict[str, Any]) -> dict[str, Any]:
+        """An output with the data set's classes, without what it has no class for.
+
+        Raises:
+            InputError: a label that the detector is not known to have.
+        """
+        if self._targets is None or "instances" not in output:
+            return output
+        instances = output["instances"].to("cpu")
+        labels = instances.pred_classes
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(self._targets):
+            raise InputError(
+                f"{self._metadata.name}: expected {len(self._targets)} classes, got label {int(labels.max())}; use its "
+                "data set"
+            )
+        targets = self._targets[labels]
+        known = instances[targets >= 0]
+        known.pred_classes = targets[targets >= 0]
+        return output | {"instances": known}
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: list[str] | None = None
@@ -74,7 +125,10 @@ def evaluate_predictor(
     dataset_name: str,
     read: Callable[[str], np.ndarray] = read_file,
     *,
+    info: DeployInfo | None = None,
     first_label: int = 0,
+    oks_sigmas: Sequence[float] = (),
+    tell: Callable[[str], object] = logger.warning,
     output_dir: str | None = None,
     progress: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -82,9 +136,12 @@ def evaluate_predictor(
 
     Args:
         predict: picture (H, W, 3), uint8 -> ``Detections``.
-        dataset_name: registered with Detectron2, its classes in the order of the detector's.
+        dataset_name: registered with Detectron2.
         read: file -> the picture as ``predict`` takes it; by default in RGB.
-        first_label: the detector's label of the first class; torchvision's is 1.
+        info: of the detector, by default that of ``predict``: its classes are matched with those of the data set.
+        first_label: without ``info``: the label of the first class of the data set, whose others follow in order.
+        oks_sigmas: one for each keypoint, or one for all; by default those of the data set, COCO's, or 0.05.
+        tell: takes what the user has to know, a line at a time.
         output_dir: where Detectron2's evaluator keeps the detections, in COCO's result format.
         progress: show a bar.
 
@@ -92,12 +149,20 @@ def evaluate_predictor(
         As Detectron2's evaluators do: task -> metric -> per cent.
 
     Raises:
-        InputError: a label that the data set has no class for, a picture of another size than its annotations say, or
-            predictions that are not finite.
+        InputError: a detector that has no class in common with the data set, a label that it has no class for, a
+            picture of another size than its annotations say, or predictions that are not finite.
     """
-    evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir)
+    info = info or getattr(predict, "info", None)
+    points = info is None or "heatmaps" in info.outputs
+    sigmas = _sigmas_or_usual(dataset_name, oks_sigmas, tell) if points else ()
+    evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir, kpt_oks_sigmas=sigmas)
     evaluator.reset()
-    classes = len(MetadataCatalog.get(dataset_name).thing_classes)
+    if info is None:
+        evaluator.match(Labels(), 0)
+    else:
+        first_label = info.first_label
+        for note in evaluator.match(info.labels, info.num_classes):
+            tell(note)
     for record in tqdm(DatasetCatalog.get(dataset_name), "evaluate", unit="image", disable=not progress):
         picture = read(record["file_name"])
         if picture.shape[:2] != (record["height"], record["width"]):
@@ -107,13 +172,20 @@ def evaluate_predictor(
             )
         with naming(record["file_name"]):
             detections = predict(picture)
-        labels = detections.labels - first_label
-        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-            raise InputError(f"{dataset_name}: expected {classes} classes, got label {labels.max()}; use its data set")
         instances = detections.to_instances(*picture.shape[:2])
         instances.pred_classes -= first_label
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()
+
+
+def _sigmas_or_usual(name: str, asked: Sequence[float], tell: Callable[[str], object]) -> list[float]:
+    """Sigmas of a data set's keypoints; where nobody gives any, the usual one for all, which is told."""
+    count = len(dataset_labels(name).keypoints)
+    sigmas = dataset_sigmas(name, list(asked) * (count if len(asked) == 1 else 1), "--oks-sigmas" if asked else "")
+    if sigmas is None:
+        tell(f"{name}: AP of keypoints is measured with a sigma of {USUAL_SIGMA} for each; --oks-sigmas sets others")
+        return [USUAL_SIGMA] * count
+    return list(sigmas)
 
 
 def published_columns(results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

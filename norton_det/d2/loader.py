@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.data.build import _train_loader_from_config, trivial_batch_collator
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.utils import comm
@@ -24,6 +24,7 @@ from ..data.coco import mask_to_polygons
 from ..data.decode import UnreadableImage
 from ..utils.errors import InputError, first_line
 from ..utils.seeds import seeded
+from .datasets import check_training_sets, training_records, with_safe_flips
 from .mapper import EvaluationMapper, ImageMapper
 
 UNREADABLE = (UnreadableImage, OSError, SyntaxError, EOFError)  # the others are of a mapper of one's own
@@ -130,9 +131,11 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
         raise InputError(
             f"SOLVER.IMS_PER_BATCH: expected a multiple of {processes} processes, got {size}; choose such a number"
         )
-    check_classes(cfg, cfg.DATASETS.TRAIN)
-    parts = _train_loader_from_config(cfg, mapper=mapper or ImageMapper)  # the class alone: records come first
-    records, sampler = parts["dataset"], parts["sampler"]
+    check_training_sets(cfg, cfg.DATASETS.TRAIN)
+    records = training_records(cfg)
+    cfg = with_safe_flips(cfg)
+    parts = _train_loader_from_config(cfg, mapper=mapper or ImageMapper, dataset=records)  # the class alone
+    sampler = parts["sampler"]
     read = mapper or ImageMapper(cfg, is_train=True)  # asks for names of keypoints, which come with the records
     if cfg.MODEL.MASK_ON and mapper is None:
         _prepare_masks(records, cfg.INPUT.MASK_FORMAT)
@@ -153,21 +156,6 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's loader of a data set to evaluate on, with ``EvaluationMapper``."""
     return build_detection_test_loader(cfg, dataset_name, mapper=EvaluationMapper(cfg, is_train=False))
-
-
-def check_classes(cfg: CfgNode, names: Iterable[str]) -> None:
-    """Refuse data sets with other classes than the heads of a config have.
-
-    Raises:
-        InputError: names the data set and both numbers.
-    """
-    for name in names:
-        classes = MetadataCatalog.get(name).get("thing_classes")
-        if classes is not None and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            raise InputError(
-                f"MODEL.ROI_HEADS.NUM_CLASSES: expected {len(classes)}, the classes of {name}, got "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(classes)}"
-            )
 
 
 def _prepare_masks(records: Iterable[dict[str, Any]], mask_format: str) -> None:

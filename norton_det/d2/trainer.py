@@ -18,12 +18,13 @@ from ..checkpoint.opened import reading_once
 from ..utils.errors import InputError, first_line
 from ..utils.files import require_file
 from ..utils.stop import StopOnSignal
-from .build import build_detector, check_weights, load_as_it_is, one_line, with_weights
+from .build import build_detector, check_weights, load_as_it_is, with_weights
 from .checkpoint import NortonCheckpointer
+from .datasets import known_labels, sigmas_of
 from .distill import Distillation, DistillWeights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
 from .hooks import Average, Guard, Reseed, guarded
-from .loader import build_test_loader, build_train_loader, check_classes, is_stream, set_seed
+from .loader import build_test_loader, build_train_loader, is_stream, set_seed
 from .optimizer_state import apply_settings, check_optimizer, settings_of
 from .pooling import vectorize_pooling
 
@@ -160,8 +161,15 @@ class NortonTrainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
-        """As Detectron2's; predictions that are not finite are refused."""
-        check_classes(cfg, cfg.DATASETS.TEST)
+        """As Detectron2's; classes of the model and of each data set meet by name, as far as names are known, and
+        predictions that are not finite are refused."""
+        if evaluators is None:
+            evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            labels = known_labels(cfg, model)
+            for evaluator in evaluators:
+                if isinstance(evaluator, NortonCOCOEvaluator):
+                    for note in evaluator.match(labels, cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+                        logger.warning("%s", note)
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)
 
@@ -170,15 +178,12 @@ class NortonTrainer(DefaultTrainer):
         return NortonCOCOEvaluator(
             dataset_name,
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference"),
-            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS or None,
+            kpt_oks_sigmas=sigmas_of(cfg, dataset_name),
         )
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
-        try:
-            return build_train_loader(cfg)
-        except AssertionError as error:  # Detectron2's own check for images with objects
-            raise InputError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {one_line(error)} Annotate some images") from None
+        return build_train_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from ..utils.errors import InputError
 from .coco import check_coco_file, read_coco
 from .generate import annotation_file, is_complete
+from .keypoints import keypoint_fields
 
 GENERATED_DATASETS = {
     "norton_shapes_train": ("instances", "train2017"),
@@ -26,7 +27,6 @@ BCCD_DATASETS = {f"bccd_{split}": split for split in ("train", "val", "test")}
 
 # Where a data set of Detectron2 keeps its files: COCO, LVIS and panoptic, Pascal VOC, Cityscapes.
 _PATHS = ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname", "image_dir", "gt_dir")
-_LIMB_COLORS = ((0, 114, 189), (217, 83, 25), (237, 177, 32), (126, 47, 142), (119, 172, 48), (77, 190, 238))
 
 
 def resolve_datasets_root() -> Path:
@@ -42,8 +42,8 @@ def resolve_coco_root() -> Path:
 def register_coco_folder(name: str, annotations: str | Path, image_root: str | Path) -> None:
     """Register a data set in COCO's format with Detectron2, to be trained on and evaluated by COCO's AP.
 
-    A category with keypoints gives the data set its keypoint names, limbs, and the pairs ``left_*``/``right_*`` that a
-    horizontal flip swaps. Registering the same files again does nothing.
+    A category with keypoints gives the data set their names, limbs, the pairs of left and right that a horizontal flip
+    swaps (``keypoints.find_sides``), and ``sigmas`` where it has some. Registering the same files again does nothing.
 
     Args:
         name: for ``DATASETS.TRAIN`` or ``DATASETS.TEST``.
@@ -70,7 +70,7 @@ def register_coco_folder(name: str, annotations: str | Path, image_root: str | P
     fields: dict[str, Any] = {
         "thing_classes": [category["name"] for category in categories],
         "thing_dataset_id_to_contiguous_id": {category["id"]: i for i, category in enumerate(categories)},
-        **_keypoint_fields(json_file, categories),
+        **keypoint_fields(json_file, categories),
     }
     MetadataCatalog.pop(name, None)  # left by a data set of this name that was removed
     MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(folder), evaluator_type="coco", **fields)
@@ -89,37 +89,6 @@ def register_entries(entries: Iterable[str]) -> None:
         if not (name and annotations and images):
             raise InputError(f"--register: expected NAME=JSON:IMAGES, got {entry!r}; write mine=ann/train.json:images")
         register_coco_folder(name, annotations, images)
-
-
-def _keypoint_fields(file: Path, categories: list[dict[str, Any]]) -> dict[str, Any]:
-    """Detectron2's keypoint metadata from COCO's categories; empty when none has keypoints."""
-    with_keypoints = [category for category in categories if category.get("keypoints")]
-    if not with_keypoints:
-        return {}
-    # Tuples, as Detectron2 has them for COCO: it compares the metadata of data sets that are used together.
-    names = tuple(map(str, with_keypoints[0]["keypoints"]))
-    for category in with_keypoints:
-        if tuple(map(str, category["keypoints"])) != names:
-            raise InputError(
-                f"{file}: expected the same keypoints in every category, {category['name']} has others; "
-                "Detectron2 takes one list"
-            )
-    flip = []
-    for name in names:
-        for side, other in (("left_", "right_"), ("right_", "left_")):
-            if name.startswith(side):
-                mirrored = other + name.removeprefix(side)
-                if mirrored not in names:
-                    raise InputError(f"{file}: keypoint {name}: expected {mirrored} beside it, found none; add it")
-                if side == "left_":
-                    flip.append((name, mirrored))
-    limbs = []
-    for index, pair in enumerate(with_keypoints[0].get("skeleton") or []):
-        in_range = isinstance(pair, list) and all(isinstance(end, int) and 1 <= end <= len(names) for end in pair)
-        if not in_range or len(pair) != 2:
-            raise InputError(f"{file}: skeleton[{index}]: expected two of 1 to {len(names)}, got {pair!r}; mend it")
-        limbs.append((names[pair[0] - 1], names[pair[1] - 1], _LIMB_COLORS[index % len(_LIMB_COLORS)]))
-    return {"keypoint_names": names, "keypoint_flip_map": tuple(flip), "keypoint_connection_rules": limbs}
 
 
 def register_generated(root: str | Path) -> list[str]:

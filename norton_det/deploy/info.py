@@ -8,7 +8,7 @@ from torch import nn
 
 from ..models.complexity import count_complexity
 from ..models.input_size import LONGEST, is_size
-from ..models.labels import labels_of, named
+from ..models.labels import Labels, labels_of, named
 from ..models.stacks import STACKS, DetectionStack, stack_named, stack_of
 from ..utils.errors import InputError
 from .graph import output_names
@@ -31,6 +31,7 @@ class DeployInfo:
         classes: names by label, if they are known; torchvision's begin with "background".
         category_ids: of COCO's annotations, by label, if they are known; ``None`` for a label that no object has.
         keypoints: their names, if they are known.
+        num_classes: without the background; 0 in files of older versions.
         precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
         macs, params: of the detector that was deployed, for an image of 800x800 (``count_complexity``); 0 in files of
@@ -45,6 +46,7 @@ class DeployInfo:
     classes: tuple[str, ...] = ()
     category_ids: tuple[int | None, ...] = ()
     keypoints: tuple[str, ...] = ()
+    num_classes: int = 0
     precision: str = "f32"
     proposals: int = 1000
     macs: int = 0
@@ -91,6 +93,7 @@ class DeployInfo:
             "classes": (all(isinstance(name, str) for name in self.classes), "names"),
             "category_ids": (all(value is None or type(value) is int for value in self.category_ids), "whole numbers"),
             "keypoints": (all(isinstance(name, str) for name in self.keypoints), "names"),
+            "num_classes": (type(self.num_classes) is int and self.num_classes >= 0, "0 or more"),
             "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),
             "macs": (type(self.macs) is int and self.macs >= 0, "0 or more"),
             "params": (type(self.params) is int and self.params >= 0, "0 or more"),
@@ -103,6 +106,12 @@ class DeployInfo:
     def first_label(self) -> int:
         """The label of the first class."""
         return self.adapter.first_label
+
+    @property
+    def labels(self) -> Labels:
+        """The classes without the background, their category ids, and keypoints, as far as they are known."""
+        first = self.first_label
+        return Labels(self.classes[first:], self.category_ids[first:], self.keypoints)
 
     @property
     def adapter(self) -> DetectionStack:
@@ -135,7 +144,7 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
         labels = labels if classes == labels.classes else replace(labels, classes=classes, category_ids=())
     labels.check("detector", stack.num_classes(detector), stack.num_keypoints(detector))
     fields["classes"], fields["category_ids"] = labels.by_label(stack.first_label)
-    fields["keypoints"] = labels.keypoints
+    fields["keypoints"], fields["num_classes"] = labels.keypoints, stack.num_classes(detector)
     fields |= asdict(stack.test_settings(detector))
     fields |= {name: value for name, value in changes.items() if value is not None}
     if unknown := set(fields) - set(DeployInfo.__dataclass_fields__):

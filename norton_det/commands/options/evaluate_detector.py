@@ -14,6 +14,14 @@ EXAMPLES = """
 """
 
 
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """Numbers above 0, of a list with commas."""
+    sigmas = tuple(float(word) for word in text.split(","))
+    if not all(0 < sigma < 100 for sigma in sigmas):
+        raise ValueError(text)
+    return sigmas
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument("--weights", required=True, metavar="FILE", help=".xml, .onnx, or a detector's weights")
@@ -26,6 +34,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--eager", action="store_true", help="as the detector's own stack runs it, not its deploy form")
     parser.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
     parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
+    parser.add_argument(
+        "--oks-sigmas", type=parse_sigmas, default=(), metavar="S,S,...", help="of each keypoint, or one for all"
+    )
     parser.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
     parser.add_argument("--json", metavar="FILE", help="write the metrics there, with MACs and time")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
