@@ -15,10 +15,11 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ..d2.build import load_config, load_detector
+from ..d2.datasets import check_config_datasets
 from ..d2.evaluation import published_columns
 from ..d2.pooling import vectorize_pooling
 from ..d2.trainer import NortonTrainer
-from ..data.register import check_datasets, register_entries
+from ..data.register import register_entries
 from ..models.complexity import count_complexity
 from ..utils.configs import find_config
 from ..utils.errors import InputError
@@ -66,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
 def fingerprint(args: argparse.Namespace, config: str, weights: Path | None = None) -> str:
     """What a row depends on beside its seed, in ten letters."""
     cfg = load_config(config, [*args.opts, "OUTPUT_DIR", "", "SEED", "0"])
-    check_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+    check_config_datasets(cfg)
     if len(cfg.DATASETS.TEST) != 1:
         raise InputError(f"{config}: DATASETS.TEST: expected one data set, got {len(cfg.DATASETS.TEST)}; give one")
     changed = [str(weights), weights.stat().st_mtime_ns] if weights else []

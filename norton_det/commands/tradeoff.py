@@ -7,11 +7,11 @@ from typing import Any
 from detectron2.utils.logger import setup_logger
 
 from ..d2.build import compress_to_file, load_config, load_detector, to_input
+from ..d2.datasets import check_config_datasets
 from ..d2.evaluation import published_columns
 from ..d2.trainer import NortonTrainer
 from ..data.decode import read_image
 from ..data.images import find_images, load_pictures, resized
-from ..data.register import check_datasets
 from ..deploy.benchmark import make_call
 from ..models.complexity import count_complexity
 from ..models.spec import CompressionSpec
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     for path in (args.weights, *trained.values()):
         require_file(path, "a trained detector")
     cfg = load_config(args.config_file, [*args.opts, "MODEL.WEIGHTS", args.weights])
-    check_datasets(cfg.DATASETS.TEST)
+    check_config_datasets(cfg, training=False)
     setup_logger(name="detectron2").setLevel("WARNING")
     table = Table(output / "tradeoff.csv", ("case",))
     paths = {"dense": Path(args.weights)} | {name: Path(file) for name, file in trained.items()}

@@ -222,8 +222,8 @@ POINTS = {"keypoints": ["left_tip", "right_tip"], "skeleton": [[1, 2]]}
         ),
         ({"annotations": [{"id": 7}]}, r"annotations\[0\] \(id 7\): expected the field image_id"),
         (
-            {"categories": [{"id": 9, "name": "a", "keypoints": ["left_tip"]}]},
-            r"keypoint left_tip: expected right_tip beside it",
+            {"categories": [{"id": 9, "name": "a", "keypoints": ["tip", "tip"]}]},
+            r"keypoints: expected names that differ, got 'tip' twice",
         ),
         (
             {"categories": [{"id": 9, "name": "a", **POINTS}, {"id": 8, "name": "b", "keypoints": ["tip"]}]},
