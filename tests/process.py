@@ -1,6 +1,7 @@
 """A command or a piece of code in a process of its own, forked from one that has imported what takes long."""
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -68,6 +69,7 @@ def resident(process: int | str = "self", field: str = "VmRSS") -> int:
 def _child(main: Callable[[], object], folder: Path, out: Path, err: Path, memory: int | None) -> None:
     status = 1
     try:
+        gc.freeze()  # what the process before has left: threads of a decoder, say, that are not here to be waited for
         os.setpgid(0, 0)
         os.chdir(folder)
         for number, path in ((1, out), (2, err)):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..utils.errors import InputError, first_line, naming
+from ..utils.errors import InputError, naming, why_not_written
 from ..utils.files import atomic_path, read_whole
 from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
 from .safe_pickle import TORCH_STAND_INS, plain
@@ -43,8 +43,9 @@ def save_torch(path: str | Path, content: Mapping[str, Any]) -> Path:
         except RuntimeError as error:  # of torch's writer, such as a full disk
             if "DataLoader worker" in str(error):  # it can be raised anywhere
                 raise
-            reason = "no space left" if "unexpected pos" in str(error) else first_line(error)
-            raise InputError(f"{path}: could not be written ({reason}); free some space") from None
+            full = "unexpected pos" in str(error)
+            reason = "(no space left); free some space" if full else why_not_written(error)
+            raise InputError(f"{path}: could not be written {reason}") from None
     return Path(path)
 
 

@@ -5,7 +5,6 @@ of the command can do nothing about. It imports nothing that takes time.
 """
 
 import argparse
-import errno
 import logging
 import os
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from ..utils.errors import InputError
+from ..utils.errors import FULL, InputError
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
 warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
 logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
-
-FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where there is no space left, on the disk or for this user."""
 
 
 class Parser(argparse.ArgumentParser):

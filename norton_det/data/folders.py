@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..utils.errors import InputError
+from ..utils.errors import InputError, why_not_written
 
 
 def is_free(root: Path) -> bool:
@@ -33,7 +33,6 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(root)
     except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{root}: could not be written ({reason}); free some space or choose another folder") from None
+        raise InputError(f"{root}: could not be written {why_not_written(error, 'folder')}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

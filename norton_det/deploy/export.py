@@ -22,7 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..checkpoint.digest import file_digest
-from ..utils.errors import InputError, first_line
+from ..utils.errors import InputError, first_line, why_not_written
 from ..utils.files import atomic_path, require_writable
 from ..utils.options import FILE_PRECISIONS
 from .engines import INPUT, METADATA_KEY, WEIGHTS_KEY, require_module
@@ -179,6 +179,6 @@ def _beside(target: Path) -> Iterator[Path]:
         for file in sorted(folder.iterdir(), key=lambda path: path.suffix == ".xml"):
             file.replace(target.parent / file.name)
     except OSError as error:
-        raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None
+        raise InputError(f"{target}: could not be written {why_not_written(error)}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)

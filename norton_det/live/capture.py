@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..utils.errors import InputError
+from ..utils.extras import mend
 
 TIMEOUT_MS = 10_000  # of a stream, to open and to read
 WHOLE = "rtsp_flags;prefer_tcp|fflags;discardcorrupt"  # OpenCV's own choice, and no frame that was cut off
-NEVER_OPENED = "expected a video, got {0}; check it in a player, or convert it"
+URLS = ("http://", "https://", "rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://")
 
 
 def cameras() -> list[str]:
@@ -62,7 +63,9 @@ def open_file(path: str) -> Any:
     _prepare()
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     if not capture.isOpened():
-        raise InputError(f"{path}: " + NEVER_OPENED.format("a file that does not open as one"))
+        raise InputError(
+            f"{path}: expected a video, got a file that OpenCV does not open; {mend('av')}, which reads more kinds"
+        )
     return capture
 
 

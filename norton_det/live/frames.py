@@ -23,12 +23,14 @@ class Frame:
         index: its number, from 0; a live source leaves out those that nobody waited for.
         seconds: when it is shown, from the start of the source.
         name: of the file, for pictures.
+        duration: seconds that it is shown; 0 where that is not known yet, as of live ones.
     """
 
     image: np.ndarray
     index: int
     seconds: float
     name: str = ""
+    duration: float = 0.0
 
 
 class Source(ABC):
@@ -36,7 +38,7 @@ class Source(ABC):
 
     Attributes:
         name: for the user.
-        fps: frames a second that the source says it has; ``None`` for pictures, and where it does not say.
+        fps: frames a second, where they come evenly; ``None`` for pictures, and where the source does not say.
         count: how many frames it says it has; ``None`` for live ones.
         live: whether frames come when they like.
         video: whether the frames belong to one video.

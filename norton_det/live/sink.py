@@ -140,7 +140,7 @@ def open_sink(output: str | None, source: Source, window: bool = False, most: in
     if output:
         path = Path(output)
         if path.suffix.lower() in CODECS:
-            sinks.append(VideoSink(path, source.fps if source.video else 2.0, source.live))
+            sinks.append(VideoSink(path, None if source.live else source.fps))
         else:
             if path.suffix.lower() in SUFFIXES and 1 not in (source.count, most):
                 raise InputError(f"{output}: expected a folder or a video for more than one frame; name one")

@@ -1,12 +1,10 @@
-"""Frames from what a user names: pictures, video files, cameras and streams, as OpenCV decodes them (rotation honoured,
-no audio)."""
+"""Frames from what a user names: pictures, video files, cameras and streams."""
 
 import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,11 +13,11 @@ from ..data.images import SUFFIXES, find_images
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .camera import Camera
-from .capture import NEVER_OPENED, open_file, open_stream, property_of
+from .capture import URLS, open_stream, property_of
+from .film import VideoFile
 from .frames import Frame, Source
 
-COUNTED = (".mp4", ".m4v", ".mov", ".avi")  # containers that count frames; others are guessed from their length
-URLS = ("http://", "https://", "rtsp://", "rtsps://", "rtmp://", "udp://", "tcp://")
+PICTURE = 0.5  # seconds that each is shown in a video of pictures
 
 
 class Pictures(Source):
@@ -32,43 +30,18 @@ class Pictures(Source):
         self.files, self.skipped = list(files), list(left_out)
 
     def __iter__(self) -> Iterator[Frame]:
-        for index, file in enumerate(self.files):
+        index = 0
+        for file in self.files:
             try:
                 image = read_image(file)
             except InputError as error:
                 self.skipped.append(str(error).rpartition("; ")[0] + "; give another")
                 continue
-            yield Frame(np.ascontiguousarray(image[:, :, ::-1]), index, float(index), file.name)
+            yield Frame(np.ascontiguousarray(image[:, :, ::-1]), index, PICTURE * index, file.name, PICTURE)
+            index += 1
 
     def close(self) -> None:
         """Each file was closed when it had been read."""
-
-
-class VideoFile(Source):
-    """Every frame of a video file; one that ends early is named in ``skipped``."""
-
-    def __init__(self, path: str, capture: Any = None) -> None:
-        self.capture = capture or open_file(path)
-        fps, count = property_of(self.capture, "FPS"), property_of(self.capture, "FRAME_COUNT")
-        super().__init__(path, fps, int(count) if count else None)
-        self.files = [Path(path)]
-        self._first = self.capture.read()
-        if not self._first[0]:
-            self.close()
-            declared = f"0 of {self.count} frames" if self.count else "no frame"
-            raise InputError(f"{path}: " + NEVER_OPENED.format(f"{declared} that can be read"))
-
-    def __iter__(self) -> Iterator[Frame]:
-        (good, image), index = self._first, 0
-        while good:
-            yield Frame(image, index, index / (self.fps or 25.0))
-            good, image = self.capture.read()
-            index += 1
-        if self.count and index < self.count and self.name.lower().endswith(COUNTED):
-            self.skipped.append(f"{self.name}: read {index} of {self.count} declared frames; the rest is damaged")
-
-    def close(self) -> None:
-        self.capture.release()
 
 
 def open_source(source: str | int | Sequence[str]) -> Source:
@@ -86,7 +59,7 @@ def open_source(source: str | int | Sequence[str]) -> Source:
     names = [source] if isinstance(source, str) else list(source)
     if len(names) == 1:
         name = os.path.realpath(names[0]) if names[0].startswith("/dev/") else names[0]
-        if name.isdigit():
+        if name.isdigit() and not os.path.exists(name):
             return Camera(int(name))
         if name.startswith("/dev/video") and name[10:].isdigit():
             return Camera(int(name[10:]))
@@ -130,5 +103,6 @@ def _from_url(url: str) -> Source:
     """A video over HTTP that knows its length is a file; other URLs are live."""
     capture = open_stream(url)
     if url.lower().startswith("http") and property_of(capture, "FRAME_COUNT"):
-        return VideoFile(url, capture)
+        capture.release()
+        return VideoFile(url)
     return Camera(url, capture=capture)

@@ -1,5 +1,6 @@
 """Drawn frames as a video, encoded by PyAV; what was written stays playable, whatever ends the process."""
 
+import contextlib
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.engines import require_module
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line, why_not_written
 from .frames import Frame, Sink
 
 CODECS = {
@@ -21,26 +22,33 @@ PARTS = {
     ".mkv": {"cluster_time_limit": "1000"},
     ".avi": {},
 }  # by ending: how FFmpeg writes what can be played without its end
-MILLISECONDS = Fraction(1, 1000)
+TICKS = 60_000  # of the clock a second: whole numbers of them for all usual rates, and not too many for MPEG-4
+STEPS = 100  # the same of an .avi, which shows a picture at each tick, where frames do not come evenly
+NAME = 40  # letters of a file's name that its temporary file has too
 
 
 class VideoSink(Sink):
     """A video with the times that the frames had; written beside its place and moved there when it is closed.
 
     It is written in parts of about a second that can be played without an end, whatever ends the process.
+
+    Args:
+        path: .mp4, .mkv or .avi.
+        fps: frames a second, where they come evenly.
     """
 
-    def __init__(self, path: Path, fps: float | None, live: bool) -> None:
+    def __init__(self, path: Path, fps: float | None) -> None:
         super().__init__()
-        self.path, self.fps = path, fps or 25.0
-        self.timed = live and path.suffix.lower() != ".avi"  # frames keep their times
-        if live and not self.timed:
-            self.told.append(f"{path}: .avi keeps no times, its frames follow each other at {self.fps:g} a second")
+        self.path, self.fps = path, fps
         self._container: Any = None
         self._stream: Any = None
-        self._last = -1
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        self._whole = self._temporary.with_suffix(f".whole{path.suffix}")
+        self._held: Any = None  # the last packet: it is shown as long as the last frame is
+        self._last, self._end = -1, 0  # ticks: the newest frame's, and that where it ends
+        self._clock = Fraction(1, TICKS)
+        if path.suffix.lower() == ".avi":
+            self._clock = 1 / Fraction(fps or STEPS).limit_denominator(1001)
+        stem = path.absolute().with_name(f".{path.stem[:NAME]}.{os.getpid()}.part")
+        self._parts, self._whole = (stem.with_name(stem.name + more + path.suffix) for more in ("", ".whole"))
         self._av = require_module("av")
 
     def write(self, picture: np.ndarray, frame: Frame) -> None:
@@ -53,36 +61,68 @@ class VideoSink(Sink):
             even = np.zeros((self._stream.height, self._stream.width, 3), np.uint8)
             even[: picture.shape[0], : picture.shape[1]] = picture
             drawn = self._av.VideoFrame.from_ndarray(even, format="bgr24")
-            if self.timed:
-                self._last = max(self._last + 1, round(1000 * frame.seconds))
-                drawn.pts, drawn.time_base = self._last, MILLISECONDS
-            for packet in self._stream.encode(drawn):
-                self._container.mux(packet)
+            self._last = max(self._last + 1, round(frame.seconds / self._clock))
+            self._end = round((frame.seconds + frame.duration) / self._clock)
+            drawn.pts, drawn.time_base = self._last, self._clock
+            self._mux(self._stream.encode(drawn))
         except (OSError, self._av.FFmpegError) as error:
-            raise InputError(
-                f"{self.path}: could not be written ({getattr(error, 'strerror', None) or error}); free some space"
-            ) from None
+            raise InputError(f"{self.path}: could not be written {why_not_written(error)}") from None
 
     def close(self) -> None:
+        """Finish the video. What could not be finished, or not be moved to its place, is kept and named.
+
+        Raises:
+            InputError: the video ends early, or lies under another name.
+        """
         if self._container is None:
             return
         container, self._container = self._container, None
         try:
-            for packet in self._stream.encode():
-                container.mux(packet)
-            container.close()
-            if self.path.suffix.lower() == ".mp4":
-                _join_parts(self._av, self._temporary, self._whole)
-                self._whole.replace(self.path)
-            else:
-                self._temporary.replace(self.path)
+            self._mux(self._stream.encode(), container)
+            self._finish(container)
+            ended_early = None
         except (OSError, self._av.FFmpegError) as error:
+            ended_early = error
+            with contextlib.suppress(OSError, self._av.FFmpegError):
+                container.close()
+        written = self._joined() if self.path.suffix.lower() == ".mp4" and not ended_early else self._parts
+        try:
+            written.replace(self.path)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{self.path}: could not be moved there ({reason}); take it from {written}") from None
+        self._parts.unlink(missing_ok=True)
+        if ended_early:
             raise InputError(
-                f"{self.path}: could not be finished ({getattr(error, 'strerror', None) or error}); free some space"
-            ) from None
-        finally:
-            self._temporary.unlink(missing_ok=True)
+                f"{self.path}: ends early, as the rest could not be written {why_not_written(ended_early)}"
+            )
+
+    def _mux(self, packets: list[Any], container: Any = None) -> None:
+        """Write packets but for the last one, and the one that was held before."""
+        for packet in packets:
+            if self._held is not None:
+                held, self._held = self._held, packet
+                (container or self._container).mux(held)
+            else:
+                self._held = packet
+
+    def _finish(self, container: Any) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            if self._end > self._last:
+                held.duration = int((self._end - self._last) * self._clock / held.time_base)
+            container.mux(held)
+        container.close()
+
+    def _joined(self) -> Path:
+        """The video as one part where that can be made; in its parts, which can be played too, where not."""
+        try:
+            _join_parts(self._av, self._parts, self._whole)
+        except (OSError, self._av.FFmpegError) as error:
             self._whole.unlink(missing_ok=True)
+            self.told.append(f"{self.path}: left in parts, which few players mind ({first_line(error)})")
+            return self._parts
+        return self._whole
 
     def _open(self, height: int, width: int) -> None:
         av, choices = self._av, CODECS[self.path.suffix.lower()]
@@ -92,17 +132,18 @@ class VideoSink(Sink):
         if codec != choices[0]:
             self.told.append(f"{self.path}: encoded by {codec}, as {choices[0]} is not here")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self._temporary), "w", options=PARTS[self.path.suffix.lower()] | {"flush_packets": "1"})
-        rate = Fraction(self.fps).limit_denominator(1001)
+        container = av.open(str(self._parts), "w", options=PARTS[self.path.suffix.lower()] | {"flush_packets": "1"})
+        rate = (
+            1 / self._clock if self.path.suffix.lower() == ".avi" else Fraction(self.fps or 25).limit_denominator(1001)
+        )
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = height, width
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         if codec == "libx264":
-            stream.options = {"crf": "20", "preset": "veryfast"}
+            stream.options = {"crf": "20", "preset": "veryfast", "bf": "0"}  # the last packet is the last frame
         else:
             stream.bit_rate = max(1_000_000, 4 * height * width)
-        if self.timed:
-            stream.codec_context.time_base = MILLISECONDS
+        stream.codec_context.time_base = self._clock
         self._container, self._stream = container, stream
 
 

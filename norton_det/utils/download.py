@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .errors import InputError
+from .errors import InputError, why_not_written
 from .files import atomic_path
 
 CHUNK = 1 << 20
@@ -88,7 +88,7 @@ def fetch(url: str, path: Path, size: int | None = None, progress: bool = True, 
             f"{url}: expected to load {expected}, got {reason}; run it again{purpose}, or put {name} into {path.parent}"
         ) from None
     except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error}); free some space") from None
+        raise InputError(f"{path}: could not be written {why_not_written(error)}") from None
     if total is not None and path.stat().st_size < total:
         raise InputError(f"{path}: expected {total} bytes, got {path.stat().st_size}; run it again to go on")
 
@@ -133,4 +133,4 @@ def unpack(path: Path, folder: str | Path, progress: bool = True) -> None:
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: expected an intact zip file, got another ({error}); load it again") from None
     except OSError as error:
-        raise InputError(f"{root}: could not be written ({error.strerror or error}); free some space") from None
+        raise InputError(f"{root}: could not be written {why_not_written(error)}") from None

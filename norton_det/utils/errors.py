@@ -1,7 +1,11 @@
 """The one exception for input that the user can mend."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where there is no space left, on the disk or for this user."""
 
 
 class InputError(ValueError):
@@ -28,6 +32,12 @@ def _visible(text: str) -> str:
 def first_line(error: Exception, limit: int = 120) -> str:
     """What an exception of a library says, in one short line, to be quoted in an ``InputError``."""
     return (str(error).splitlines() or [type(error).__name__])[0][:limit]
+
+
+def why_not_written(error: Exception, place: str = "place") -> str:
+    """The reason in brackets and the mend, for an ``InputError`` on what the system did not write."""
+    remedy = "free some space" if getattr(error, "errno", None) in FULL else f"choose another {place}"
+    return f"({getattr(error, 'strerror', None) or first_line(error)}); {remedy}"
 
 
 @contextmanager

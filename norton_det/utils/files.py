@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, why_not_written
 
 try:
     import fcntl
@@ -52,7 +52,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # not every file system has it for folders
             _sync(target.parent)
     except OSError as error:
-        raise InputError(f"{target}: could not be written ({error.strerror or error}); free some space") from None
+        raise InputError(f"{target}: could not be written {why_not_written(error)}") from None
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)

@@ -20,7 +20,7 @@ def picture(number: int, height: int = 96, width: int = 128) -> np.ndarray:
 
 
 def video(path: Path, frames: int = 12, height: int = 96, width: int = 128) -> Path:
-    sink = VideoSink(path, 10.0, live=False)
+    sink = VideoSink(path, 10.0)
     for number in range(frames):
         sink.write(picture(number, height, width), Frame(picture(number), number, number / 10))
     sink.close()

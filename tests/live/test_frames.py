@@ -1,6 +1,8 @@
 """Frames in and drawn frames out: pictures, videos, streams over loopback; what is damaged, lost or not there."""
 
+import errno
 import os
+import re
 import signal
 import socket
 import struct
@@ -17,14 +19,16 @@ from norton_det.deploy.predictor import class_name
 from norton_det.live import Frame, Meter, Overlay, SourceLost, check_output, open_sink, open_source
 from norton_det.live.camera import Camera
 from norton_det.live.capture import cameras, open_live
+from norton_det.live.film import VideoFile
 from norton_det.live.sink import PictureSink
-from norton_det.live.source import VideoFile
 from norton_det.live.video import VideoSink
 from norton_det.utils.errors import InputError
 
 cv2 = pytest.importorskip("cv2")
 av = pytest.importorskip("av")
 pytest.importorskip("supervision")
+
+from tests import process  # noqa: E402
 
 from .films import Server, number_of, picture, video  # noqa: E402
 
@@ -93,7 +97,7 @@ def test_names_with_brackets_are_files(tmp_path):
 
 def test_containers_that_do_not_count_frames_are_not_called_damaged(tmp_path):
     """Matroska knows how long it is: 60 frames with a pause are guessed to be more."""
-    sink = VideoSink(tmp_path / "a.mkv", 30.0, live=True)
+    sink = VideoSink(tmp_path / "a.mkv", None)
     for number in range(20):
         sink.write(picture(number), Frame(picture(number), number, number / 30 + (3 if number > 10 else 0)))
     sink.close()
@@ -268,7 +272,7 @@ def test_closing_a_stream_stops_its_thread(server):
 
 
 def test_live_videos_keep_the_times_that_frames_had(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 30.0, live=True)
+    sink = VideoSink(tmp_path / "a.mp4", None)
     moments = [0.0, 0.5, 0.6, 0.6, 2.0]
     for number, moment in enumerate(moments):
         sink.write(picture(number), Frame(picture(number), number, moment))
@@ -281,27 +285,65 @@ def test_live_videos_keep_the_times_that_frames_had(tmp_path):
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
 def test_what_was_written_is_playable_after_a_kill(tmp_path, ending):
     """All but the last seconds, which the encoder still had."""
-    pid = os.fork()
-    if pid == 0:
-        sink = VideoSink(tmp_path / f"a.{ending}", 10.0, live=True)
+
+    def write() -> None:
+        sink = VideoSink(tmp_path / f"a.{ending}", None)
         for number in range(150):
             sink.write(picture(number), Frame(picture(number), number, number / 10))
         os.kill(os.getpid(), signal.SIGKILL)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    (left,) = tmp_path.iterdir()
-    assert left.name == f".a.{pid}.part.{ending}"
+
+    assert process.run(write, tmp_path, 60).status == -signal.SIGKILL
+    (left,) = tmp_path.glob(".a.*")
+    assert re.fullmatch(rf"\.a\.\d+\.part\.{ending}", left.name)
     frames = [number_of(frame.image) for frame in open_source(str(left))]
     assert len(frames) > 100 and frames == [number % 25 for number in range(len(frames))]
 
 
-def test_live_avi_is_told(tmp_path):
-    sink = VideoSink(tmp_path / "a.avi", 10.0, live=True)
-    for number, moment in enumerate((0.0, 3.0, 3.1)):
-        sink.write(picture(number), Frame(picture(number), number, moment))
-    sink.close()
-    assert sink.told == [f"{tmp_path / 'a.avi'}: .avi keeps no times, its frames follow each other at 10 a second"]
-    source = open_source(str(tmp_path / "a.avi"))
-    assert len(list(source)) == source.count == 3
+def test_a_video_that_could_not_be_moved_is_kept(tmp_path, monkeypatch):
+    made = VideoSink(tmp_path / "a.mp4", 10.0)
+    made.write(picture(1), Frame(picture(1), 0, 0.0))
+    (tmp_path / "a.mp4").mkdir()  # meanwhile
+    with pytest.raises(InputError, match=r"a\.mp4: could not be moved there \(.*\); take it from .*\.whole\.mp4"):
+        made.close()
+    (left,) = (path for path in tmp_path.iterdir() if "whole" in path.name)
+    assert len(list(open_source(str(left)))) == 1
+
+
+def test_a_video_whose_parts_cannot_be_joined_is_there(tmp_path, monkeypatch):
+    from norton_det.live import video as module
+
+    def full(*_args) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    made = VideoSink(tmp_path / "a.mp4", 10.0)
+    made.write(picture(1), Frame(picture(1), 0, 0.0))
+    monkeypatch.setattr(module, "_join_parts", full)
+    made.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"] and "left in parts" in made.told[0]
+    assert len(list(open_source(str(tmp_path / "a.mp4")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"), [(errno.ENOSPC, "free some space"), (errno.EIO, "choose another place")], ids=["full", "other"]
+)
+def test_what_was_written_before_a_fault_of_the_disk_is_there(tmp_path, number, mend):
+    made = VideoSink(tmp_path / "a.mp4", 10.0)
+    for index in range(40):
+        made.write(picture(index), Frame(picture(index), index, index / 10))
+
+    class Broken:
+        def __init__(self, container) -> None:
+            self.close = container.close
+
+        def mux(self, _packet) -> None:
+            raise OSError(number, os.strerror(number))
+
+    made._container = Broken(made._container)
+    reason = re.escape(os.strerror(number))
+    with pytest.raises(InputError, match=rf"a\.mp4: ends early, as .* could not be written \({reason}\); {mend}"):
+        made.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+    assert 0 < len(list(open_source(str(tmp_path / "a.mp4")))) < 40
 
 
 def test_inputs_are_not_written_over(tmp_path):
@@ -318,7 +360,7 @@ def test_inputs_are_not_written_over(tmp_path):
 
 
 def test_sides_that_are_odd_and_change(tmp_path):
-    sink = VideoSink(tmp_path / "a.mp4", 10.0, live=False)
+    sink = VideoSink(tmp_path / "a.mp4", 10.0)
     for number, (height, width) in enumerate([(97, 129), (97, 129), (200, 100)]):
         sink.write(picture(number, height, width), Frame(picture(number), number, 0.0))
     sink.close()
@@ -329,7 +371,7 @@ def test_another_codec_is_told(tmp_path, monkeypatch):
     from norton_det.live import video as module
 
     monkeypatch.setattr(module, "_has_encoder", lambda _av, name: name != "libx264")
-    made = VideoSink(tmp_path / "a.mp4", 10.0, live=False)
+    made = VideoSink(tmp_path / "a.mp4", 10.0)
     made.write(picture(1), Frame(picture(1), 0, 0.0))
     made.close()
     assert made.told == [f"{tmp_path / 'a.mp4'}: encoded by mpeg4, as libx264 is not here"]
@@ -337,7 +379,7 @@ def test_another_codec_is_told(tmp_path, monkeypatch):
 
 
 def test_nothing_is_left_without_frames(tmp_path):
-    VideoSink(tmp_path / "a.mp4", 10.0, live=False).close()
+    VideoSink(tmp_path / "a.mp4", 10.0).close()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ GONE = 3  # exit status when a camera or stream has gone
 
 def film(path: Path, frames: int = FRAMES) -> Path:
     """A video of moving noise."""
-    sink = VideoSink(path, 10.0, live=False)
+    sink = VideoSink(path, 10.0)
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     for number in range(frames):
         picture = np.roll(noise, number, axis=1)
@@ -146,9 +146,9 @@ def with_rate(folder: Path, detector: Path, scale: int, rate: int) -> int | None
 
 def with_property(folder: Path, detector: Path, value: float) -> int | None:
     """A video of which OpenCV says this rate."""
-    from norton_det.live import capture, source
+    from norton_det.live import film as reading
 
-    path, real = film(folder / "film.mp4"), capture.open_file
+    path, real = film(folder / "film.mp4"), reading.open_file
 
     class Saying:
         def __init__(self, inner: cv2.VideoCapture) -> None:
@@ -157,7 +157,8 @@ def with_property(folder: Path, detector: Path, value: float) -> int | None:
         def get(self, which: int) -> float:
             return value if which == cv2.CAP_PROP_FPS else self.inner.get(which)
 
-    source.open_file = lambda name: Saying(real(name))
+    reading.open_file = lambda name: Saying(real(name))
+    reading.choose_reader = lambda: reading.OpenCVFilm
     return counted(folder, detector, path)
 
 
