@@ -4,7 +4,6 @@ They follow, the first that is there, from what OpenMMLab's files say of their c
 tensors, or from the origin: Caffe's and Detectron2's detectors are MSRA's, all else is torchvision's.
 """
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +15,6 @@ from ..models.keys import ResNetPart
 from ..models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from ..utils.errors import InputError
 
-logger = logging.getLogger(__name__)
 _MOST_TEXT = 5_000_000  # characters of a config that are looked at
 _STATEMENT = re.compile(  # key = value or "key": value, of Python, JSON and YAML
     r"""\b(style|mean|std|to_rgb|bgr_to_rgb)["']?\s{0,9}[=:]\s{0,9}(["']\w{1,20}["']|[\[(][^\[\]()]{0,200}[\])]|\w{1,5})"""
@@ -36,17 +34,17 @@ def conventions(resnet: ResNetPart, around: Mapping[str, Any], fields: Mapping[s
         InputError: the config in the file says two things, or only half of what has to be known.
     """
     if (stated := _of_openmmlab(fields.get("meta"))) is not None:
-        return stated
+        return *stated, False
     mean, std = _pixels(around, "pixel_mean"), _pixels(around, "pixel_std")
     for known in (MSRA, TORCHVISION):
         if _close(mean, known.mean) and _close(std, known.std):
-            return known, known == MSRA and resnet.naming != "torchvision"
+            return known, known == MSRA and resnet.naming != "torchvision", False
     author = fields.get("__author__")
     author = author[:200].lower() if isinstance(author, str) else ""
     by_msra = resnet.naming == "caffe2" or re.search("caffe2|msra", author) is not None
     in_detector = split_prefix(resnet.prefix)[1] != ""
     zoo_detector = resnet.naming == "detectron2" and in_detector and "torchvision" not in author
-    return (MSRA, True) if by_msra or zoo_detector else (TORCHVISION, False)
+    return (MSRA, True, not by_msra) if by_msra or zoo_detector else (TORCHVISION, False, True)
 
 
 def _of_openmmlab(meta: object) -> tuple[Preprocessing, bool] | None:

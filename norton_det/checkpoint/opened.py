@@ -96,7 +96,15 @@ class OpenedWeights:
                 rank if isinstance(rank, int) and not isinstance(rank, bool) else None,
                 ratios if isinstance(ratios, str | list | tuple) else None,
             )
-            preprocessing, stride_in_1x1 = conventions(resnet, self.around, self.fields)
+            preprocessing, stride_in_1x1, assumed = conventions(resnet, self.around, self.fields)
+            if assumed and self.family is not None and "MM" in self.family.name:
+                stride = "1x1" if stride_in_1x1 else "3x3"
+                logger.warning(
+                    "%s: does not say what input it wants; assumed: %s, stride in the %s",
+                    self.source,
+                    preprocessing,
+                    stride,
+                )
             return NetworkInfo(spec, preprocessing, _classes(resnet.state, spec), stride_in_1x1)
 
     @cached_property
