@@ -22,8 +22,10 @@ _STATEMENT = re.compile(  # key = value or "key": value, of Python, JSON and YAM
 _MEND = "load it by norton_det.checkpoint.load.load_weights with preprocessing and stride_in_1x1 of your own"
 
 
-def conventions(resnet: ResNetPart, around: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[Preprocessing, bool]:
-    """Preprocessing and stride_in_1x1 of a ResNet.
+def conventions(
+    resnet: ResNetPart, around: Mapping[str, Any], fields: Mapping[str, Any]
+) -> tuple[Preprocessing, bool, bool]:
+    """Preprocessing and stride_in_1x1 of a ResNet, and whether nothing in the file but names says so.
 
     Args:
         resnet: as it was found.

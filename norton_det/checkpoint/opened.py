@@ -249,8 +249,11 @@ def _opened(source: str, content: dict[Any, Any]) -> OpenedWeights:
     """The network in the dict of a file; what was passed over for it is told."""
     network = unwrap(content)
     if network.copies:
-        copies = ", ".join(copy.removesuffix(".")[:60] for copy in network.copies)
-        logger.warning("%s: the network taken is %s, not its copy %s", source, network.wrapper[:-1] or "bare", copies)
+        taken, *left = (
+            f"below {prefix[:-1][:60]}" if prefix else "without a prefix"
+            for prefix in (network.wrapper, *network.copies)
+        )
+        logger.warning("%s: holds several networks; taken: that %s, left: that %s", source, taken, ", ".join(left))
     text = network.fields.pop(METADATA_KEY, None)
     with naming(source):
         described = None if text is None else NetworkInfo.from_json(str(text))

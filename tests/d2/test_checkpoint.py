@@ -242,3 +242,60 @@ def test_what_says_nothing_of_itself(dense_file, norton_64, tmp_path):
     for address in ("", "torchvision://resnet50", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
         assert open_file(address) is None  # nothing is downloaded to know that
     refused(lambda: open_weights(tmp_path / "none.pth").described, "none.pth: expected .*, found no such file")
+
+
+def test_wrapped_detectors_are_read_whole(config, tmp_path):
+    """What distributed, compiled and Lightning trainings save, and a teacher with its student: nothing is left anew."""
+    cfg = config(**{"MODEL.NORTON.PRESET": "norton-78"})
+    model, other = build_model(cfg), build_model(cfg)
+    state = {name: t.half().float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+
+    def below(prefix: str, tensors=state) -> dict[str, torch.Tensor]:
+        return {prefix + name: tensor for name, tensor in tensors.items()}
+
+    hollow = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in state.items()}
+    contents = {
+        "compiled.pth": {"model": below("module._orig_mod.")},
+        "light.ckpt": {"state_dict": below("model.") | {"map.total": torch.zeros(1)}, "hyper_parameters": {"lr": 1}},
+        "msd.pth": {"model_state_dict": {name: tensor.half() for name, tensor in state.items()}},
+        "ut.pth": {"model": below("modelStudent.", hollow) | below("modelTeacher."), "iteration": 9},
+        "ema.pth": {"ema_state": hollow, "model": state},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / name)
+        torch.nn.init.zeros_(other.proposal_generator.rpn_head.conv.weight)
+        fields = NortonCheckpointer(other, whole=True).load(str(tmp_path / name))
+        assert equal(other, state), name
+        assert fields.get("iteration") == content.get("iteration")
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_R_50_C4_1x.yaml", "mask_rcnn_R_50_FPN_1x.yaml"])
+def test_detectron2s_own_detectors_get_all_of_their_own_file(name, tmp_path):
+    """The names of a detector with Detectron2's ResNet stay as they are, with and without FPN."""
+    from detectron2 import model_zoo
+
+    cfg = model_zoo.get_config(f"{'COCO-Detection' if 'faster' in name else 'COCO-InstanceSegmentation'}/{name}")
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
+    model, other = build_model(cfg), build_model(cfg)
+    content = {"model": {key: tensor.numpy() for key, tensor in model.state_dict().items()}, "__author__": "Zoo"}
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+    NortonCheckpointer(other, whole=True).load(str(tmp_path / "model.pkl"))
+    assert equal(other, model.state_dict())
+
+
+def test_detectors_of_others_are_named(config, tmp_path):
+    model = detector(config)
+    first = {"layer1.0.conv1.weight": torch.zeros(1)}
+    for name, content, told in (
+        ("tv.pth", {f"backbone.body.{key}": tensor for key, tensor in first.items()}, "one of torchvision; leave out"),
+        (
+            "mm.pth",
+            {f"backbone.{key}": t for key, t in first.items()} | {"rpn_head.rpn_conv.bias": torch.zeros(1)},
+            "an MMDetection detector; norton-det compress without --config takes its backbone",
+        ),
+    ):
+        torch.save({"state_dict": content}, tmp_path / name)
+        refused(
+            lambda file=tmp_path / name: NortonCheckpointer(model, whole=True).load(str(file)),
+            rf"^{re.escape(str(tmp_path / name))}: expected a detector of Detectron2, got {told}",
+        )
