@@ -15,12 +15,14 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.opened import reading_once
 from ..d2.build import NORTON_BACKBONES, load_config, load_detector
 from ..d2.config import info_from_config
+from ..d2.config_checks import check_model
 from ..d2.datasets import check_config_datasets
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from ..d2.initial_weights import compress_weights, resume_weights
 from ..d2.launch import launch
 from ..d2.pooling import vectorize_pooling
-from ..d2.trainer import NortonTrainer, check_training
+from ..d2.trainer import NortonTrainer
+from ..d2.training_checks import check_training
 from ..data.register import register_entries
 from ..utils.configs import find_config
 from ..utils.errors import InputError
@@ -36,9 +38,11 @@ def configure(args: argparse.Namespace) -> CfgNode:
     require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
     if args.json:
         require_writable(args.json)
+    check_model(cfg)
     if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
         info_from_config(cfg)  # refuses a spec or a preprocessing that does not fit
-    check_training(cfg)
+    if not args.eval_only:
+        check_training(cfg)
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
         raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
     check_config_datasets(cfg, training=not args.eval_only)

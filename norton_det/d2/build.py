@@ -21,8 +21,11 @@ from ..models.spec import CompressionSpec
 from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import require_file
+from .agreement import check_input, follow_weights, stated_input
 from .checkpoint import NortonCheckpointer, info_of_model
 from .config import add_norton_config, info_from_config, ranks_from_config, spec_from_config
+from .config_checks import check_model
+from .config_faults import naming_keys
 from .deploy import resize
 from .files import open_file
 
@@ -33,7 +36,8 @@ NORTON_BACKBONES = ("build_norton_resnet_backbone", "build_norton_resnet_fpn_bac
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output_dir: str = "") -> CfgNode:
     """A frozen config from a file (a path or a bare name in ``configs/``) and ``KEY VALUE`` pairs.
 
-    Without a GPU, ``MODEL.DEVICE`` becomes cpu. Nothing in the file is executed.
+    Without a GPU, ``MODEL.DEVICE`` becomes cpu; where ``MODEL.WEIGHTS`` are compressed, the backbone is theirs. Nothing
+    in the file is executed.
 
     Raises:
         InputError: no such file, no YAML, an unknown key, or a value of another type; one line with the mend.
@@ -81,7 +85,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
-    return cfg
+    return follow_weights(cfg)
 
 
 def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
@@ -121,6 +125,12 @@ def check_weights(cfg: CfgNode) -> None:
                 "MODEL.NORTON asks for %s, which is not used: the weights have a spec of their own", requested
             )
         logger.info("Backbone: %s", info.spec)
+    elif (opened := open_file(weights)) is not None:
+        preprocessing, stride = stated_input(opened, cfg)
+        if opened.described is None and stride is not None and stride != cfg.MODEL.RESNETS.STRIDE_IN_1X1:
+            logger.warning("%s: most of its family want MODEL.RESNETS.STRIDE_IN_1X1 %s", weights, stride)
+            stride = None
+        check_input(cfg, preprocessing, stride)
 
 
 def _requested_spec(cfg: CfgNode) -> CompressionSpec | None:
@@ -152,7 +162,7 @@ def load_as_it_is(cfg: CfgNode, whole: bool = True) -> torch.nn.Module:
     """The detector of ``MODEL.WEIGHTS``, whatever ``MODEL.NORTON`` says; ``whole``: see ``compress_to_file``."""
     dense = cfg.clone()
     dense.defrost()
-    dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense"})
+    dense.MODEL.NORTON.update(dict.fromkeys(dense.MODEL.NORTON) | {"PRESET": "dense", "CALIBRATION_IMAGES": 0})
     dense.freeze()
     return _load(dense, whole)
 
@@ -187,7 +197,10 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
 
     A norton checkpoint of a whole detector comes first; other weights are loaded into what ``MODEL.NORTON`` says.
     """
-    model = build_model(cfg)
+    cfg = follow_weights(cfg)
+    check_model(cfg)
+    with naming_keys(RuntimeError):
+        model = build_model(cfg)
     opened = open_file(cfg.MODEL.WEIGHTS)
     layout = None if opened is None else opened.layout
     ranks = ranks_from_config(cfg)
@@ -223,6 +236,7 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
 
 def _load(cfg: CfgNode, whole: bool) -> torch.nn.Module:
     with reading_once():
+        cfg = follow_weights(cfg)
         check_weights(cfg)
         model = build_detector(cfg)
         NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)

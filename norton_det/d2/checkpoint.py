@@ -1,7 +1,6 @@
 """Loading and saving of detectors with Detectron2's checkpointer, norton checkpoints included."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +8,22 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..checkpoint.load import load_weights
-from ..checkpoint.opened import open_weights
+from ..checkpoint.opened import OpenedWeights, open_weights
 from ..checkpoint.tensor_file import METADATA_KEY
 from ..checkpoint.torch_file import save_torch
 from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
-from ..models.keys import torchvision_to_d2
 from ..models.preprocessing import MSRA
 from ..models.resnet import NortonResNet
 from ..models.state import match_counters
 from ..utils.errors import InputError
 from ..utils.files import write_text
 from .files import newest_checkpoint
+from .own_resnet import CLASSIFIER, has_resnet, own_prefix, state_for
 
 logger = logging.getLogger(__name__)
 BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
-CLASSIFIER = ("fc.weight", "fc.bias")
-RPN = "proposal_generator."  # by which a detector of Detectron2 is known
+DETECTOR = ("proposal_generator.", "head.cls_")  # by which one of Detectron2 is known, and one without regions
 HARMLESS = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")  # that older detectors keep
 
 
@@ -94,15 +92,11 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         opened = open_weights(filename)
-        compressible = find_resnet(self.model)[0] is not None
-        try:
-            resnet = opened.resnet
-        except InputError:
-            if not compressible:
-                return opened.fields | {"model": opened.state}  # another backbone: Detectron2 matches the names
-            raise
-        if not compressible and resnet.naming == "detectron2":
-            return opened.fields | {"model": opened.state}
+        if find_resnet(self.model)[0] is None:
+            state = state_for(opened, self.model.state_dict())
+            self._refuse_other_stacks(opened)
+            return opened.fields | {"model": state}
+        resnet = opened.resnet
         if opened.stack == "detectron2":
             if resnet.naming == "detectron2":
                 logger.warning(
@@ -113,13 +107,21 @@ class NortonCheckpointer(DetectionCheckpointer):
                 )
             state = {BACKBONE + name: tensor for name, tensor in resnet.state.items()}
             return opened.fields | {"model": state | opened.around}
-        if self.whole and (opened.stack or opened.family):
-            got, mend = "one of torchvision", "leave out --config"
-            if opened.family is not None:
-                got, mend = opened.family.name, opened.family.mend
-            raise InputError(f"{filename}: expected a detector of Detectron2, got {got}; {mend}")
+        self._refuse_other_stacks(opened)
         loaded = load_weights(opened)  # the ResNet alone
         return {"model": {BACKBONE + name: tensor for name, tensor in loaded.state.items()}}
+
+    def _refuse_other_stacks(self, opened: OpenedWeights) -> None:
+        """Refuse, for use as it is, a detector of torchvision or another project, of which the ResNet alone is taken."""
+        if not self.whole or not has_resnet(opened):
+            return
+        if opened.family is not None:
+            got, mend = opened.family.name, opened.family.mend
+        elif opened.stack == "torchvision":
+            got, mend = "one of torchvision", "leave out --config"
+        else:
+            return
+        raise InputError(f"{opened.source}: expected a detector of Detectron2, got {got}; {mend}")
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         resnet, prefix = find_resnet(self.model)
@@ -131,22 +133,21 @@ class NortonCheckpointer(DetectionCheckpointer):
                 continue
             if name.startswith(BACKBONE) and resnet is not None:
                 name = prefix + short_name
-            elif name.startswith(BACKBONE) and short_name.startswith(("conv1.", "bn1.", "layer")):
-                name = _native_name(torchvision_to_d2(short_name), expected)
             state[name] = tensor
         checkpoint["model"] = match_counters(state, expected)
-        detector = any(name.startswith(RPN) for name in state)
+        detector = any(name.startswith(DETECTOR) for name in state)
         incompatible = super()._load_model(checkpoint)
-        if resnet is not None or self.whole:
-            self._refuse_misfits(incompatible, prefix or BACKBONE, detector and not self.partial)
+        self._refuse_misfits(incompatible, prefix or own_prefix(expected), detector and not self.partial)
         return incompatible
 
     def _refuse_misfits(self, incompatible: Any, prefix: str, complete: bool) -> None:
         """Refuse tensors of the backbone, which is below ``prefix``, that do not fit; with ``complete`` others too."""
+        norton = find_resnet(self.model)[0] is not None
         for name, actual, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
                 mend = (
-                    "the rank or ratios of MODEL.NORTON are of another network than the weights"
+                    f"the {'rank or ratios of MODEL.NORTON' if norton else 'MODEL.RESNETS'} are of another network "
+                    "than the weights"
                     if name.startswith("backbone.")
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
@@ -171,12 +172,6 @@ class NortonCheckpointer(DetectionCheckpointer):
             )
         for name in missing:
             incompatible.missing_keys.remove(name)
-
-
-def _native_name(name: str, expected: Mapping[str, Any]) -> str:
-    """The name that a tensor of Detectron2's own ResNet has in its detector: with FPN, without, as stage of a head."""
-    names = [prefix + name for prefix in (BACKBONE, "backbone.", "roi_heads.")]
-    return next((candidate for candidate in names if candidate in expected), names[0])
 
 
 def find_resnet(model: nn.Module) -> tuple[NortonResNet | None, str]:

@@ -6,10 +6,10 @@ from detectron2.config import CfgNode
 
 from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
-from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
 from ..utils.configs import find_config as find_config  # public here too, beside the keys that it is used with
-from ..utils.errors import InputError
+from ..utils.errors import InputError, naming
+from .agreement import check_agreement, check_input, preprocessing_from_config, stated_input
 from .files import open_file
 
 
@@ -68,7 +68,8 @@ def spec_from_config(cfg: CfgNode) -> CompressionSpec:
     if arch not in ARCHITECTURES:
         known = ", ".join(name.removeprefix("resnet") for name in ARCHITECTURES)
         raise InputError(f"MODEL.RESNETS.DEPTH: expected one of {known}, got {cfg.MODEL.RESNETS.DEPTH}; 50 is usual")
-    spec = CompressionSpec.preset(node.PRESET, arch)
+    with naming("MODEL.NORTON.PRESET"):
+        spec = CompressionSpec.preset(node.PRESET, arch)
     if node.RANK is None and node.RATIOS is None:
         return spec
     rank: Any = spec.rank if node.RANK is None else node.RANK
@@ -88,16 +89,11 @@ def ranks_from_config(cfg: CfgNode) -> dict[str, int | None]:
     return {name: cfg.MODEL.NORTON[name.upper()] for name in ("neck_rank", "head_rank", "box_head_rank")}
 
 
-def preprocessing_from_config(cfg: CfgNode) -> Preprocessing:
-    """Colour order and normalisation that the config gives to a detector."""
-    return Preprocessing(cfg.INPUT.FORMAT, tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD))
-
-
 def info_from_config(cfg: CfgNode) -> NetworkInfo:
     """Spec, preprocessing and stride of the backbone to build.
 
-    The spec is that of ``MODEL.WEIGHTS`` when this is a norton checkpoint (and the config's preprocessing has to
-    agree with it), else that of ``MODEL.NORTON``.
+    The spec is that of ``MODEL.WEIGHTS`` when this is a norton checkpoint, else that of ``MODEL.NORTON``; the config's
+    preprocessing has to agree with what the weights say of theirs.
 
     Raises:
         InputError: the config's DEPTH, INPUT.FORMAT, PIXEL_MEAN, PIXEL_STD or STRIDE_IN_1X1 are not those of the
@@ -107,6 +103,8 @@ def info_from_config(cfg: CfgNode) -> NetworkInfo:
     opened = open_file(cfg.MODEL.WEIGHTS)
     info = None if opened is None else opened.described
     if info is None:
+        if opened is not None:
+            check_input(cfg, *stated_input(opened, cfg))
         info = NetworkInfo(spec_from_config(cfg), preprocessing, 0, stride)
     else:
         check_agreement(cfg, info.spec.arch, info.preprocessing, info.stride_in_1x1)
@@ -117,29 +115,3 @@ def info_from_config(cfg: CfgNode) -> NetworkInfo:
             f"{cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}; set it to {outputs}"
         )
     return info
-
-
-def check_agreement(cfg: CfgNode, arch: str, has: Preprocessing, stride_in_1x1: bool) -> None:
-    """Refuse a config whose ResNet, input or stride is not what ``MODEL.WEIGHTS`` have.
-
-    Raises:
-        InputError: names the keys and their values.
-    """
-    depth = arch.removeprefix("resnet")
-    if str(cfg.MODEL.RESNETS.DEPTH) != depth:
-        outputs = ARCHITECTURES[arch].outputs[0]
-        raise InputError(
-            f"{cfg.MODEL.WEIGHTS}: is a {arch}, the config has MODEL.RESNETS.DEPTH {cfg.MODEL.RESNETS.DEPTH}; set "
-            f"MODEL.RESNETS.DEPTH {depth} MODEL.RESNETS.RES2_OUT_CHANNELS {outputs}"
-        )
-    preprocessing, stride = preprocessing_from_config(cfg), bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1)
-    if not has.close_to(preprocessing):
-        raise InputError(
-            f"{cfg.MODEL.WEIGHTS}: wants input {has}, the config has {preprocessing}; set INPUT.FORMAT {has.color} "
-            f"MODEL.PIXEL_MEAN {list(has.mean)} MODEL.PIXEL_STD {list(has.std)}"
-        )
-    if stride_in_1x1 != stride:
-        raise InputError(
-            f"{cfg.MODEL.WEIGHTS}: wants MODEL.RESNETS.STRIDE_IN_1X1 {stride_in_1x1}, the config has {stride}; "
-            f"set it to {stride_in_1x1}"
-        )

@@ -28,8 +28,9 @@ from ..data.images import Input, read_sample
 from ..models.description import NetworkInfo
 from ..models.spec import CompressionSpec
 from ..utils.errors import InputError
+from .agreement import check_agreement, follow_weights, preprocessing_from_config, stated_input
 from .build import NORTON_BACKBONES, compress_to_file, to_input, with_weights
-from .config import check_agreement, ranks_from_config, spec_from_config
+from .config import ranks_from_config, spec_from_config
 from .files import newest_checkpoint, open_file
 from .mapper import read_file
 
@@ -45,6 +46,7 @@ def compress_weights(cfg: CfgNode) -> CfgNode:
     The checkpoint goes to ``OUTPUT_DIR``; that of a detector keeps its neck and heads, unless ``MODEL.NORTON`` has
     ranks for them. Norton checkpoints that are compressed already, or dense as ``MODEL.NORTON`` is, are left alone.
     """
+    cfg = follow_weights(cfg)
     weights = cfg.MODEL.WEIGHTS
     if not weights or cfg.MODEL.BACKBONE.NAME not in NORTON_BACKBONES:
         return cfg
@@ -107,7 +109,11 @@ def _compress_whole(path: Path, cfg: CfgNode, spec: CompressionSpec | None) -> N
 
 def _compress_resnet(path: Path, cfg: CfgNode, spec: CompressionSpec, opened: OpenedWeights) -> None:
     """Compress a dense ResNet, alone or in a detector of Detectron2's, into a norton checkpoint."""
-    loaded = load_weights(opened)
+    preprocessing, stride = stated_input(opened, cfg)
+    if opened.stack == "detectron2":  # one that does not say is of a training with this config
+        preprocessing = preprocessing or preprocessing_from_config(cfg)
+        stride = bool(cfg.MODEL.RESNETS.STRIDE_IN_1X1) if stride is None else stride
+    loaded = load_weights(opened, preprocessing, stride)
     logger.info("Weights: %s from %s", loaded.source, cfg.MODEL.WEIGHTS)
     check_agreement(cfg, loaded.spec.arch, loaded.preprocessing, loaded.stride_in_1x1)
     detector = opened.detector if _is_detectron2(opened) else None

@@ -2,10 +2,9 @@
 
 import functools
 import logging
-import math
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,12 @@ from detectron2.utils import comm
 
 from ..checkpoint.opened import reading_once
 from ..utils.errors import InputError, first_line
-from ..utils.files import require_file
 from ..utils.stop import StopOnSignal
+from .agreement import follow_weights
 from .build import build_detector, check_weights, load_as_it_is, with_weights
 from .checkpoint import NortonCheckpointer
+from .config_checks import check_model
+from .config_faults import naming_keys
 from .datasets import known_labels, sigmas_of
 from .distill import Distillation, DistillWeights
 from .evaluation import NortonCOCOEvaluator, refusing_non_finite
@@ -27,6 +28,7 @@ from .hooks import Average, Guard, Reseed, guarded
 from .loader import build_test_loader, build_train_loader, is_stream, set_seed
 from .optimizer_state import apply_settings, check_optimizer, settings_of
 from .pooling import vectorize_pooling
+from .training_checks import check_training
 
 logger = logging.getLogger(__name__)
 QUIET = (InputError, FloatingPointError, RuntimeError, ConnectionError, EOFError)  # that ``guarded`` puts into words
@@ -44,8 +46,10 @@ class NortonTrainer(DefaultTrainer):
 
     @reading_once()
     def __init__(self, cfg: CfgNode) -> None:
+        cfg = follow_weights(cfg)
+        check_model(cfg)
         check_weights(cfg)
-        check_training(cfg)
+        check_training(cfg, type(self))
         self.stop, self.precision = StopOnSignal(), ExitStack()
         trainer_cfg = scale_learning_rate(cfg).clone()
         trainer_cfg.defrost()
@@ -56,7 +60,7 @@ class NortonTrainer(DefaultTrainer):
         on_cpu = cfg.MODEL.DEVICE == "cpu"
         trainer_cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED and not on_cpu  # Detectron2's own is for CUDA alone
         trainer_cfg.freeze()
-        with _parallel_on(trainer_cfg.MODEL.DEVICE):
+        with _parallel_on(trainer_cfg.MODEL.DEVICE), naming_keys(RuntimeError):
             super().__init__(trainer_cfg)
         if on_cpu:
             # the backbone alone: Detectron2's heads use view
@@ -123,6 +127,10 @@ class NortonTrainer(DefaultTrainer):
         finally:
             log.removeFilter(is_worth_telling)
             self.precision.close()
+
+    def run_step(self) -> None:
+        with naming_keys() if self.iter == self.start_iter else nullcontext():
+            super().run_step()
 
     def after_train(self) -> None:
         if self.iter >= self.max_iter:
@@ -196,27 +204,6 @@ class NortonTrainer(DefaultTrainer):
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)
         return model
-
-
-def check_training(cfg: CfgNode) -> None:
-    """Refuse settings of training that make no sense, before anything is built.
-
-    Raises:
-        InputError: one line naming the key.
-    """
-    solver = cfg.SOLVER
-    if not 0 <= solver.EMA_DECAY < 1:
-        raise InputError(f"SOLVER.EMA_DECAY: expected 0 to less than 1, got {solver.EMA_DECAY}; use 0.0 for none")
-    for name in ("FEATURES", "RPN", "BOX"):
-        if not 0 <= solver.DISTILL[name] < math.inf:
-            raise InputError(
-                f"SOLVER.DISTILL.{name}: expected 0.0 or more, got {solver.DISTILL[name]}; use 0.0 for none"
-            )
-    count = cfg.MODEL.NORTON.CALIBRATION_IMAGES
-    if not isinstance(count, int) or count < 0:
-        raise InputError(f"MODEL.NORTON.CALIBRATION_IMAGES: expected 0 or more, got {count}; use 0 for none")
-    if solver.DISTILL.WEIGHTS:
-        require_file(solver.DISTILL.WEIGHTS, "the teacher of SOLVER.DISTILL.WEIGHTS")
 
 
 def scale_learning_rate(cfg: CfgNode) -> CfgNode:

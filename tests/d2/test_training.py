@@ -236,13 +236,17 @@ def test_rates_of_configs_of_ones_own_are_as_they_are(tmp_path):
     ("key", "value", "pattern"),
     [
         ("SOLVER__EMA_DECAY", 1, r"SOLVER\.EMA_DECAY: expected 0 to less than 1, got 1\.0"),
-        ("SOLVER__DISTILL__RPN", -1, r"SOLVER\.DISTILL\.RPN: expected 0\.0 or more, got -1\.0"),
+        ("SOLVER__DISTILL__RPN", -1, r"SOLVER\.DISTILL\.RPN: expected a number, 0 or more, got -1\.0"),
         (
             "MODEL__NORTON__CALIBRATION_IMAGES",
             -1,
-            r"NORTON\.CALIBRATION_IMAGES: expected 0 or more, got -1; use",
+            r"NORTON\.CALIBRATION_IMAGES: expected a whole number of 0 or more, got -1",
         ),
-        ("MODEL__NORTON__CALIBRATION_IMAGES", None, r"expected 0 or more, got None; use 0"),
+        (
+            "MODEL__NORTON__CALIBRATION_IMAGES",
+            None,
+            r"expected a whole number of 0 or more, got None; the default is 0",
+        ),
         ("SOLVER__DISTILL__WEIGHTS", "none.pth", "none.pth: expected the teacher of SOLVER.DISTILL.WEIGHTS"),
     ],
 )
