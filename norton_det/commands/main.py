@@ -14,6 +14,7 @@ from typing import NoReturn
 from .. import __version__
 from ..utils.errors import InputError
 from ..utils.extras import explained
+from ..utils.machine import prepare_threads
 from .parser import importing, run
 
 PROG = "norton-det"
@@ -122,6 +123,7 @@ def call(name: str, words: Sequence[str], prog: str, as_script: bool = False) ->
     args = parser.parse_args(words)
     if hasattr(options, "check"):
         options.check(args)
+    prepare_threads()
     try:
         with importing():
             command = import_module(f"{__package__}.{COMMANDS[name].module}")

@@ -21,6 +21,15 @@ from ..d2.evaluation import class_rows, format_classes, format_rows, published_c
 from ..d2.initial_weights import compress_weights, resume_weights
 from ..d2.launch import launch
 from ..d2.pooling import vectorize_pooling
+from ..d2.schedule import (
+    Pace,
+    count_images,
+    is_inherited,
+    is_odd,
+    tell_proposal,
+    tell_schedule,
+    with_epochs,
+)
 from ..d2.trainer import NortonTrainer
 from ..d2.training_checks import check_training
 from ..data.register import register_entries
@@ -46,7 +55,23 @@ def configure(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu" and torch.cuda.is_available() and args.num_gpus > 1:
         raise InputError("MODEL.DEVICE: expected cuda with --num-gpus, got cpu; hide the GPUs to use several CPUs")
     check_config_datasets(cfg, training=not args.eval_only)
+    if args.epochs is not None and not args.eval_only:
+        cfg = with_epochs(cfg, args.epochs, count_images(cfg), args.opts[::2])
     return cfg
+
+
+def tell_length(cfg: CfgNode, args: argparse.Namespace) -> Pace:
+    """Say how long the training is, and propose another length where that of other data is inherited.
+
+    Returns:
+        What tells the time that it takes, once that is known.
+    """
+    proposed = None
+    if args.epochs is not None:
+        tell_schedule(cfg, count_images(cfg))
+    elif is_inherited(args.config_file, args.opts[::2]) and is_odd(cfg, images := count_images(cfg)):
+        proposed = tell_proposal(cfg, images)
+    return Pace(proposed, cfg.SOLVER.IMS_PER_BATCH)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -62,8 +87,10 @@ def train(args: argparse.Namespace) -> None:
             results = NortonTrainer.test(cfg, detector)
         else:
             with hold_folder(cfg.OUTPUT_DIR, "this training") if comm.is_main_process() else nullcontext():
+                pace = tell_length(cfg, args)
                 resumed = resume_weights(cfg) if args.resume else None
                 trainer = NortonTrainer(resumed or compress_weights(cfg))
+                trainer.register_hooks([pace])
                 trainer.resume_or_load(resume=args.resume)
                 start.close()  # the files are in the detector now, and need no memory
                 trainer.train()

@@ -112,7 +112,7 @@ class NortonCheckpointer(DetectionCheckpointer):
         return {"model": {BACKBONE + name: tensor for name, tensor in loaded.state.items()}}
 
     def _refuse_other_stacks(self, opened: OpenedWeights) -> None:
-        """Refuse, for use as it is, a detector of torchvision or another project, of which the ResNet alone is taken."""
+        """Refuse, for use as it is, a detector of torchvision or another project: its ResNet alone would be taken."""
         if not self.whole or not has_resnet(opened):
             return
         if opened.family is not None:

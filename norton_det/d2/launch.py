@@ -19,6 +19,7 @@ from torch import distributed as dist
 from torch.multiprocessing import ProcessExitedException
 
 from ..utils.errors import InputError
+from ..utils.machine import usable_cores
 from ..utils.stop import SIGNALS, Interrupted
 
 SILENCE = 30.0  # seconds without a sign of life after which a process is taken to hang
@@ -59,6 +60,8 @@ def launch(
     if processes * machines == 1:
         main(args)
         return
+    if not gpus:  # they share the cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
     beats = multiprocessing.get_context("spawn").Array("d", processes, lock=False)
     with _watching(beats) as silent:
         try:

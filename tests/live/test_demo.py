@@ -141,7 +141,7 @@ def test_interrupted_the_video_is_playable(exported, tmp_path, how):
         (("--input", "nothing/*.jpg"), "expected a picture, folder or pattern, found no such file"),
         (("--webcam", "--confidence-threshold", 2), "--confidence-threshold: expected 0 to 1, got 2.0"),
         (("--webcam", "--max-frames", 0), "--max-frames: expected 1 or more"),
-        (("--webcam", "--min-size", 0), "--min-size: expected 1 or more pixels"),
+        (("--webcam", "--min-size", -1), "--min-size: expected 0 or more pixels"),
         (("--webcam", "--output", "a.gif"), "expected a folder, or a name ending in"),
         (("--webcam", "--output", "README.md/a.mp4"), "README.md is a file"),
         (("--webcam", "--compare-eager"), "--compare-eager: expected a second detector"),

@@ -30,7 +30,7 @@ def start(folder: Path, instead_of_torch: str, *words: object) -> subprocess.Pop
     [
         (("demo.py", "--help"), 0, "examples:"),
         (("serve.py", "--help"), 0, "examples:"),
-        (("demo.py", "--webcam", "--min-size", 0), 2, "error: --min-size: expected 1 or more pixels, got 0"),
+        (("demo.py", "--webcam", "--min-size", -1), 2, "error: --min-size: expected 0 or more pixels, got -1"),
         (("demo.py", "--no-such-option"), 2, "error: "),
         (("serve.py", "--port", 99999), 2, "error: --port: expected 0 to 65535, got 99999"),
         (("serve.py", "--ssl-certfile", "a.pem"), 2, "error: --ssl-certfile, --ssl-keyfile: expected both or neither"),

@@ -114,6 +114,7 @@ def _try(options: dict[str, object], key: str, value: Any, how: str, folder: Pat
         config_file="quick_schedules/norton_faster_rcnn_instant_test.yaml",
         register=[],
         partial=False,
+        epochs=None,
         opts=opts,
         json=None,
         eval_only=False,

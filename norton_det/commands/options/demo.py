@@ -35,7 +35,9 @@ def make_parser() -> argparse.ArgumentParser:
     models.add_argument("--eager", action="store_true", help="as the stack itself runs a detector, not its deploy form")
     models.add_argument("--compare-eager", action="store_true", help="the same for the second one")
     models.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
-    models.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    models.add_argument(
+        "--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch; 0: no resizing"
+    )
     models.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     models.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="changes to the config; give it last"
@@ -55,8 +57,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what is wrong by itself, before anything heavy is imported."""
     if not 0 <= args.confidence_threshold <= 1:
         refuse(f"--confidence-threshold: expected 0 to 1, got {args.confidence_threshold}; 0.5 is usual")
-    if args.min_size is not None and args.min_size < 1:
-        refuse(f"--min-size: expected 1 or more pixels, got {args.min_size}; leave it out")
+    if args.min_size is not None and args.min_size < 0:
+        refuse(f"--min-size: expected 0 or more pixels, got {args.min_size}; 0 leaves pictures at their size")
     if args.max_frames is not None and args.max_frames < 1:
         refuse(f"--max-frames: expected 1 or more, got {args.max_frames}; leave it out for all")
     if args.compare_eager and not args.compare and (args.weights or args.config_file):

@@ -32,7 +32,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
     parser.add_argument("--eager", action="store_true", help="as the detector's own stack runs it, not its deploy form")
-    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    parser.add_argument(
+        "--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch; 0: no resizing"
+    )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     parser.add_argument(
         "--oks-sigmas", type=parse_sigmas, default=(), metavar="S,S,...", help="of each keypoint, or one for all"

@@ -28,7 +28,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
     parser.add_argument("--precision", default="f32", choices=FILE_PRECISIONS, help="bf16 and int8 are for .xml")
     parser.add_argument("--classes", metavar="A,B,C", help="names by label; by default those of the config's data set")
-    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the network's input, pixels")
+    parser.add_argument(
+        "--min-size", type=int, metavar="S", help="short side of the network's input, pixels; 0: no resizing"
+    )
     parser.add_argument("--max-size", type=int, metavar="S", help="limit of the long side, pixels")
     parser.add_argument(
         "--calibrate", metavar="DIR", help="pictures for int8, unlabelled; searched with its sub-folders"

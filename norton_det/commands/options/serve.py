@@ -26,7 +26,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="a detector; repeat")
     parser.add_argument("--config-file", "--config", metavar="FILE", help="of Detectron2 detectors in PyTorch")
     parser.add_argument("--precision", choices=("f32", "bf16"), help="of the engine; by default what the file says")
-    parser.add_argument("--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch")
+    parser.add_argument(
+        "--min-size", type=int, metavar="S", help="short side of the input, of a detector in PyTorch; 0: no resizing"
+    )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: the whole network")
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free")

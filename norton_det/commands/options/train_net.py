@@ -15,7 +15,7 @@ EXAMPLES = """
       MODEL.WEIGHTS output/norton_faster_rcnn/model_final.pth
   norton-det train --config quick_schedules/norton_faster_rcnn_instant_test.yaml   # minutes, on generated data
   norton-det train --config norton_faster_rcnn.yaml \\
-      --register mine_train=ann/train.json:images --register mine_val=ann/val.json:images \\
+      --register mine_train=ann/train.json:images --register mine_val=ann/val.json:images --epochs 50 \\
       DATASETS.TRAIN "('mine_train',)" DATASETS.TEST "('mine_val',)" MODEL.ROI_HEADS.NUM_CLASSES 3
 """
 
@@ -26,6 +26,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--config-file", "--config", required=True, metavar="FILE", help="a path, or a name in configs/"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--epochs",
+        type=float,
+        metavar="N",
+        help="passes over the training images, in place of SOLVER.MAX_ITER; STEPS, warm-up and checkpoints follow",
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS and print AP and AR")
     parser.add_argument(
         "--partial", action="store_true", help="what weights of a detector lack starts anew, what is too much is left"
