@@ -19,7 +19,7 @@ from ..models.state import match_counters
 from ..utils.errors import InputError
 from ..utils.files import write_text
 from .files import newest_checkpoint
-from .own_resnet import CLASSIFIER, has_resnet, own_prefix, state_for
+from .own_resnet import CLASSIFIER, has_resnet, is_detectron2, own_prefix, state_for
 
 logger = logging.getLogger(__name__)
 BACKBONE = "backbone.bottom_up."  # of the ResNet's tensors in a Detectron2 detector with FPN
@@ -113,7 +113,8 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _refuse_other_stacks(self, opened: OpenedWeights) -> None:
         """Refuse, for use as it is, a detector of torchvision or another project: its ResNet alone would be taken."""
-        if not self.whole or not has_resnet(opened):
+        native = find_resnet(self.model)[0] is None
+        if not self.whole or (native and (not has_resnet(opened) or is_detectron2(opened))):
             return
         if opened.family is not None:
             got, mend = opened.family.name, opened.family.mend

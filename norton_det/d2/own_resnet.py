@@ -27,6 +27,11 @@ def has_resnet(opened: OpenedWeights) -> bool:
         return False
 
 
+def is_detectron2(opened: OpenedWeights) -> bool:
+    """Whether a file has a detector by Detectron2's own names, of whatever form."""
+    return opened.resnet.naming == "detectron2" and "backbone." in opened.resnet.prefix
+
+
 def state_for(opened: OpenedWeights, names: Iterable[str]) -> dict[str, Tensor]:
     """The tensors of a file, by the names of a detector of Detectron2's.
 
@@ -47,7 +52,7 @@ def state_for(opened: OpenedWeights, names: Iterable[str]) -> dict[str, Tensor]:
             f"{opened.source}: has a compressed ResNet, this detector a dense one; set MODEL.BACKBONE.NAME "
             f"build_norton_resnet_{'fpn_' if neck else ''}backbone, or build it by norton_det.d2.build.build_detector"
         )
-    if opened.stack == "detectron2":
+    if is_detectron2(opened):
         state, around = resnet.state, opened.around
     else:
         state, around = _resnet_alone(opened), {}
