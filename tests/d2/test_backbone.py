@@ -144,7 +144,7 @@ def test_preprocessing_has_to_be_that_of_the_weights(config, tmp_path, norton_64
         r"MODEL\.PIXEL_MEAN \[103\.53, 116\.28, 123\.675\] MODEL\.PIXEL_STD \[1\.0, 1\.0, 1\.0\] MODEL\.RES.*1X1 True$",
     )
     refused(
-        lambda: build_backbone(config(**keys)), "wants MODEL.RESNETS.STRIDE_IN_1X1 True, the config has False; set MODEL"
+        lambda: build_backbone(config(**keys)), r"wants MODEL\.RESNETS\.STRIDE_IN_1X1 True, the config has False; set M"
     )
     backbone = build_backbone(config(**keys, **{"MODEL.RESNETS.STRIDE_IN_1X1": True})).bottom_up
     assert backbone.preprocessing == MSRA and backbone.layer2[0].conv1.stride == (2, 2)
