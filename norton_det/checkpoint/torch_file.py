@@ -17,6 +17,7 @@ import torch
 
 from ..utils.errors import InputError, naming, why_not_written
 from ..utils.files import atomic_path, read_whole
+from .bystanders import BYSTANDERS
 from .digest import DIGEST_KEY, check_beside, check_digest, content_digest
 from .safe_pickle import TORCH_STAND_INS, plain
 
@@ -65,7 +66,7 @@ def read_torch(path: str | Path, data: bytes | None = None) -> dict[Any, Any]:
     try:
         if zipped:
             _check_archive(data)
-        with torch.serialization.safe_globals(TORCH_STAND_INS):
+        with torch.serialization.safe_globals([*TORCH_STAND_INS, *BYSTANDERS]):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True, mmap=False)
     except InputError as error:
         raise InputError(f"{file}: {error}") from None
