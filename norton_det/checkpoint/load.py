@@ -62,7 +62,8 @@ def load_weights(
             "MSRA", and for a detector with Detectron2's names: it is the default of Detectron2's zoo, and a detector
             that was trained otherwise has to say so here. ``preprocessing.TORCHVISION`` and the stride in the 3x3
             are taken for all else, such as a conversion of torchvision's weights to Detectron2's names.
-            Pixel statistics that are stored with a detector decide before these rules.
+            What the ``meta`` of OpenMMLab's files says, and pixel statistics that are stored with a detector, decide
+            before these rules.
 
     Frozen normalisation with scale and shift only (Caffe2) gets ``running_mean`` 0 and ``running_var`` ``1 - 1e-5``,
     which is the identity with ``eps`` 1e-5. torchvision's first COCO detectors ran their frozen normalisation

@@ -2,16 +2,15 @@
 
 They are known by their content, not by the ending of their name:
 
-- state dicts of torchvision's ResNet-18 to -152 (torch or safetensors file; fp16, bf16, fp32), also wrapped
-  as ``{"model": ...}`` and of detectors trained by torchvision's or Detectron2's scripts;
+- state dicts of torchvision's ResNet-18 to -152 and of torchvision's and Detectron2's R-CNNs (torch or safetensors
+  file; fp16, bf16, fp32, fp64; names of any version), below whatever wraps them (see ``unwrap``);
 - norton checkpoints, and the files of a training;
 - the pickles of Detectron2's and Detectron's model zoos, ImageNet models and detectors;
 - the checkpoints of the NORTON release;
 - ``torchvision://resnet50``, downloaded by torchvision, or ``zoo://dense/mask_rcnn``, by ``norton_det.checkpoint.zoo``.
 
-What a network expects at its input and where its stride sits cannot be seen in a tensor. They follow from the origin:
-torchvision's convention is RGB, ImageNet mean and std, stride in the 3x3; that of MSRA's Caffe models BGR, std 1,
-stride in the 1x1. ``load_weights`` documents which is taken.
+Of networks of other projects (``models.detector_keys.FAMILIES``) the ResNet is read. What a network expects at its
+input and where its stride sits cannot be seen in a tensor; see ``conventions``.
 """
 
 import logging
