@@ -4,7 +4,7 @@ import argparse
 
 from tqdm import tqdm
 
-from ..data.voc import convert_voc
+from ..data.voc import convert_voc, remarks_on
 
 
 def main(args: argparse.Namespace) -> None:
@@ -12,6 +12,10 @@ def main(args: argparse.Namespace) -> None:
     with tqdm(unit="image", disable=None) as bar:
         contents = convert_voc(args.source, args.root, first_pixel=args.first_pixel, progress=bar.update, **names)
     for split, content in contents.items():
-        print(f"{args.root}: {split}: {len(content['images'])} images, {len(content['annotations'])} objects")
+        remarks = remarks_on(content)
+        print(
+            f"{args.root}: {split}: {len(content['images'])} images, {len(content['annotations'])} objects"
+            f"{f' ({remarks})' if remarks else ''}"
+        )
     classes = [category["name"] for category in next(iter(contents.values()))["categories"]]
     print(f"MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}: {', '.join(classes)}")

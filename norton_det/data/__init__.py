@@ -3,6 +3,7 @@
 OpenCV and Detectron2 are imported when a function needs them, not with this package.
 """
 
+from .coco_units import convert_boxes
 from .generate import generate_dataset
 from .register import (
     check_datasets,
@@ -15,6 +16,7 @@ from .register import (
 
 __all__ = [
     "check_datasets",
+    "convert_boxes",
     "generate_dataset",
     "register_bccd",
     "register_coco_folder",

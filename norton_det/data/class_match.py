@@ -79,8 +79,9 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a message on a name that is not known: the nearest that are; empty where none is near."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    by_folded = {fold(other): other for other in known}
+    close = difflib.get_close_matches(fold(name), by_folded, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(by_folded[other] for other in close)}?" if close else ""
 
 
 def _by_name(names: Sequence[str], known: Sequence[str], dataset: str) -> ClassMatch:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..utils.errors import InputError
 from ..utils.files import require_file
-from .coco_checks import CocoSummary, check_content, check_images
+from .coco_checks import CocoSummary, check_content, check_images, check_picture_sizes
 
 KEYPOINT_NAMES = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
@@ -127,6 +127,7 @@ def _read(file: Path, folder: Path, short_polygons: bool) -> dict[str, Any]:
         ) from None
     summary = check_content(file, content, short_polygons=short_polygons)
     check_images(file, folder, content["images"])
+    check_picture_sizes(file, folder, content["images"])
     _CHECKED[key] = summary
     return content
 

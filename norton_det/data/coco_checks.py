@@ -6,15 +6,18 @@ What Python's JSON reader lets through is met here: NaN, numbers of any size, li
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..utils.errors import InputError
+from .coco_units import boxes_problem, count_outside
 from .coco_values import MAX_SIDE, box_problem, is_number, keypoints_problem, mask_problem, short
+from .decode import UnreadableImage, picture_size
 
 MAX_PIXELS = 178_956_970  # of an image; Pillow opens none that is larger
+_LOOKED_INTO = 16  # pictures whose size is compared, of a file
 MAX_AREA = 1e10  # pixels; COCO's evaluation leaves out what is larger
 
 _IMAGE, _CATEGORY = ("id", "file_name", "height", "width"), ("id", "name")
@@ -31,6 +34,7 @@ class CocoSummary:
         keypoints: of an object; 0 where no category has any.
         no_mask: id of the first annotation without a mask, ``None`` where all have one.
         no_keypoints: id of the first annotation without keypoints, ``None`` where all have them.
+        remarks: what of it is not trained on or is odd, each with its number; empty where nothing is.
     """
 
     images: int
@@ -38,6 +42,7 @@ class CocoSummary:
     keypoints: int
     no_mask: int | None
     no_keypoints: int | None
+    remarks: str
 
 
 def check_content(file: Path, content: Any, *, short_polygons: bool = False) -> CocoSummary:
@@ -78,11 +83,42 @@ def check_content(file: Path, content: Any, *, short_polygons: bool = False) -> 
             "to measure, annotate some images"
         )
 
+    if problem := boxes_problem(file, annotations, sizes):
+        raise InputError(f"{file}: {problem}")
+
     def first_without(field: str) -> Any:
         return next((annotation["id"] for annotation in annotations if not annotation.get(field)), None)
 
     most_points = max(points.values())
-    return CocoSummary(len(images), objects, most_points, first_without("segmentation"), first_without("keypoints"))
+    return CocoSummary(
+        len(images),
+        objects,
+        most_points,
+        first_without("segmentation"),
+        first_without("keypoints"),
+        _remarks(images, annotations, sizes),
+    )
+
+
+def _remarks(
+    images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], sizes: dict[Any, tuple[int, int]]
+) -> str:
+    """What is left out of training, or is odd, in a file whose records are right, each with its number."""
+    flat = [not (thing["bbox"][2] > 0 and thing["bbox"][3] > 0) for thing in annotations]
+    with_objects = {
+        thing["image_id"]
+        for thing, no_area in zip(annotations, flat, strict=True)
+        if not thing["iscrowd"] and not no_area
+    }
+    files = Counter(image["file_name"] for image in images)
+    counts = {
+        "crowds not trained on": sum(thing["iscrowd"] for thing in annotations),
+        "boxes without area not trained on": sum(flat),
+        "boxes that reach out of their pictures, cut there": count_outside(annotations, sizes),
+        "images without objects": len(images) - len(with_objects),
+        "files listed twice, as two pictures of which each lacks the other's objects": len(files - Counter(set(files))),
+    }
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
 
 def check_images(file: Path, folder: Path, images: Iterable[dict[str, Any]]) -> None:
@@ -102,6 +138,26 @@ def check_images(file: Path, folder: Path, images: Iterable[dict[str, Any]]) -> 
             f"{folder}: expected {len(names)} images of {file}, {len(missing)} are missing, first {missing[0]}; "
             "add them or name the folder that holds them"
         )
+
+
+def check_picture_sizes(file: Path, folder: Path, images: Sequence[dict[str, Any]]) -> None:
+    """Check that some pictures of a file, spread over it, have the size that it says; unreadable ones are passed over.
+
+    Raises:
+        InputError: names the picture and both sizes.
+    """
+    for image in images[:: -(-len(images) // _LOOKED_INTO)]:
+        try:
+            width, height = picture_size(folder / image["file_name"])
+        except UnreadableImage:
+            continue
+        if (width, height) != (image["width"], image["height"]):
+            swapped = (height, width) == (image["width"], image["height"])
+            mend = "swap its width and height, or turn the picture" if swapped else "give its size, and boxes for it"
+            raise InputError(
+                f"{file}: image {image['id']}: expected the size of {folder / image['file_name']}, {width} x {height} "
+                f"pixels (turned as its EXIF data say), got {image['width']} x {image['height']}; {mend}"
+            )
 
 
 def _records(file: Path, content: dict[str, Any], field: str, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -165,9 +221,9 @@ def _annotation_problem(
 ) -> str:
     image, category, area = annotation["image_id"], annotation["category_id"], annotation["area"]
     if type(image) not in (int, str) or image not in sizes:
-        return f"image_id: {short(image)} is not listed; add or drop it"
+        return f"image_id: {_not_listed(image, sizes)}"
     if type(category) is not int or category not in points:
-        return f"category_id: {short(category)} is not listed; add or drop it"
+        return f"category_id: {_not_listed(category, points)}"
     if problem := box_problem(annotation["bbox"]):
         return problem
     if not is_number(area, 0, MAX_AREA):
@@ -187,6 +243,19 @@ def _annotation_problem(
     if type(told) is not int or bool(told) != visible or not 0 <= told <= points[category]:
         return f"num_keypoints: expected how many have a visibility above 0, got {short(told)}; count them"
     return ""
+
+
+def _not_listed(value: Any, listed: Mapping[Any, object]) -> str:
+    """What is wrong with an id that is not in a list, and the mend: it may be there as another kind of value."""
+    if type(value) in (int, float, str):
+        for other in listed:
+            if str(other) == str(value) or (isinstance(value, float) and other == value):
+                kinds = {int: "a number", str: "a text (in quotes)", float: "a number with a point"}
+                return (
+                    f"expected {short(other)}, which is {kinds[type(other)]} in the list, got {short(value)}, "
+                    f"{kinds[type(value)]}; write both alike"
+                )
+    return f"{short(value)} is not listed; add or drop it"
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -30,6 +30,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = tuple(_TURNS[number] for number in (5, 6, 7, 8))  # width and height change places
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
 _UNSIGNED_16 = ("PNG", "PPM")  # formats whose pixels Pillow may hold as 32-bit integers though they are of 16 bits
 
@@ -96,6 +97,20 @@ def short_side(path: str | os.PathLike[str]) -> int:
     try:
         with Image.open(path) as image:
             return min(image.size)
+    except Exception as error:
+        raise UnreadableImage.of(path, error) from None
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height in pixels of a picture as ``read_image`` gives it, read from the head of its file.
+
+    Raises:
+        UnreadableImage: the file has no such head.
+    """
+    try:
+        with Image.open(path) as image:
+            on_its_side = image.format != "TIFF" and _turn(image) in _ON_ITS_SIDE  # Pillow itself turns a TIFF
+            return (image.height, image.width) if on_its_side else (image.width, image.height)
     except Exception as error:
         raise UnreadableImage.of(path, error) from None
 

@@ -7,6 +7,7 @@ Detectron2 is imported by the functions, not with the module.
 
 import contextlib
 import difflib
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,9 @@ GENERATED_DATASETS = {
     "norton_shapes_keypoints_val": ("person_keypoints", "val2017"),
 }
 BCCD_DATASETS = {f"bccd_{split}": split for split in ("train", "val", "test")}
+
+_TOLD: set[str] = set()  # data sets whose remarks were told
+logger = logging.getLogger(__name__)
 
 # Where a data set of Detectron2 keeps its files: COCO, LVIS and panoptic, Pascal VOC, Cityscapes.
 _PATHS = ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root", "dirname", "image_dir", "gt_dir")
@@ -167,6 +171,9 @@ def check_datasets(names: Iterable[str], *, masks: bool = False, keypoints: int 
         # COCO's own, from which Detectron2 leaves such polygons out
         official = name.startswith(("coco_2017", "keypoints_coco_2017"))
         checked = check_coco_file(file, metadata.get("image_root"), short_polygons=official)
+        if checked.remarks and name not in _TOLD:
+            _TOLD.add(name)
+            logger.warning("%s: %d images, %d objects; %s", name, checked.images, checked.objects, checked.remarks)
         if masks and checked.no_mask is not None:
             raise InputError(
                 f"{file}: annotation {checked.no_mask}: segmentation: expected a mask, found none; add it, or set "

@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="folder with Annotations and JPEGImages")
     parser.add_argument("root", help="folder to write")
     parser.add_argument(
-        "--splits", metavar="A,B", help="lists in ImageSets/Main; by default train, val, trainval, test"
+        "--splits", metavar="A,B", help="lists in ImageSets/Main; by default all that are not of one class"
     )
     parser.add_argument("--classes", metavar="A,B", help="in the order of their category ids; by default all, sorted")
     parser.add_argument("--first-pixel", type=int, choices=(0, 1), default=0, help="VOC's own boxes count from 1")
