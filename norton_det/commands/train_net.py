@@ -16,6 +16,7 @@ from ..checkpoint.opened import reading_once
 from ..d2.build import NORTON_BACKBONES, load_config, load_detector
 from ..d2.config import info_from_config
 from ..d2.config_checks import check_model
+from ..d2.config_files import is_inherited
 from ..d2.datasets import check_config_datasets
 from ..d2.evaluation import class_rows, format_classes, format_rows, published_columns, without_nan
 from ..d2.initial_weights import compress_weights, resume_weights
@@ -24,7 +25,6 @@ from ..d2.pooling import vectorize_pooling
 from ..d2.schedule import (
     Pace,
     count_images,
-    is_inherited,
     is_odd,
     tell_proposal,
     tell_schedule,
@@ -44,10 +44,10 @@ def configure(args: argparse.Namespace) -> CfgNode:
     args.config_file = str(find_config(args.config_file))  # default_setup opens it
     partial = ["MODEL.PARTIAL_WEIGHTS", "True"] if args.partial else []
     cfg = load_config(args.config_file, [*partial, *args.opts])
+    check_model(cfg)
     require_writable(str(Path(cfg.OUTPUT_DIR) / "log.txt"))
     if args.json:
         require_writable(args.json)
-    check_model(cfg)
     if cfg.MODEL.BACKBONE.NAME in NORTON_BACKBONES:
         info_from_config(cfg)  # refuses a spec or a preprocessing that does not fit
     if not args.eval_only:

@@ -41,7 +41,7 @@ def follow_weights(cfg: CfgNode) -> CfgNode:
         InputError: the config's backbone is of another kind; names the key to set.
     """
     name, weights = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS
-    if name in NORTON_OF.values() or not Path(weights).is_file():
+    if name in NORTON_OF.values() or not (isinstance(weights, str) and Path(weights).is_file()):
         return cfg
     info = _compressed(open_file(weights))
     if info is None:

@@ -26,6 +26,7 @@ from .checkpoint import NortonCheckpointer, info_of_model
 from .config import add_norton_config, info_from_config, ranks_from_config, spec_from_config
 from .config_checks import check_model
 from .config_faults import naming_keys
+from .config_files import has_reference, known_expressions
 from .deploy import resize
 from .files import open_file
 
@@ -46,7 +47,8 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     add_norton_config(cfg)
     path = find_config(config_file)
     try:
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        with known_expressions():
+            cfg.merge_from_file(str(path), allow_unsafe=False)
     except (
         yaml.YAMLError,
         KeyError,
@@ -68,9 +70,11 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
             cfg.merge_from_list([key, _as_float(cfg, key, value)])
         except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
             text = one_line(error)
-            mend = (
-                "Detectron2's keys and MODEL.NORTON.* exist" if "Non-existent" in text else "give a value of its type"
-            )
+            mend = "give a value of its type"
+            if "Non-existent" in text:
+                mend = "Detectron2's keys and MODEL.NORTON.* exist"
+            elif "<class 'tuple'>" in text:
+                mend = f'a list of one is "({value!r},)"'
             raise InputError(f"option {key}: {text}; {mend}") from None
     if cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
@@ -78,10 +82,13 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
             "which may run code; leave it out"
         )
     rate, reference = "SOLVER.BASE_LR", "SOLVER.REFERENCE_IMS_PER_BATCH"
-    if reference not in opts[::2] and (rate in opts[::2] or not _has_reference(path)):
+    if reference not in opts[::2] and (rate in opts[::2] or not has_reference(path)):
         cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0  # a rate that is given without one is as it is
     if output_dir:
         cfg.OUTPUT_DIR = output_dir
+    for node, name in ((cfg, "OUTPUT_DIR"), (cfg.MODEL, "DEVICE"), (cfg.MODEL, "WEIGHTS")):
+        if not isinstance(node[name], str):
+            raise InputError(f"{name}: expected a text, got {node[name]!r}; leave it out for the default")
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
@@ -95,17 +102,6 @@ def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
         node = node.get(name) if isinstance(node, CfgNode) else None
     whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
     return float(value) if whole and isinstance(node, float) else value
-
-
-def _has_reference(path: Path) -> bool:
-    """Whether the file of a config's bases that sets the learning rate says what batches it is for."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    solver = content.get("SOLVER") or {}
-    if "REFERENCE_IMS_PER_BATCH" in solver or "BASE_LR" in solver:
-        return "REFERENCE_IMS_PER_BATCH" in solver
-    bases = content.get("_BASE_", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    return any(_has_reference(path.parent / Path(base).expanduser()) for base in bases if "://" not in base)
 
 
 def check_weights(cfg: CfgNode) -> None:
@@ -237,6 +233,7 @@ def load_detector(cfg: CfgNode) -> torch.nn.Module:
 def _load(cfg: CfgNode, whole: bool) -> torch.nn.Module:
     with reading_once():
         cfg = follow_weights(cfg)
+        check_model(cfg)
         check_weights(cfg)
         model = build_detector(cfg)
         NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)

@@ -23,6 +23,7 @@ from ..data.dataset_labels import (
 from ..data.register import check_datasets, class_names
 from ..models.labels import Labels, labels_of
 from ..utils.errors import InputError
+from .config_checks import number_of_classes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def check_training_sets(cfg: CfgNode, names: tuple[str, ...]) -> None:
     Raises:
         InputError: names the sets, and the first class or keypoint that differs.
     """
-    check_training_classes(names, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    key, count = number_of_classes(cfg)
+    check_training_classes(names, count, key)
     if cfg.MODEL.KEYPOINT_ON:
         check_keypoints(training_labels(names), names[0] if names else "", names[1:])
 
@@ -78,7 +80,7 @@ def known_labels(cfg: CfgNode, model: nn.Module) -> Labels:
     if labels.classes or labels.category_ids:
         return labels
     trained = training_labels(cfg.DATASETS.TRAIN)
-    if len(trained.classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    if len(trained.classes) != number_of_classes(cfg)[1]:
         return labels
     for name in cfg.DATASETS.TEST:
         if all(place is None for place in match_names(trained.classes, dataset_labels(name).classes)):

@@ -3,10 +3,8 @@
 import logging
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
@@ -78,25 +76,6 @@ def with_epochs(cfg: CfgNode, epochs: float, images: int, given: Sequence[str] =
 def is_odd(cfg: CfgNode, images: int) -> bool:
     """Whether a training passes over its images less than once, or more often than anybody would want."""
     return not 1 <= epochs_of(cfg, images) <= 2 * MOST_EPOCHS
-
-
-def is_inherited(path: str | Path, given: Sequence[str]) -> bool:
-    """Whether SOLVER.MAX_ITER comes from farther away than DATASETS.TRAIN: is of a file that is for other data."""
-    depths = [
-        -1 if key in given else _depth(Path(path), *key.split(".")) for key in ("SOLVER.MAX_ITER", "DATASETS.TRAIN")
-    ]
-    return depths[0] > depths[1]
-
-
-def _depth(path: Path, section: str, name: str) -> float:
-    """How many bases away a file sets a key; infinite where none does."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if name in (content.get(section) or {}):
-        return 0
-    bases = content.get("_BASE_", [])
-    bases = [bases] if isinstance(bases, str) else bases
-    near = [_depth(path.parent / Path(base).expanduser(), section, name) for base in bases if "://" not in base]
-    return 1 + min(near, default=math.inf)
 
 
 def proposal(cfg: CfgNode, images: int) -> tuple[int, int]:

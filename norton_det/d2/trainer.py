@@ -19,7 +19,7 @@ from ..utils.stop import StopOnSignal
 from .agreement import follow_weights
 from .build import build_detector, check_weights, load_as_it_is, with_weights
 from .checkpoint import NortonCheckpointer
-from .config_checks import check_model
+from .config_checks import check_model, number_of_classes
 from .config_faults import naming_keys
 from .datasets import known_labels, sigmas_of
 from .distill import Distillation, DistillWeights
@@ -176,7 +176,7 @@ class NortonTrainer(DefaultTrainer):
             labels = known_labels(cfg, model)
             for evaluator in evaluators:
                 if isinstance(evaluator, NortonCOCOEvaluator):
-                    for note in evaluator.match(labels, cfg.MODEL.ROI_HEADS.NUM_CLASSES):
+                    for note in evaluator.match(labels, number_of_classes(cfg)[1]):
                         logger.warning("%s", note)
         with refusing_non_finite(model):
             return super().test(cfg, model, evaluators)

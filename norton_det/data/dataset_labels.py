@@ -43,8 +43,13 @@ def training_labels(names: Sequence[str]) -> Labels:
     return Labels(tuple(classes), known_ids, parts[0].keypoints if parts else ())
 
 
-def check_training_classes(names: Sequence[str], num_classes: int) -> None:
+def check_training_classes(names: Sequence[str], num_classes: int, key: str = "MODEL.ROI_HEADS.NUM_CLASSES") -> None:
     """Refuse training sets whose classes are together other in number than the heads of a detector have.
+
+    Args:
+        names: of the data sets.
+        num_classes: that the heads have.
+        key: of a config that says so.
 
     Raises:
         InputError: names the sets, and the first class that differs where there are several.
@@ -58,11 +63,11 @@ def check_training_classes(names: Sequence[str], num_classes: int) -> None:
         hint = nearest(added, first)
         raise InputError(
             f"DATASETS.TRAIN: expected the classes of {names[0]} ({listed(first)}) in {other} too, got {added!r}; "
-            f"{hint + ' give' if hint else 'give'} it that name in the JSON, or set MODEL.ROI_HEADS.NUM_CLASSES "
+            f"{hint + ' give' if hint else 'give'} it that name in the JSON, or set {key} "
             f"{len(classes)} to train on the classes of both"
         )
     raise InputError(
-        f"MODEL.ROI_HEADS.NUM_CLASSES: expected {len(classes)}, the classes of {' and '.join(names)}, got "
+        f"{key}: expected {len(classes)}, the classes of {' and '.join(names)}, got "
         f"{num_classes}; set it to {len(classes)}"
     )
 

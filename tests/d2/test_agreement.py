@@ -23,17 +23,12 @@ from norton_det.utils.errors import InputError
 from .conftest import classifier
 
 FPN, C4, DC5 = (f"COCO-Detection/faster_rcnn_R_50_{kind}_1x.yaml" for kind in ("FPN", "C4", "DC5"))
-RETINANET = "retinanet_R_50_FPN"  # its file of Detectron2's runs an expression
+RETINANET = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
 RGB = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]", "MODEL.PIXEL_STD", "[58.395,57.12,57.375]"]
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.ROI_BOX_HEAD.FC_DIM", "64"]
 
 
 def of_zoo(file: str, weights: object = "", *opts: str):
-    if file == RETINANET:
-        features = "['res3','res4','res5']"
-        opts += ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RESNETS.OUT_FEATURES", features)
-        opts += ("MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", features)
-        file = FPN
     return load_config(get_config_file(file), [*SMALL, "MODEL.WEIGHTS", str(weights), *opts])
 
 

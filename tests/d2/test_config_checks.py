@@ -1,11 +1,12 @@
 """What Detectron2 asserts on while it builds is one line before anything is built, with a mend that helps."""
 
 import pytest
+import yaml
 from detectron2.config import get_cfg
 from detectron2.model_zoo import model_zoo
 
-from norton_det.d2 import NortonTrainer, add_norton_config
-from norton_det.d2.config_checks import check_model
+from norton_det.d2 import NortonTrainer, add_norton_config, load_config
+from norton_det.d2.config_checks import check_model, number_of_classes
 from norton_det.d2.config_faults import naming_keys
 from norton_det.d2.training_checks import check_training
 from norton_det.utils.errors import InputError
@@ -181,3 +182,34 @@ def test_what_is_left_to_detectron2_names_keys_and_bugs_stay_bugs():
         raise AssertionError
     with pytest.raises(InputError, match=r"^mine$"), naming_keys():
         raise InputError("mine")
+
+
+@pytest.mark.parametrize(
+    ("opts", "pattern"),
+    [
+        (["DATASETS.TRAIN", "mine"], r"option DATASETS\.TRAIN: Type mismatch .*; a list of one is \"\('mine',\)\"$"),
+        (["INPUT.MIN_SIZE_TRAIN", "64"], r"a list of one is \"\('64',\)\"$|a list of one is \"\(64,\)\"$"),
+        (["MODEL.DEVICE", "None"], "DEVICE: expected a text, got None"),
+        (["MODEL.WEIGHTS", "None"], "WEIGHTS: expected a text, got None"),
+        (["OUTPUT_DIR", "None"], "OUTPUT_DIR: expected a text, got None"),
+    ],
+)
+def test_options_that_come_before_all(opts, pattern):
+    with pytest.raises(InputError, match=pattern):
+        load_config("norton_faster_rcnn.yaml", opts)
+
+
+def test_the_one_expression_of_detectron2s_files(tmp_path):
+    """RetinaNet's anchors are read; what another expression would do is not done."""
+    cfg = load_config(model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert [sizes[0] for sizes in cfg.MODEL.ANCHOR_GENERATOR.SIZES] == [32, 64, 128, 256, 512]
+    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES[0] == pytest.approx([32, 40.3, 50.8], abs=0.03)
+    check_model(cfg)
+    assert number_of_classes(cfg) == ("MODEL.RETINANET.NUM_CLASSES", 80)
+    for expression in ("print(1)", "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [exit()]]"):
+        file = tmp_path / "bad.yaml"
+        file.write_text(f'MODEL: {{PIXEL_MEAN: !!python/object/apply:eval ["{expression}"]}}')
+        with pytest.raises(InputError, match="an expression that would be executed"):
+            load_config(str(file))
+    with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):  # outside of it nothing has changed
+        yaml.safe_load("!!python/object/apply:eval ['1']")

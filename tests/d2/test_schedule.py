@@ -9,7 +9,8 @@ from detectron2.utils.events import EventStorage
 
 from norton_det.commands.options.train_net import make_parser
 from norton_det.commands.train_net import configure, tell_length
-from norton_det.d2.schedule import Pace, is_inherited, proposal, with_epochs
+from norton_det.d2.config_files import is_inherited
+from norton_det.d2.schedule import Pace, proposal, with_epochs
 from norton_det.utils.configs import find_config
 from norton_det.utils.errors import InputError
 

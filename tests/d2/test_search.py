@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -12,6 +13,8 @@ from norton_det.compression.detector import compress_detector
 from norton_det.compression.search.search import search
 from norton_det.d2.build import load_detector, save_detector, to_input
 from norton_det.data.images import load_pictures
+from norton_det.deploy import Predictor
+from norton_det.models.stacks import stack_named
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,16 @@ def test_pictures_as_at_test_time(config, folder, colours):
     assert {tuple(each["image"].shape) for each in inputs} == {(3, 160, 240)} and inputs[0]["height"] == 80
     plain = Image.new("RGB", (160, 160), (250, 100, 0))
     assert to_input(cfg)(plain)["image"][:, 0, 0].tolist() == ([250, 100, 0] if colours == "RGB" else [0, 100, 250])
+
+
+def test_pictures_at_their_size():
+    """INPUT.MIN_SIZE_TEST 0 in the commands that load a detector by its config."""
+    opts = ["INPUT.MIN_SIZE_TEST", "0", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18"]
+    detector, sizes = stack_named("detectron2").load_detector(
+        "", "dense_faster_rcnn.yaml", [*opts, "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
+    )
+    assert sizes["min_size"] == 0
+    assert Predictor(detector, **sizes).prepare(np.zeros((70, 90, 3), np.uint8)).shape == (1, 3, 70, 90)
 
 
 def test_a_target_with_pictures(config, folder, tmp_path, quick_search):
