@@ -247,7 +247,7 @@ def _open(address: str | Path) -> OpenedWeights:
 def _opened(source: str, content: dict[Any, Any]) -> OpenedWeights:
     """The network in the dict of a file; what was passed over for it is told."""
     network = unwrap(content)
-    if network.copies:
+    if network.copies and METADATA_KEY not in network.fields:  # our own trainings keep their average
         taken, *left = (
             f"below {prefix[:-1][:60]}" if prefix else "without a prefix"
             for prefix in (network.wrapper, *network.copies)

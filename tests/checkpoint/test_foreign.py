@@ -7,6 +7,9 @@ import torch
 
 from norton_det.checkpoint.conventions import conventions
 from norton_det.checkpoint.load import load_weights
+from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.tensor_file import METADATA_KEY
+from norton_det.models.description import NetworkInfo
 from norton_det.models.keys import ResNetPart
 from norton_det.models.preprocessing import MSRA, TORCHVISION, Preprocessing
 from norton_det.models.resnet import NortonResNet
@@ -159,6 +162,17 @@ def test_what_is_assumed_is_said(body, tmp_path, caplog):
     torch.save({"state_dict": state, "meta": {"epoch": 12}}, tmp_path / "w.pth")
     assert load_weights(tmp_path / "w.pth").preprocessing == TORCHVISION
     assert "w.pth: does not say what input it wants; assumed: RGB mean [123.675" in caplog.text
+
+
+def test_which_network_was_taken_is_said_but_of_our_own_files(body, tmp_path, caplog):
+    content = {"model": body, "trainer": {"average": below("module.", changed(body))}}
+    torch.save(content, tmp_path / "w.pth")
+    assert torch.equal(load_weights(tmp_path / "w.pth").state["conv1.weight"], body["conv1.weight"])
+    told = "holds several networks; taken: that below model, left: that below trainer.average.module"
+    assert caplog.text.count(told) == 1
+    info = NetworkInfo(TINY, num_classes=0)
+    torch.save(content | {METADATA_KEY: info.to_json()}, tmp_path / "w.pth")
+    assert open_weights(tmp_path / "w.pth").described == info and caplog.text.count("several") == 1
 
 
 @pytest.mark.parametrize(
