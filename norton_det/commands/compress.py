@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def compress_whole(args: argparse.Namespace, target: dict[str, str], opened: Ope
         from ..tv.detectors import load_torchvision_detector
         from ..tv.weights import save_detector
 
-        convert, save, detector = to_input, save_detector, load_torchvision_detector(opened or args.weights)
+        save, detector = save_detector, load_torchvision_detector(opened or args.weights)
+        convert = partial(to_input, transform=detector.transform)
     spec = spec_from(args, resnet_spec(detector).arch)
     size, search_result = size_from(args, 800), None
     pictures = read_pictures(args, convert)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ LOST = 3  # exit status when a camera or stream has gone
 
 def load(args: argparse.Namespace) -> list[Side]:
     """The detectors, the one to compare with first."""
-    logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
     sources = choose(args)
     options = {"precision": args.precision, "min_size": args.min_size, "threads": args.threads}
     predictors = load_predictors(sources, opts=args.opts, color="BGR", **options)

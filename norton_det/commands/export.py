@@ -18,7 +18,7 @@ from ..deploy import Detections, Predictor, export
 from ..deploy.info import describe
 from ..deploy.loading import load_detector
 from ..deploy.predictor import prepare
-from ..utils.errors import InputError
+from ..utils.errors import InputError, naming
 from ..utils.files import require_writable, write_text
 from .parser import tell_skipped
 
@@ -84,7 +84,8 @@ def main(args: argparse.Namespace) -> None:
     rows = {}
     print(f"{'picture':30} {'PyTorch':>8} {exported.name:>13} {'matched':>8} {'box px':>8} {'score':>9}")
     for path in args.check:
-        row = rows[path] = compare(plain(read_image(path)), exported(read_image(path)))
+        with naming(path):
+            row = rows[path] = compare(plain(read_image(path)), exported(read_image(path)))
         print(
             f"{Path(path).name[-30:]:30} {row['expected']:8d} {row['found']:13d} {row['matched']:8d} "
             f"{row['box_pixels']:8.4f} {row['score']:9.2e}"

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..checkpoint.load import LoadedWeights, load_weights
@@ -14,7 +16,7 @@ from ..data.decode import read_image
 from ..data.images import choose_size, load_images, make_transform
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
-from ..utils.errors import InputError
+from ..utils.errors import InputError, naming
 from ..utils.files import atomic_path, require_file, require_writable
 from .parser import tell_skipped
 
@@ -58,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
         sample, _, _ = load_images(args.folder, loaded.preprocessing, count=args.count, **size)
     shape = choose_size(paths, args.image_size, args.resize)
     transform = make_transform(loaded.preprocessing, shape)
-    images = torch.stack([transform(read_image(path)) for path in paths])
+    images = torch.stack([look(path, transform) for path in paths])
     dense = loaded.build()
     models = {"CR 0 %": dense} | {_column(name): model for name, model in candidates(args, loaded, dense).items()}
     classes = predict(dense, images)
@@ -81,6 +83,13 @@ def main(args: argparse.Namespace) -> None:
     for name, value in report.get("correlation", {}).items():
         print(f"{name}: correlation with the dense maps {value:.3f} (mean of {report['correlation_images']} images)")
     print(args.output)
+
+
+def look(path: Path, transform: Callable[[np.ndarray], torch.Tensor]) -> torch.Tensor:
+    """A picture as the classifier takes it (3, H, W); errors name it."""
+    picture = read_image(path)
+    with naming(path):
+        return transform(picture)
 
 
 @torch.inference_mode()

@@ -10,9 +10,9 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..utils.errors import FULL, InputError
 
@@ -82,10 +82,10 @@ def add_train_size(parser: argparse.ArgumentParser | argparse._ArgumentGroup) ->
     )
 
 
-def tell_skipped(paths: Iterable[object]) -> None:
-    """Print a line for each picture that cannot be read."""
-    for path in paths:
-        print(f"skipped, cannot be read: {path}")
+def tell_skipped(reasons: Mapping[Any, str]) -> None:
+    """Print a line for each picture that is passed over."""
+    for path, reason in reasons.items():
+        print(f"skipped, {reason}: {path}")
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from ..utils.errors import InputError
 
 def load(args: argparse.Namespace) -> list[Model]:
     """The detectors, by names that differ."""
-    logging.getLogger("norton_det").setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
     sources = [parse_source(entry, args.config_file) for entry in args.weights]
     if not sources:
         sources = [DetectorSource("", args.config_file)] if args.config_file else demo_detectors()

@@ -55,7 +55,7 @@ def draw(args: argparse.Namespace, output: Path) -> None:
     if output.resolve() in folders:
         raise InputError(f"{output}: expected another folder than that of the images, got it; name another")
     chosen = sorted(random.Random(args.seed).sample(range(len(records)), min(args.images, len(records))))
-    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    nothing = Detections.none()
     sink = PictureSink(output)
     for index in chosen:
         record = records[index]

@@ -18,11 +18,13 @@ from tqdm import tqdm
 from ..data.class_match import match_classes
 from ..data.dataset_labels import check_keypoints, dataset_labels, dataset_sigmas
 from ..data.keypoints import USUAL_SIGMA
+from ..deploy import Detections
 from ..deploy.info import DeployInfo
+from ..models.input_size import ThinPicture
 from ..models.labels import Labels
 from ..utils.errors import InputError, naming
 from ..utils.hooks import hooked
-from .mapper import read_file
+from .mapper import TOO_THIN, read_file
 
 logger = logging.getLogger(__name__)
 COLUMNS = {
@@ -37,7 +39,12 @@ class NortonCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCO evaluator (pycocotools) that also reports average recall, in %.
 
     Boxes and masks: AR1, AR10, AR100 (at most so many detections an image). Keypoints: AR, AR50, AR75.
+
+    Attributes:
+        tell: takes what the user has to know, a line at a time.
     """
+
+    tell: Callable[[str], object] = staticmethod(logger.warning)
 
     def __init__(self, dataset_name: str, output_dir: str | None = None, **options: Any) -> None:
         self._targets: Tensor | None = None
@@ -85,6 +92,11 @@ class NortonCOCOEvaluator(COCOEvaluator):
                     f"{record.get('file_name', record['image_id'])}: expected finite predictions, got NaN or infinity; "
                     "use intact weights"
                 )
+        pairs = zip(inputs, outputs, strict=True)
+        outputs = [_nothing(output) if TOO_THIN in record else output for record, output in pairs]
+        for record in inputs:
+            if TOO_THIN in record:
+                self.tell(f"{record['file_name']}: {record[TOO_THIN]}, so that nothing is found in it, which counts")
         super().process(inputs, [self._renumbered(output) for output in outputs])
 
     def _renumbered(self, output: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +168,7 @@ def evaluate_predictor(
     points = info is None or "heatmaps" in info.outputs
     sigmas = _sigmas_or_usual(dataset_name, oks_sigmas, tell) if points else ()
     evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir, kpt_oks_sigmas=sigmas)
+    evaluator.tell = tell
     evaluator.reset()
     if info is None:
         evaluator.match(Labels(), 0)
@@ -171,11 +184,19 @@ def evaluate_predictor(
                 f"{picture.shape[1]} x {picture.shape[0]}; put the annotated image there"
             )
         with naming(record["file_name"]):
-            detections = predict(picture)
+            try:
+                detections = predict(picture)
+            except ThinPicture as error:
+                record, detections = record | {TOO_THIN: error.reason}, Detections.none()
         instances = detections.to_instances(*picture.shape[:2])
         instances.pred_classes -= first_label
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()
+
+
+def _nothing(output: dict[str, Any]) -> dict[str, Any]:
+    """An output without what was found."""
+    return output | {"instances": output["instances"][:0]}
 
 
 def _sigmas_or_usual(name: str, asked: Sequence[float], tell: Callable[[str], object]) -> list[float]:

@@ -154,8 +154,8 @@ def training_pictures(cfg: CfgNode, convert: Callable[[np.ndarray], Input], most
     random.Random(max(cfg.SEED, 0)).shuffle(files)
     origin = f"DATASETS.TRAIN {', '.join(cfg.DATASETS.TRAIN)}"
     pictures, broken = read_sample(origin, files, convert, count, read=read_file, progress=True)
-    for file in broken:
-        logger.warning("Skipped, cannot be read: %s", file)
+    for file, reason in broken.items():
+        logger.warning("Skipped, %s: %s", reason, file)
     logger.info("Fitted to %d pictures of %s", len(pictures), origin)
     return pictures
 

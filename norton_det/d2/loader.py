@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..data.coco import mask_to_polygons
 from ..data.decode import UnreadableImage
+from ..models.input_size import ThinPicture
 from ..utils.errors import InputError, first_line
 from ..utils.seeds import seeded
 from .datasets import check_training_sets, training_records, with_safe_flips
 from .mapper import EvaluationMapper, ImageMapper
 
-UNREADABLE = (UnreadableImage, OSError, SyntaxError, EOFError)  # the others are of a mapper of one's own
+UNREADABLE = (UnreadableImage, ThinPicture, OSError, SyntaxError, EOFError)  # the others are of a mapper of one's own
 ATTEMPTS = 100  # of other images, where one has nothing to train on
 Item = tuple[int, int]
 
@@ -58,7 +59,7 @@ class SeededImages(Dataset):
                 try:
                     sample = self.mapper(record)
                 except UNREADABLE as error:
-                    reason = error.reason if isinstance(error, UnreadableImage) else first_line(error)
+                    reason = error.reason if isinstance(error, UnreadableImage | ThinPicture) else first_line(error)
                     unreadable.append((str(record["file_name"]), reason[:80]))
                     sample = None
                 except SizeMismatchError as error:

@@ -14,7 +14,10 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..data.decode import UnreadableImage, read_image
+from ..models.input_size import ThinPicture, input_size
 from ..utils.errors import InputError, first_line
+
+TOO_THIN = "too_thin"  # of a record: that nothing is looked for, and why
 
 
 def read_file(name: str) -> np.ndarray:
@@ -46,10 +49,14 @@ class ImageMapper(DatasetMapper):
         Raises:
             UnreadableImage: the picture is missing, damaged, or no picture.
             SizeMismatchError: it is of another size than its annotations say.
+            ThinPicture: no pixel of its short side would be left.
         """
         record = dict(copy.deepcopy(dataset_dict))
         image = convert_PIL_to_numpy(Image.fromarray(read_file(record["file_name"])), self.image_format)
         check_image_size(record, image)
+        for step in self.augmentations.augs:
+            if isinstance(step, T.ResizeShortestEdge):
+                input_size(image.shape[0], image.shape[1], min(step.short_edge_length), step.max_size)
         segmented = "sem_seg_file_name" in record
         labels = read_labels(record.pop("sem_seg_file_name"), "L").squeeze(2) if segmented else None
         augmented = T.AugInput(image, sem_seg=labels)
@@ -69,7 +76,8 @@ class ImageMapper(DatasetMapper):
 
 class EvaluationMapper(ImageMapper):
     """The mapper for evaluation: a picture that cannot be read ends it, as an AP over the others would be another
-    figure."""
+    figure. One that is too thin for a detector is one in which nothing is found: it becomes a black one, and
+    ``NortonCOCOEvaluator`` counts it so."""
 
     def __call__(self, dataset_dict: Mapping[str, Any]) -> dict[str, Any]:
         """What the model takes.
@@ -79,6 +87,8 @@ class EvaluationMapper(ImageMapper):
         """
         try:
             return super().__call__(dataset_dict)
+        except ThinPicture as error:
+            return dict(dataset_dict) | {"image": torch.zeros(3, 32, 32), TOO_THIN: error.reason}
         except ValueError as error:
             reason = error.reason if isinstance(error, UnreadableImage) else first_line(error, 160)
             raise InputError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..models.input_size import ThinPicture
 from ..models.preprocessing import Preprocessing
 from ..utils.errors import InputError
 from ..utils.files import require_file
@@ -77,10 +78,11 @@ class ClassFolder(Dataset):
         """Image and label; a file that cannot be read gives zeros and the label -1, which no count or loss uses."""
         try:
             return self.transform(read_image(self.files[index])), self.labels[index]
-        except InputError:
+        except InputError as error:
             if index not in self.broken:
                 self.broken.add(index)
-                logger.warning("skipped, cannot be read: %s", self.files[index])
+                reason = error.reason if isinstance(error, ThinPicture) else "cannot be read"
+                logger.warning("skipped, %s: %s", reason, self.files[index])
             return torch.zeros(3, self.shape.size, self.shape.size), -1
 
 

@@ -4,17 +4,20 @@ Training, evaluation, calibration, the demo and the server read by it, so that a
 in all of them. What a file leaves open is settled here:
 
 * Orientation: a picture is turned as its EXIF data say; annotations are of the turned picture, as in Detectron2.
-* Depth: samples are scaled by the depth that the file declares, never by their values. Of 16 bits the upper 8 are
-  taken, in grey as in colour, and so of the 12 of a TIFF; 1 bit is black or white. (A PNG of 12 significant bits has
-  them at the top of its 16, as its standard asks.) Signed numbers, those of 32 bits and floats have no known range and
-  are refused.
+* Depth: of samples of 16 bits the upper 8 are taken, in grey as in colour, and so of the 12 of a TIFF; 1 bit is black
+  or white. Cameras and microscopes store 12 bits, and programs 8, in files of 16, which would come out black: a picture
+  of 16 bits whose values are all below 4096 is one of 12, and below 256 one of 8; the first one of each is told. Signed
+  numbers, those of 32 bits and floats have no known range and are refused.
 * Colour: palettes, grey, CMYK and others are converted by Pillow; colour profiles are not applied.
 * Transparency is left out: the colours that are stored beneath it are taken, as Detectron2 and torchvision do.
 * Of several frames or pages the first is read.
 """
 
 import io
+import logging
 import os
+import sys
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -32,7 +35,13 @@ _TURNS = {
 }
 _ON_ITS_SIDE = tuple(_TURNS[number] for number in (5, 6, 7, 8))  # width and height change places
 _BITS_PER_SAMPLE = 258  # a tag of TIFF
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+# Pillow takes the upper byte of samples in colour: of these the lower one
+_SMALLER = (8, 12)  # bits that files of 16 may hold
 _UNSIGNED_16 = ("PNG", "PPM")  # formats whose pixels Pillow may hold as 32-bit integers though they are of 16 bits
+
+logger = logging.getLogger(__name__)
+_told: set[int] = set()
 
 
 class UnreadableImage(InputError):
@@ -78,10 +87,18 @@ def read_image(
     if name is None:
         name = "image" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats) as image:
+        with _open(source, formats) as image:
             if most_pixels is not None and image.width * image.height > most_pixels:
                 raise InputError(f"{name}: expected at most {most_pixels} pixels, got {image.width}x{image.height}")
-            return _to_rgb(image)
+            deep = _lower_bytes(image) if image.mode in ("RGB", "RGBA") else None
+            image.load()  # before its orientation is asked for: Pillow itself turns a TIFF
+            turn = _turn(image)
+            if deep is not None and np.asarray(image).max() < 16:  # all samples below 4096
+                with _open(source, formats) as lower:
+                    lower.tile = deep  # type: ignore[attr-defined]
+                    values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(lower)
+                image = Image.fromarray(_upper_bits(values[:, :, :3], 16, name))
+            return _to_rgb(image, turn, name)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever their libraries do
@@ -115,12 +132,27 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
         raise UnreadableImage.of(path, error) from None
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """The pixels (H, W, 3) of an opened picture."""
-    image.load()  # before its orientation is asked for: Pillow itself turns a TIFF
-    turn = _turn(image)
+def _open(source: str | os.PathLike[str] | bytes, formats: tuple[str, ...] | None) -> Image.Image:
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+
+
+def _lower_bytes(image: Image.Image) -> list[Any] | None:
+    """What has Pillow read the lower bytes of an opened picture of 16 bits in colour; ``None`` for others."""
+    tiles = []
+    for tile in getattr(image, "tile", ()):
+        mode, *others = (tile.args,) if isinstance(tile.args, str) else tuple(tile.args or ("",))
+        kind, _, order = str(mode).partition(";")
+        if order not in _OTHER_BYTE:
+            return None
+        other = f"{kind};{_OTHER_BYTE[order]}"
+        tiles.append(tile._replace(args=other if isinstance(tile.args, str) else (other, *others)))
+    return tiles or None
+
+
+def _to_rgb(image: Image.Image, turn: Image.Transpose | None, name: str) -> np.ndarray:
+    """The pixels (H, W, 3) of a loaded picture, turned."""
     if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_upper_bits(image))
+        image = Image.fromarray(_upper_bits(np.asarray(image), _depth(image), name))
     image.info.pop("transparency", None)
     rgb = image.convert("RGB")
     return np.array(rgb if turn is None else rgb.transpose(turn))
@@ -134,8 +166,8 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upper_bits(image: Image.Image) -> np.ndarray:
-    """The upper 8 bits (H, W), uint8, of a grey picture of 9 to 16 bits.
+def _depth(image: Image.Image) -> int:
+    """The bits, 9 to 16, of a grey picture's samples.
 
     Raises:
         ValueError: its pixels have no known range.
@@ -144,5 +176,14 @@ def _upper_bits(image: Image.Image) -> np.ndarray:
         raise ValueError("pixels are floating-point numbers")
     if image.mode == "I" and image.format not in _UNSIGNED_16:
         raise ValueError("pixels are signed or 32-bit integers")
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
-    return (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    return int(getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0])
+
+
+def _upper_bits(values: np.ndarray, bits: int, name: str) -> np.ndarray:
+    """The upper 8 of the bits that samples have, or of those that they hold, as uint8 of the same shape."""
+    largest = int(values.max())
+    held = next((smaller for smaller in _SMALLER if 0 < largest < 1 << smaller), bits) if bits == 16 else bits
+    if held < bits and held not in _told:
+        _told.add(held)
+        logger.warning("%s: taken as a picture of %d bits, as no value of its 16 is larger; so are others", name, held)
+    return (values >> (held - 8)).astype(np.uint8)

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..models.input_size import LONGEST, ThinPicture
 from ..models.preprocessing import Preprocessing
 from ..utils.errors import InputError
 from .decode import read_image, short_side
@@ -60,7 +61,7 @@ def choose_size(images: Sequence[Path], size: int | None = None, resize: int | N
         for path in random.Random(0).sample(list(images), min(32, len(images))):
             with contextlib.suppress(InputError):
                 sides.append(short_side(path))
-        resize = min(256, round(statistics.median(sides))) if sides else 256
+        resize = min(256, statistics.median_high(sides)) if sides else 256
     if size is None:
         assert resize is not None
         size = round(resize * _MARGIN)
@@ -91,7 +92,7 @@ def load_images(
     resize: int | None = None,
     seed: int = 0,
     progress: bool = False,
-) -> tuple[Tensor, list[Path], ImageSize]:
+) -> tuple[Tensor, dict[Path, str], ImageSize]:
     """A random sample of the images below a folder, for calibration; labels are not looked at.
 
     Args:
@@ -103,7 +104,7 @@ def load_images(
         progress: show a bar.
 
     Returns:
-        images (N, 3, size, size), files that could not be read, the size.
+        images (N, 3, size, size), files that could not be used with the reasons, the size.
 
     Raises:
         InputError: no such folder, or none of its images can be read.
@@ -122,7 +123,7 @@ def load_pictures(
     count: int = 64,
     seed: int = 0,
     progress: bool = False,
-) -> tuple[list[Input], list[Path]]:
+) -> tuple[list[Input], dict[Path, str]]:
     """A random sample of the images below a folder as a detector or an engine takes them, for calibration.
 
     Args:
@@ -133,7 +134,7 @@ def load_pictures(
         progress: show a bar.
 
     Returns:
-        The inputs, and the files that could not be read.
+        The inputs, and the files that could not be used with the reasons.
 
     Raises:
         InputError: no such folder, or none of its images can be read.
@@ -158,8 +159,8 @@ def read_sample(
     *,
     read: Callable[[File], np.ndarray] = read_image,
     progress: bool = False,
-) -> tuple[list[Input], list[File]]:
-    """The first ``count`` files that can be read, converted, and those that could not.
+) -> tuple[list[Input], dict[File, str]]:
+    """The first ``count`` files that can be read, converted, and those that could not, with the reasons.
 
     Args:
         what: the folder or data set that they are of, for the error.
@@ -173,19 +174,19 @@ def read_sample(
         InputError: none can be read.
     """
     images: list[Input] = []
-    broken: list[File] = []
+    broken: dict[File, str] = {}
     with tqdm(total=min(count, len(files)), desc="images", unit="image", disable=not progress) as bar:
         for path in files:
             try:
                 images.append(convert(read(path)))
                 bar.update()
-            except InputError:
-                broken.append(path)
+            except InputError as error:
+                broken[path] = error.reason if isinstance(error, ThinPicture) else "cannot be read"
             if len(images) == count:
                 break
     if not images:
         raise InputError(
-            f"{what}: expected images, got {len(broken)} that cannot be read (first: {Path(broken[0]).name}); "
+            f"{what}: expected images, got {len(broken)} that cannot be read (first: {Path(next(iter(broken))).name}); "
             "name others"
         )
     return images, broken
@@ -199,7 +200,8 @@ def resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def make_transform(
     preprocessing: Preprocessing, shape: ImageSize, augment: bool = False, least_area: float = 0.35
 ) -> Callable[[np.ndarray], Tensor]:
-    """A function from a picture (H, W, 3), RGB, uint8, to a classifier's input (3, size, size).
+    """A function from a picture (H, W, 3), RGB, uint8, to a classifier's input (3, size, size); it raises
+    ``ThinPicture`` for one that would be longer than 32768 pixels with its short side resized.
 
     Args:
         preprocessing: colour order, mean and std.
@@ -218,6 +220,10 @@ def make_transform(
     flip = preprocessing.color == "BGR"
 
     def transform(image: np.ndarray) -> Tensor:
+        if max(image.shape[:2]) * shape.resize > LONGEST * min(image.shape[:2]):
+            raise ThinPicture.of(
+                image.shape[0], image.shape[1], f"at most {LONGEST // shape.resize} times as long as it is wide"
+            )
         pixels = picture(Image.fromarray(image)).float()
         return ((pixels.flip(0) if flip else pixels) - mean) / std
 

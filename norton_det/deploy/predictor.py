@@ -35,6 +35,11 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @classmethod
+    def none(cls) -> "Detections":
+        """Of a picture in which nothing was found."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
     def above(self, score: float) -> "Detections":
         """Those of at least this score."""
         keep = self.scores >= score

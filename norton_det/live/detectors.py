@@ -1,5 +1,6 @@
 """The detectors that a user names for the demo, loaded; those of `make demo` where none is named."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,22 @@ def load_predictors(
     ):
         if asked and not any(takes_it):
             raise InputError(f"{option}: expected {expected}, got none; leave it out")
-    return [
-        load_predictor(
-            source.weights,
-            None if source.exported else source.config,
-            () if source.exported else tuple(opts),
-            precision=None if source.eager else precision,
-            min_size=None if source.exported else min_size,
-            threads=threads if source.exported else None,
-            color=color,
-            eager=source.eager,
-        )
-        for source in sources
-    ]
+    logger = logging.getLogger("norton_det")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
+    try:
+        return [
+            load_predictor(
+                source.weights,
+                None if source.exported else source.config,
+                () if source.exported else tuple(opts),
+                precision=None if source.eager else precision,
+                min_size=None if source.exported else min_size,
+                threads=threads if source.exported else None,
+                color=color,
+                eager=source.eager,
+            )
+            for source in sources
+        ]
+    finally:
+        logger.setLevel(level)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ..data.images import beside
 from ..models.input_size import ThinPicture
+from ..utils.errors import InputError
 from .frames import Frame, Sink, Source, SourceLost
 from .meter import Meter
 from .overlay import Overlay
@@ -103,7 +104,7 @@ def show(
                 drawn = [see(side, frame, threshold, sink is not None) for side in sides]
             except ThinPicture as error:
                 if source.video:
-                    raise
+                    raise InputError(f"{source.name}: {error}") from None
                 source.skipped.append(f"{frame.name}: {error}")
                 continue
             started = time.perf_counter()

@@ -17,6 +17,8 @@ from ..utils.files import atomic_path, require_writable
 from .frames import Frame, Sink, Source
 from .video import CODECS, VideoSink
 
+LONGEST_JPEG = 65_500  # pixels of a side
+
 
 class PictureSink(Sink):
     """Pictures in a folder, named as the frames' files or by number; or one picture file."""
@@ -38,8 +40,14 @@ class PictureSink(Sink):
             stem = next(stem for stem in itertools.chain(distinct, numbered) if stem not in self._written)
             self._written.add(stem)
             self._read.add(name.name)
-            target = target / f"{stem}.jpg"
-        encoded = cv2.imencode(target.suffix, picture)[1]
+            target = target / f"{stem}{'.jpg' if max(picture.shape) <= LONGEST_JPEG else '.png'}"
+        try:
+            good, encoded = cv2.imencode(target.suffix, picture)
+        except cv2.error:
+            good = False
+        if not good:
+            sides = f"{picture.shape[1]}x{picture.shape[0]}"
+            raise InputError(f"{target}: expected a picture that {target.suffix} holds, got {sides}; name a .png")
         with atomic_path(target) as temporary:
             temporary.write_bytes(encoded.tobytes())
 

@@ -7,12 +7,25 @@ from collections.abc import Callable
 
 from ..utils.errors import InputError
 
+LONGEST = 32768  # pixels of a side that may be asked for
+
 
 class ThinPicture(InputError):
-    """A picture so long that no pixel of its short side is left in the detector's input."""
+    """A picture so long that no pixel of its short side is left in the detector's input, or a classifier's would be
+    far too large.
 
+    Attributes:
+        reason: a few words with its size.
+    """
 
-LONGEST = 32768  # pixels of a side that may be asked for
+    def __init__(self, message: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    @classmethod
+    def of(cls, height: int, width: int, expected: str) -> "ThinPicture":
+        """What to raise for a picture (H, W)."""
+        return cls(f"image: expected {expected}, got {width}x{height}; crop it", f"too thin: {width}x{height}")
 
 
 def nearest_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
@@ -71,9 +84,7 @@ def input_size(
         return height, width
     size = rounding(height, width, min_size, max_size)
     if not min(size):
-        raise ThinPicture(
-            f"image: expected a short side that is left at a long one of {max_size}, got {width}x{height}; crop it"
-        )
+        raise ThinPicture.of(height, width, f"a short side that is left at a long one of {max_size}")
     return size
 
 

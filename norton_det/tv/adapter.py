@@ -12,9 +12,11 @@ from torchvision.models.detection import KeypointRCNN, MaskRCNN
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, heatmaps_to_keypoints, paste_masks_in_image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..models.description import NetworkInfo
+from ..models.input_size import floor_size, input_size
 from ..models.preprocessing import Preprocessing
 from ..models.rcnn import RCNNParts
 from ..models.resnet import NortonResNet
@@ -199,6 +201,7 @@ def _run(detector: GeneralizedRCNN, picture: np.ndarray, min_size: int, max_size
     image = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))).float() / 255
     if min_size == 0:  # not resized
         min_size, max_size = min(picture.shape[:2]), max(picture.shape[:2])
+    input_size(picture.shape[0], picture.shape[1], min_size, max_size, floor_size)  # raises where it is too thin
     kept = detector.transform
     detector.transform = copy.copy(kept)
     detector.transform.min_size, detector.transform.max_size = (min_size,), max_size
@@ -228,6 +231,12 @@ def _filled(boxes: Tensor, height: int, width: int) -> Tensor:
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def to_input(image: np.ndarray) -> Tensor:
-    """A picture (H, W, 3), RGB, uint8, as torchvision's detectors take it: (3, H, W) in 0..1; they resize it."""
+def to_input(image: np.ndarray, transform: GeneralizedRCNNTransform | None = None) -> Tensor:
+    """A picture (H, W, 3), RGB, uint8, as torchvision's detectors take it: (3, H, W) in 0..1; they resize it.
+
+    Raises:
+        ThinPicture: the detector's own ``transform`` would leave no pixel of it.
+    """
+    if transform is not None:
+        input_size(image.shape[0], image.shape[1], transform.min_size[-1], transform.max_size, floor_size)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
