@@ -103,7 +103,7 @@ def test_classifiers_pass_it_over(folder, tmp_path, caplog):
     data = ClassFolder(tmp_path / "classes", 1, TORCHVISION, size=224, resize=256)
     assert [data[index][1] for index in range(3)] == [0, -1, 0]
     assert "skipped, too thin: 4000x1" in caplog.text
-    with pytest.raises(InputError, match=r"2\.png: image: expected at most 128 times as long as it is wide, got 4000x1; crop it"):
+    with pytest.raises(InputError, match=r"2\.png: image: expected at most 128 times as long .*, got 4000x1; crop it"):
         look(folder / "2.png", make_transform(TORCHVISION, shape))
     with pytest.raises(ThinPicture):
         make_transform(TORCHVISION, shape)(np.zeros((4000, 1, 3), np.uint8))
