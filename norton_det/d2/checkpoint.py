@@ -57,6 +57,7 @@ class NortonCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.whole, self.partial = whole, partial
+        self.file = "weights"
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As Detectron2's.
@@ -92,6 +93,7 @@ class NortonCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         opened = open_weights(filename)
+        self.file = filename
         if find_resnet(self.model)[0] is None:
             state = state_for(opened, self.model.state_dict())
             self._refuse_other_stacks(opened)
@@ -138,11 +140,13 @@ class NortonCheckpointer(DetectionCheckpointer):
         checkpoint["model"] = match_counters(state, expected)
         detector = any(name.startswith(DETECTOR) for name in state)
         incompatible = super()._load_model(checkpoint)
-        self._refuse_misfits(incompatible, prefix or own_prefix(expected), detector and not self.partial)
+        self._refuse_misfits(incompatible, prefix or own_prefix(expected), detector)
         return incompatible
 
-    def _refuse_misfits(self, incompatible: Any, prefix: str, complete: bool) -> None:
-        """Refuse tensors of the backbone, which is below ``prefix``, that do not fit; with ``complete`` others too."""
+    def _refuse_misfits(self, incompatible: Any, prefix: str, detector: bool) -> None:
+        """Refuse tensors of the backbone, which is below ``prefix``, that do not fit; of weights of a detector others
+        too, unless ``partial``."""
+        complete = detector and not self.partial
         norton = find_resnet(self.model)[0] is not None
         for name, actual, expected in incompatible.incorrect_shapes:
             if self.whole or name.startswith("backbone."):
@@ -152,24 +156,26 @@ class NortonCheckpointer(DetectionCheckpointer):
                     if name.startswith("backbone.")
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
-                raise InputError(f"weights: {name}: expected shape {tuple(expected)}, got {tuple(actual)}; {mend}")
+                raise InputError(f"{self.file}: {name}: expected shape {tuple(expected)}, got {tuple(actual)}; {mend}")
         misshapen = {name for name, *_ in incompatible.incorrect_shapes}
         missing = [name for name in incompatible.missing_keys if self.whole or complete or name.startswith(prefix)]
         absent = [name for name in missing if name not in misshapen]
         if absent:
             inside = all(name.startswith(prefix) for name in absent)
-            scope, mend = ("detector", "train it first") if self.whole else ("backbone", "use weights of this network")
+            scope, mend = "backbone", "use weights of this network"
+            if self.whole:
+                scope, mend = "detector", "use weights of this detector" if detector else "train a detector with them"
             if complete and not self.whole and not inside:
                 scope, mend = "detector", "use weights of this detector, or --partial to have them start anew"
             first = absent[0]
-            raise InputError(f"weights: {len(absent)} tensors of the {scope} are missing (first: {first}); {mend}")
+            raise InputError(f"{self.file}: {len(absent)} tensors of the {scope} are missing (first: {first}); {mend}")
         extra = [
             name for name in incompatible.unexpected_keys if name not in misshapen and not name.startswith(HARMLESS)
         ]
         if extra and (complete or self.whole):
             raise InputError(
-                f"weights: {len(extra)} tensors are not of this detector (first: {extra[0][:80]}); use weights of this "
-                "detector, or --partial to leave them"
+                f"{self.file}: {len(extra)} tensors are not of this detector (first: {extra[0][:80]}); use weights of "
+                "this detector, or --partial to leave them"
             )
         for name in missing:
             incompatible.missing_keys.remove(name)

@@ -135,14 +135,14 @@ def test_another_network_is_an_error(config, norton_64, tmp_path):
     keys = {"MODEL.NORTON.PRESET": "dense", "MODEL.NORTON.RANK": 1}
     refused(
         lambda: NortonCheckpointer(detector(config, **keys)).load(str(dense)),
-        r"weights: 48 tensors of the backbone are missing \(first: \S+conv2\.\w+\.weight\); use weights of",
+        r"dense\.safetensors: 48 tensors of the backbone are missing \(first: \S+conv2\.\w+\.weight\); use weights of",
     )
 
 
 def test_without_heads_there_is_nothing_to_evaluate(config, norton_64, dense_file):
     refused(
         lambda: load_detector(config(**{"MODEL.WEIGHTS": norton_64})),
-        r"weights: \d+ tensors of the detector are missing \(first: \S*(fpn|rpn|roi)\S*\); train it first",
+        r"\.safetensors: \d+ tensors of the detector are missing \(first: \S*(fpn|rpn|roi)\S*\); train a detector with",
     )
     keys = {"MODEL.WEIGHTS": dense_file, "MODEL.NORTON.PRESET": "dense"}
     refused(lambda: load_detector(config(**keys)), r"tensors of the detector are missing")

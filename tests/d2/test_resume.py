@@ -112,7 +112,10 @@ def test_weights_of_a_detector_have_to_fit(config, tmp_path):
 
     load(lambda _: None)
     cases = (
-        (lambda found: found.pop(fc), rf"weights: 1 tensors of the detector are missing \(first: {fc}\); .*--partial"),
+        (
+            lambda found: found.pop(fc),
+            rf"w\.pth: 1 tensors of the detector are missing \(first: {fc}\); .*--partial",
+        ),
         (
             lambda found: found.update(x=found[fc]),
             r"1 tensors are not of this detector \(first: x\); .*--partial",
