@@ -13,6 +13,7 @@ Of networks of other projects (``models.detector_keys.FAMILIES``) the ResNet is 
 input and where its stride sits cannot be seen in a tensor; see ``conventions``.
 """
 
+import json
 import logging
 import os
 import re
@@ -31,7 +32,7 @@ from ..models.detector_keys import Family, current_names, family_of, split_prefi
 from ..models.keys import ResNetPart, find_resnet
 from ..models.spec import CompressionSpec
 from ..models.spec_from_state import spec_from_state
-from ..utils.errors import InputError, naming
+from ..utils.errors import InputError, first_line, naming
 from ..utils.files import read_whole
 from .conventions import conventions
 from .digest import DIGEST_KEY, check_beside
@@ -42,7 +43,9 @@ from .torch_file import LEGACY, ZIP, read_torch
 from .unwrap import unwrap
 
 logger = logging.getLogger(__name__)
-BESIDE = (DIGEST_KEY, "detector")  # fields of a description that are of ``tensor_file`` and of ``tv.weights``
+DETECTOR_KEY = "detector"  # what a file says of a detector beside its network; each stack has fields of its own there
+DETECTOR_IN_TORCH = f"{METADATA_KEY}_detector"  # the same as JSON text, in a torch file
+BESIDE = (DIGEST_KEY, DETECTOR_KEY)  # fields of a description that are not of ``NetworkInfo``
 _WHAT = "weights (a torch, safetensors or Detectron2 .pkl file)"
 _MAX_CLASSES = 1_000_000
 _READ: ContextVar[dict[tuple[object, ...], "OpenedWeights"] | None] = ContextVar("files read", default=None)
@@ -253,10 +256,19 @@ def _opened(source: str, content: dict[Any, Any]) -> OpenedWeights:
             for prefix in (network.wrapper, *network.copies)
         )
         logger.warning("%s: holds several networks; taken: that %s, left: that %s", source, taken, ", ".join(left))
-    text = network.fields.pop(METADATA_KEY, None)
+    text, detector = network.fields.pop(METADATA_KEY, None), network.fields.pop(DETECTOR_IN_TORCH, None)
+    if detector is not None:
+        network.fields[DETECTOR_KEY] = _json_of(source, detector)
     with naming(source):
         described = None if text is None else NetworkInfo.from_json(str(text))
         return OpenedWeights(source, network.state, network.fields, described, network.outside)
+
+
+def _json_of(source: str, text: object) -> Any:
+    try:
+        return json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: detector: expected JSON ({first_line(error)}); write the file again") from None
 
 
 def _classes(state: dict[str, Tensor], spec: CompressionSpec) -> int:

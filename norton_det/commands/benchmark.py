@@ -45,12 +45,12 @@ def read(path: str | None, height: int, width: int) -> np.ndarray:
 def load(args: argparse.Namespace, config: str | None, model: str) -> nn.Module:
     """The detector ``norton`` or ``dense`` of a table."""
     if config is None:
-        return load_detector(args.weights if model == "norton" else args.baseline_weights)[0]
+        return load_detector(args.weights if model == "norton" else args.baseline_weights)
     if model == "norton":
         ranks = [word for key, rank in WHOLE.items() for word in (f"MODEL.NORTON.{key}", rank)] if args.whole else []
-        return load_detector(args.weights, config, [*ranks, *args.opts])[0]
+        return load_detector(args.weights, config, [*ranks, *args.opts])
     opts = args.opts + ([] if args.baseline else DENSE)
-    return load_detector(args.baseline_weights, args.baseline or config, opts)[0]
+    return load_detector(args.baseline_weights, args.baseline or config, opts)
 
 
 def pictures_of(args: argparse.Namespace) -> list[np.ndarray]:

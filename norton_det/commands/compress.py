@@ -3,15 +3,14 @@
 import argparse
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from ..checkpoint.load import load_weights
-from ..checkpoint.opened import OpenedWeights, open_weights
-from ..checkpoint.save import save_checkpoint, save_tensors
+from ..checkpoint.opened import open_weights, reading_once
+from ..checkpoint.save import save_checkpoint, save_detector, save_tensors
 from ..checkpoint.sources import local
 from ..compression.calibration import Calibration
 from ..compression.detector import compress_detector, resnet_spec
@@ -23,10 +22,12 @@ from ..compression.search.result import SearchResult
 from ..compression.search.search import search
 from ..compression.search.target import TARGETS, parse_target
 from ..data.images import load_images, load_pictures
+from ..deploy.loading import load_detector
 from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.spec import CompressionSpec
+from ..models.stacks import stack_named, stack_of
 from ..utils.device import check_device
 from ..utils.errors import InputError
 from ..utils.files import require_writable, write_text
@@ -116,40 +117,27 @@ def read_pictures(args: argparse.Namespace, convert: Callable[[Any], Any]) -> li
     return pictures
 
 
-def compress_whole(args: argparse.Namespace, target: dict[str, str], opened: OpenedWeights | None) -> None:
-    """Compress a whole detector."""
+def compress_whole(args: argparse.Namespace, target: dict[str, str]) -> None:
+    """Compress a whole detector, or write one that is compressed with all that a file says."""
     for name in ("no_compensate", "no_batch_norm", "decomposition", "image_size", "resize"):
         if getattr(args, name):
             flag = name.replace("_", "-")
             raise InputError(f"--{flag}: expected a ResNet alone, got a whole detector; drop --{flag}")
     if "://" in args.weights:
         raise InputError(f"--weights: expected the file of a detector, got {args.weights}; drop the ranks or --config")
-    if args.config_file:
-        from ..d2 import build
-
-        cfg = build.load_config(args.config_file, ["MODEL.WEIGHTS", args.weights, "MODEL.DEVICE", "cpu"])
-        convert: Callable[[Any], Any] = build.to_input(cfg)
-        save: Callable[[str, nn.Module], object] = build.save_detector
-        detector = build.load_as_it_is(cfg)
-    else:
-        from ..tv.adapter import to_input
-        from ..tv.detectors import load_torchvision_detector
-        from ..tv.weights import save_detector
-
-        save, detector = save_detector, load_torchvision_detector(opened or args.weights)
-        convert = partial(to_input, transform=detector.transform)
+    detector = load_detector(args.weights, args.config_file)
     spec = spec_from(args, resnet_spec(detector).arch)
     size, search_result = size_from(args, 800), None
-    pictures = read_pictures(args, convert)
+    pictures = read_pictures(args, stack_of(detector).to_input(detector))
     options: dict[str, Any] = {name: getattr(args, name) for name in AROUND}
     if target:
         search_result = run_search(args, detector, target, pictures, size)
         spec, options["layout"] = search_result.spec, search_result.layout
-    if pictures is not None and not args.config_file:
-        pictures = [picture.to(args.device) for picture in pictures]
+    if pictures is not None:
+        pictures = [picture.to(args.device) if isinstance(picture, Tensor) else picture for picture in pictures]
     options |= {"seed": args.seed, "criterion": args.criterion, "progress": not args.quiet, "input_size": size}
     result = compress_detector(detector.to(args.device), spec, calibration=pictures, **options)
-    save(args.output, result.model.to("cpu"))
+    save_detector(args.output, result.model.to("cpu"))
     print(result.report.summary() if args.quiet else result.report.table())
     finish(args, result.report, search_result, (detector.to("cpu"), result.model))
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB (whole detector)")
@@ -186,6 +174,7 @@ def finish(
         write_text(args.json, json.dumps(fields, indent=1) + "\n")
 
 
+@reading_once()
 def main(args: argparse.Namespace) -> None:
     if not args.output.endswith(".safetensors"):
         raise InputError(f"--output: expected a name ending in .safetensors, got {args.output}; add the ending")
@@ -198,9 +187,9 @@ def main(args: argparse.Namespace) -> None:
     check_flags(args)
     target = target_from(args)
     around = args.config_file or any(getattr(args, name) is not None for name in AROUND)
-    opened = None if around else open_weights(args.weights)
-    if opened is None or (target and opened.stack):
-        compress_whole(args, target, opened)
+    opened = open_weights(args.weights)
+    if around or (target and opened.stack):
+        compress_whole(args, target)
         return
     loaded = load_weights(opened)
     print(f"{args.weights}: {loaded.source}")
@@ -211,9 +200,10 @@ def main(args: argparse.Namespace) -> None:
             raise InputError(f"{args.weights}: expected dense weights, got {loaded.spec}; drop the ranks or the target")
         if loaded.spec.is_dense:
             raise InputError("expected what to compress to; give --preset norton-78, --rank and --ratios, or a target")
-        save_checkpoint(args.output, loaded.build())
+        save_checkpoint(args.output, load_detector(args.weights) if opened.stack else loaded.build())
         print(f"{args.output}: converted, {loaded.spec}")
         return
+    fields = stack_named(opened.stack).file_fields(args.weights) if opened.stack else None  # it is whole
     size, search_result, models = size_from(args, 224), None, None
     options: dict[str, Any] = {
         "criterion": args.criterion,
@@ -236,7 +226,8 @@ def main(args: argparse.Namespace) -> None:
         models = (dense, result.model) if target else None
     else:
         state, report = compress_detector_state(opened.detector, spec, **options)
-        save_tensors(args.output, state, NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1))
+        info = NetworkInfo(spec, loaded.preprocessing, 0, loaded.stride_in_1x1)
+        save_tensors(args.output, state, info, fields)
     print(report.summary() if args.quiet else report.table())
     finish(args, report, search_result, models)
     whole = " (whole detector)" if opened.stack else ""

@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 
 from ..data.decode import read_image
 from ..data.images import load_pictures
+from ..data.register import register_entries
 from ..deploy import Detections, Predictor, export
 from ..deploy.info import describe
 from ..deploy.loading import load_detector
@@ -60,11 +61,12 @@ def main(args: argparse.Namespace) -> None:
         read_image(path)
     for path in filter(None, (args.output, args.json)):
         require_writable(path)
-    detector, defaults = load_detector(args.weights, args.config_file, args.opts)
-    options = defaults | {
+    register_entries(args.register)
+    detector = load_detector(args.weights, args.config_file, args.opts)
+    options: dict[str, Any] = {
         name: value for name in ("min_size", "max_size") if (value := getattr(args, name)) is not None
     }
-    options |= {"classes": tuple(args.classes.split(","))} if args.classes else {}
+    options |= {"classes": [name.strip() for name in args.classes.split(",")]} if args.classes else {}
     pictures = None
     if args.calibrate:
         pictures, broken = load_pictures(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.complexity import count_complexity
-from ..models.description import NetworkInfo, has_stride_in_1x1
+from ..models.description import NetworkInfo, detector_stride_in_1x1
 from ..models.factorize import Candidate, Layout, apply_layout, factored_layer, find_candidates, find_layout
 from ..models.keys import split_detector_state
 from ..models.spec import CompressionSpec
@@ -185,7 +185,7 @@ def _compress_resnet(
         raise InputError(f"detector: expected a dense ResNet, got {current}; leave spec out, or use the dense detector")
     stays = spec is None or spec.same_network(current)
     target = current if spec is None or stays else spec
-    info = NetworkInfo(target, stack.preprocessing_of(detector), 0, _stride_in_1x1(detector))
+    info = NetworkInfo(target, stack.preprocessing_of(detector), 0, detector_stride_in_1x1(detector))
     model, report = copy.deepcopy(detector), None
     if stays and stack.has_norton_resnet(detector):
         return model, info, None
@@ -211,11 +211,6 @@ def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             conv.weight = nn.Parameter(weight, bool(conv.weight.requires_grad))
             conv.in_channels = tensor.shape[1]  # type: ignore[assignment]
     model.load_state_dict(match_counters(state, expected))
-
-
-def _stride_in_1x1(detector: nn.Module) -> bool:
-    firsts = (".res3.0.conv1", ".layer2.0.conv1")
-    return any(has_stride_in_1x1(module) for name, module in detector.named_modules() if name.endswith(firsts))
 
 
 def check_images(stack: DetectionStack, images: Sequence[Any]) -> None:

@@ -16,15 +16,19 @@ from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..data.register import class_names
+from ..checkpoint.opened import OpenedWeights, open_weights, reading_once
 from ..models.description import NetworkInfo
+from ..models.factorize import find_layout
+from ..models.labels import labels_of
 from ..models.preprocessing import Preprocessing
-from ..models.rcnn import RCNNParts
-from ..models.stacks import HEADS, DetectionStack, FeatureMaps, ImageBatch, TestSettings
+from ..models.rcnn import FeatureMaps, ImageBatch, RCNNParts, TestSettings
+from ..models.stacks import HEADS, DetectionStack
 from ..utils.errors import InputError
 from .backbone import NortonResNetBackbone
-from .build import build_detector, load_config, load_detector
+from .build import build_detector, image_maker, load_config, load_detector
+from .checkpoint import info_of_model
 from .deploy import parts_of, resize
+from .description import config_fields, config_of, config_on, detector_fields, tell_differences
 
 GROUPS = (("stem", "conv1", "bn1"), *((f"res{stage + 1}", f"layer{stage}") for stage in range(1, 5)))
 FIELDS = {"scores": "scores", "pred_classes": "labels", "pred_masks": "masks", "pred_keypoints": "keypoints"}
@@ -37,16 +41,30 @@ class Detectron2Stack(DetectionStack):
     title = "Detectron2"
     first_label = 0
 
-    def load_detector(
-        self, weights: str, config: str | None = None, opts: Sequence[str] = ()
-    ) -> tuple[nn.Module, dict[str, Any]]:
-        if config is None:
-            raise InputError(f"{weights}: expected a config beside weights of Detectron2, got none; give --config")
-        cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
-        detector = load_detector(cfg) if weights else build_detector(cfg).eval()
-        names = class_names(cfg.DATASETS.TEST[0]) if cfg.DATASETS.TEST else ()
-        classes = {"classes": names} if len(names) == cfg.MODEL.ROI_HEADS.NUM_CLASSES else {}
-        return detector, {"min_size": cfg.INPUT.MIN_SIZE_TEST, "max_size": cfg.INPUT.MAX_SIZE_TEST} | classes
+    def load_detector(self, weights: str, config: str | None = None, opts: Sequence[str] = ()) -> nn.Module:
+        with reading_once():
+            if config is None:
+                if not weights:
+                    raise InputError("expected a config or weights of Detectron2, got neither; give --config")
+                return load_detector(config_of(open_weights(weights), opts))
+            cfg = load_config(config, [*opts, "MODEL.WEIGHTS", weights])
+            if not weights:
+                return build_detector(cfg).eval()
+            tell_differences(cfg, open_weights(weights))
+            return load_detector(cfg)
+
+    def file_fields(self, weights: str) -> dict[str, Any]:
+        with reading_once():
+            cfg = config_of(open_weights(weights))
+            labels = labels_of(load_detector(cfg))  # it is whole
+        return {"config": config_fields(cfg, norton=True), "labels": labels.to_fields()}
+
+    def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
+        state = OpenedWeights("detector", detector.state_dict(), {})
+        info = self.network_info(detector)
+        if info is None:
+            info = NetworkInfo(state.info.spec, self.preprocessing_of(detector), 0, layout=find_layout(detector))
+        return detector_fields(detector, info, config)
 
     def preprocessing_of(self, detector: GeneralizedRCNN) -> Preprocessing:
         mean, std = (getattr(detector, name).flatten().tolist() for name in ("pixel_mean", "pixel_std"))
@@ -75,8 +93,11 @@ class Detectron2Stack(DetectionStack):
         new = NortonResNetBackbone(info, _norm_of(old), tuple(old.output_shape()), frozen)
         fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
 
+    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo | None:
+        return info_of_model(detector)
+
     def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
-        """Nothing: checkpoints read what they say off the detector."""
+        """Nothing: ``network_info`` reads what it says off the detector."""
 
     def num_classes(self, detector: GeneralizedRCNN) -> int:
         return int(detector.roi_heads.num_classes)
@@ -100,6 +121,10 @@ class Detectron2Stack(DetectionStack):
 
     def noise_image(self, size: tuple[int, int, int]) -> dict[str, Tensor]:
         return {"image": 255 * torch.rand(size, generator=torch.Generator().manual_seed(0))}
+
+    def to_input(self, detector: GeneralizedRCNN) -> Callable[[np.ndarray], dict[str, Any]]:
+        settings = self.test_settings(detector)
+        return image_maker(self.preprocessing_of(detector).color, settings.min_size, settings.max_size)
 
     def preprocess(self, detector: GeneralizedRCNN, images: Sequence[dict[str, Any]]) -> ImageBatch:
         batch = detector.preprocess_image(images)
@@ -158,8 +183,10 @@ class Detectron2Stack(DetectionStack):
         return parts_of(detector, self.preprocessing_of(detector), self.size_divisor(detector))
 
     def test_settings(self, detector: GeneralizedRCNN) -> TestSettings:
-        """Sizes are Detectron2's defaults, as only a config says others."""
-        return TestSettings(800, 1333, detector.proposal_generator.post_nms_topk[False])
+        """Sizes are those of its config; where it knows none, Detectron2's defaults."""
+        cfg = config_on(detector)
+        short, longest = (800, 1333) if cfg is None else (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        return TestSettings(short, longest, detector.proposal_generator.post_nms_topk[False])
 
     def resize(self, image: Tensor, min_size: int, max_size: int) -> Tensor:
         return resize(image, min_size, max_size)

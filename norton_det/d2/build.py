@@ -1,8 +1,8 @@
 """Configs and detectors of Detectron2 with norton checkpoints, compressed where they are dense; one-line errors."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,23 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
 from ..checkpoint.opened import reading_once
-from ..checkpoint.save import save_tensors
+from ..checkpoint.save import save_detector
 from ..compression.detector import choose_layout, compress_detector
 from ..compression.detector_report import DetectorReport
 from ..models.factorize import apply_layout, find_candidates
+from ..models.labels import Labels, set_labels
 from ..models.spec import CompressionSpec
 from ..utils.configs import find_config
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .agreement import check_input, follow_weights, stated_input
-from .checkpoint import NortonCheckpointer, info_of_model
-from .config import add_norton_config, info_from_config, ranks_from_config, spec_from_config
+from .checkpoint import NortonCheckpointer
+from .config import add_norton_config, info_from_config, merge_options, one_line, ranks_from_config, spec_from_config
 from .config_checks import check_model
 from .config_faults import naming_keys
 from .config_files import has_reference, known_expressions
 from .deploy import resize
+from .description import CONFIG, labels_of_dataset, labels_of_file
 from .files import open_file
 
 logger = logging.getLogger(__name__)
@@ -61,21 +63,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         MemoryError,
     ) as error:
         raise InputError(f"{path}: {one_line(error)}; correct that key") from None
-    if len(opts) % 2 and not any(word.startswith("--") for word in opts):
-        raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
-    for key, value in zip(opts[::2], [*opts[1::2], ""], strict=False):
-        if key.startswith("-"):
-            raise InputError(f"option {key}: expected KEY VALUE, got a flag; flags go before the first KEY")
-        try:
-            cfg.merge_from_list([key, _as_float(cfg, key, value)])
-        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
-            text = one_line(error)
-            mend = "give a value of its type"
-            if "Non-existent" in text:
-                mend = "Detectron2's keys and MODEL.NORTON.* exist"
-            elif "<class 'tuple'>" in text:
-                mend = f'a list of one is "({value!r},)"'
-            raise InputError(f"option {key}: {text}; {mend}") from None
+    merge_options(cfg, opts)
     if cfg.MODEL.LOAD_PROPOSALS:
         raise InputError(
             f"{path}: MODEL.LOAD_PROPOSALS: expected False, got True: Detectron2's files of proposals are pickles, "
@@ -93,15 +81,6 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return follow_weights(cfg)
-
-
-def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
-    """A whole number, or its text, for a key that is a float as yacs takes it."""
-    node: Any = cfg
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, CfgNode) else None
-    whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
-    return float(value) if whole and isinstance(node, float) else value
 
 
 def check_weights(cfg: CfgNode) -> None:
@@ -163,26 +142,23 @@ def load_as_it_is(cfg: CfgNode, whole: bool = True) -> torch.nn.Module:
     return _load(dense, whole)
 
 
-def save_detector(path: str | Path, detector: torch.nn.Module) -> None:
-    """Write the norton checkpoint (.safetensors) of a compressed detector."""
-    info = info_of_model(detector)
-    assert info is not None
-    save_tensors(path, detector.state_dict(), info)
-
-
 def to_input(cfg: CfgNode, sizes: tuple[int, int] | None = None) -> Callable[[np.ndarray], dict[str, Any]]:
     """A function from a picture (H, W, 3), RGB, uint8, to what the detector takes: {"image": (3, h, w) in 0..255}.
 
     The channels are in the order of INPUT.FORMAT, the short and long sides as ``sizes`` say, by default
     INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
     """
-    short, longest = sizes or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    step = -1 if cfg.INPUT.FORMAT == "BGR" else 1
+    return image_maker(cfg.INPUT.FORMAT, *(sizes or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)))
+
+
+def image_maker(color: str, min_size: int, max_size: int) -> Callable[[np.ndarray], dict[str, Any]]:
+    """``to_input`` for a detector of this order of colours, at these sizes."""
+    step = -1 if color == "BGR" else 1
 
     def convert(image: np.ndarray) -> dict[str, Any]:
         pixels = np.asarray(image)[:, :, ::step].transpose(2, 0, 1)  # (3, H, W)
         tensor = torch.from_numpy(np.ascontiguousarray(pixels)).float()
-        resized = resize(tensor, short, longest)
+        resized = resize(tensor, min_size, max_size)
         return {"image": resized, "height": pixels.shape[1], "width": pixels.shape[2]}
 
     return convert
@@ -197,6 +173,8 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
     check_model(cfg)
     with naming_keys(RuntimeError):
         model = build_model(cfg)
+    setattr(model, CONFIG, cfg)
+    set_labels(model, _labels(cfg))
     opened = open_file(cfg.MODEL.WEIGHTS)
     layout = None if opened is None else opened.layout
     ranks = ranks_from_config(cfg)
@@ -207,6 +185,17 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
         text = ", ".join(f"{name.upper()} {rank}" for name, rank in ranks.items() if rank is not None)
         logger.warning("MODEL.NORTON asks for %s, which is not used: the weights have ranks of their own", text)
     return apply_layout(model, layout, "empty")
+
+
+def _labels(cfg: CfgNode) -> Labels:
+    """What the outputs stand for: as ``MODEL.WEIGHTS`` say, else as the config's data set does, if it fits."""
+    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    named_by = (labels_of_file(open_file(cfg.MODEL.WEIGHTS)), *map(labels_of_dataset, cfg.DATASETS.TEST[:1]))
+    for labels in named_by:
+        if len(labels.classes or labels.category_ids) == classes:
+            keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
+            return labels if len(labels.keypoints) == keypoints else replace(labels, keypoints=())
+    return Labels()
 
 
 def _without_wrappers(layout: Mapping[str, int]) -> dict[str, int]:
@@ -238,9 +227,3 @@ def _load(cfg: CfgNode, whole: bool) -> torch.nn.Module:
         model = build_detector(cfg)
         NortonCheckpointer(model, whole=whole).load(cfg.MODEL.WEIGHTS)
     return model.eval()
-
-
-def one_line(error: BaseException) -> str:
-    """The message of a configuration error, its lines joined, at most 300 characters."""
-    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(str(text).split())[:300] or type(error).__name__

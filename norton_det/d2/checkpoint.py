@@ -1,5 +1,6 @@
 """Loading and saving of detectors with Detectron2's checkpointer, norton checkpoints included."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,18 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ..checkpoint.load import load_weights
-from ..checkpoint.opened import OpenedWeights, open_weights
+from ..checkpoint.opened import DETECTOR_IN_TORCH, OpenedWeights, open_weights
 from ..checkpoint.tensor_file import METADATA_KEY
 from ..checkpoint.torch_file import save_torch
 from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
+from ..models.labels import labels_of
 from ..models.preprocessing import MSRA
 from ..models.resnet import NortonResNet
 from ..models.state import match_counters
 from ..utils.errors import InputError
 from ..utils.files import write_text
+from .description import config_fields, config_on
 from .files import newest_checkpoint
 from .own_resnet import CLASSIFIER, has_resnet, is_detectron2, own_prefix, state_for
 
@@ -77,6 +80,10 @@ class NortonCheckpointer(DetectionCheckpointer):
         info = info_of_model(self.model)
         if info is not None:
             data[METADATA_KEY] = info.to_json()
+        model: Any = getattr(self.model, "module", self.model)
+        if (cfg := config_on(model)) is not None:
+            fields = {"config": config_fields(cfg, norton=info is not None), "labels": labels_of(model).to_fields()}
+            data[DETECTOR_IN_TORCH] = json.dumps(fields)
         file = Path(self.save_dir) / f"{name}.pth"
         save_torch(file, data)
         self.tag_last_checkpoint(file.name)

@@ -1,5 +1,7 @@
 """Configuration of the Detectron2 adapter: the keys under ``MODEL.NORTON`` and what they mean together."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -62,6 +64,38 @@ def add_norton_config(cfg: CfgNode) -> None:
     cfg.SOLVER.DISTILL.BOX = 1.0
 
 
+def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Put ``KEY VALUE`` pairs into a config that is not frozen.
+
+    Raises:
+        InputError: no pairs, an unknown key, or a value of another type; one line with the mend.
+    """
+    if len(opts) % 2 and not any(word.startswith("--") for word in opts):
+        raise InputError(f"options: expected pairs of KEY VALUE, got {len(opts)} words: {' '.join(opts)}")
+    for key, value in zip(opts[::2], [*opts[1::2], ""], strict=False):
+        if key.startswith("-"):
+            raise InputError(f"option {key}: expected KEY VALUE, got a flag; flags go before the first KEY")
+        try:
+            cfg.merge_from_list([key, _as_float(cfg, key, value)])
+        except (KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+            text = one_line(error)
+            mend = "give a value of its type"
+            if "Non-existent" in text:
+                mend = "Detectron2's keys and MODEL.NORTON.* exist"
+            elif "<class 'tuple'>" in text:
+                mend = f'a list of one is "({value!r},)"'
+            raise InputError(f"option {key}: {text}; {mend}") from None
+
+
+def _as_float(cfg: CfgNode, key: str, value: Any) -> Any:
+    """A whole number, or its text, for a key that is a float as yacs takes it."""
+    node: Any = cfg
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, CfgNode) else None
+    whole = type(value) is int or (isinstance(value, str) and re.fullmatch(r"[+-]?\d+", value))
+    return float(value) if whole and isinstance(node, float) else value
+
+
 def spec_from_config(cfg: CfgNode) -> CompressionSpec:
     """The compression spec that the config asks for; see ``info_from_config`` for the one that is used."""
     node, arch = cfg.MODEL.NORTON, f"resnet{cfg.MODEL.RESNETS.DEPTH}"
@@ -115,3 +149,9 @@ def info_from_config(cfg: CfgNode) -> NetworkInfo:
             f"{cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}; set it to {outputs}"
         )
     return info
+
+
+def one_line(error: BaseException) -> str:
+    """The message of a configuration error, its lines joined, at most 300 characters."""
+    text: Any = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())[:300] or type(error).__name__

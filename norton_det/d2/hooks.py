@@ -12,12 +12,12 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
+from ..checkpoint.save import save_detector
 from ..checkpoint.torch_file import save_torch
 from ..classification.epochs import Unreadable
 from ..utils.errors import InputError, first_line
 from ..utils.seeds import seed_all
 from ..utils.stop import StopOnSignal, remember_statistics, run_kept
-from .build import save_detector
 from .checkpoint import info_of_model
 
 logger = logging.getLogger(__name__)

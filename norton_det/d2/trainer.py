@@ -14,6 +14,8 @@ from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
 from ..checkpoint.opened import reading_once
+from ..data.dataset_labels import training_labels
+from ..models.labels import set_labels
 from ..utils.errors import InputError, first_line
 from ..utils.stop import StopOnSignal
 from .agreement import follow_weights
@@ -200,6 +202,9 @@ class NortonTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         model = vectorize_pooling(build_detector(cfg))
+        labels = training_labels(cfg.DATASETS.TRAIN)
+        if len(labels.classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            set_labels(model, labels)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
         logger.info("Model: %.2f M parameters, %.2f M of them trained", total / 1e6, trainable / 1e6)

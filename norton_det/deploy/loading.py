@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from ..checkpoint.opened import open_weights, reading_once
 from ..checkpoint.sources import local
 from ..models.stacks import stack_named
 from ..utils.errors import InputError
@@ -14,30 +15,39 @@ from .predictor import Predictor
 EXPORTED = (".xml", ".onnx")
 
 
-def load_detector(
-    weights: str = "", config: str | None = None, opts: list[str] | tuple[str, ...] = ()
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A detector in eval mode, and what it does not know of itself.
+def load_detector(weights: str = "", config: str | None = None, opts: list[str] | tuple[str, ...] = ()) -> nn.Module:
+    """A detector in eval mode; what it is, its labels and its sizes are taken from its file.
 
     Args:
         weights: its file, or ``zoo://NAME``; empty for a fresh detector of ``config``.
-        config: of a Detectron2 detector (a path, or a name in configs/); torchvision's need none.
-        opts: ``KEY VALUE`` pairs for the config.
-
-    Returns:
-        The detector, and ``min_size``, ``max_size`` and ``classes`` as the config has them (empty for torchvision).
+        config: of a Detectron2 detector (a path, or a name in configs/), for files that do not say enough, or to say
+            otherwise.
+        opts: ``KEY VALUE`` pairs that change the config of a Detectron2 detector.
 
     Raises:
         InputError: neither, no such file, or one that does not fit.
     """
     weights = str(local(weights)) if weights else weights
-    if config is None:
-        if opts:
-            raise InputError(f"options: expected none without --config, got {opts[0]}; name the config")
-        if not weights:
-            raise InputError("expected a detector; give --config FILE, --weights FILE, or both")
-        return stack_named("torchvision").load_detector(weights)
-    return stack_named("detectron2").load_detector(weights, config, opts)
+    if config is not None:
+        return stack_named("detectron2").load_detector(weights, config, opts)
+    if not weights:
+        raise InputError("expected a detector; give --weights FILE, --config FILE, or both")
+    with reading_once():
+        return stack_named(stack_of_file(weights)).load_detector(weights, None, opts)
+
+
+def stack_of_file(weights: str) -> str:
+    """Whose detector a file holds: a name of ``STACKS``.
+
+    Raises:
+        InputError: it holds none.
+    """
+    opened = open_weights(weights)
+    if not opened.stack:
+        raise InputError(
+            f"{weights}: expected a detector, got a ResNet alone ({opened.kind}); give the file of a detector"
+        )
+    return opened.stack
 
 
 def load_predictor(
@@ -70,8 +80,8 @@ def load_predictor(
         return Predictor(weights, color=color, precision=precision, threads=threads)
     if threads:
         raise InputError("--threads: expected with .xml and .onnx alone; set OMP_NUM_THREADS for PyTorch")
-    detector, known = load_detector(weights, config, opts)
-    options = known | ({} if min_size is None else {"min_size": min_size})
+    detector = load_detector(weights, config, opts)
+    options: dict[str, Any] = {} if min_size is None else {"min_size": min_size}
     if eager:
         if precision not in (None, "f32"):
             raise InputError(

@@ -155,3 +155,9 @@ def read_network(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Ten
 def has_stride_in_1x1(first: nn.Module | None) -> bool:
     """Whether a stage with that as the first convolution of its first block has its stride in a 1x1 convolution."""
     return isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.stride != (1, 1)
+
+
+def detector_stride_in_1x1(detector: nn.Module) -> bool:
+    """Whether the ResNet of a detector has the strides of its stages in 1x1 convolutions."""
+    firsts = (".res3.0.conv1", ".layer2.0.conv1")
+    return any(has_stride_in_1x1(module) for name, module in detector.named_modules() if name.endswith(firsts))

@@ -117,3 +117,40 @@ class RCNNParts:
     keypoint: Head | None
     preprocessing: Preprocessing
     divisor: int
+
+
+FeatureMaps = dict[str, Tensor]
+"""Maps (N, C, H/stride, W/stride) of a backbone by name, the finest first."""
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images as a backbone takes them.
+
+    Attributes:
+        pixels: (N, 3, H, W), normalised, in the detector's colour order, padded to a common size.
+        sizes: (height, width) of each image without its padding.
+    """
+
+    pixels: Tensor
+    sizes: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, pixels: Tensor) -> "ImageBatch":
+        """A batch of pixels (N, 3, H, W) that are preprocessed already and have no padding."""
+        return cls(pixels, [(pixels.shape[2], pixels.shape[3])] * len(pixels))
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """How a detector is set up for inference.
+
+    Attributes:
+        min_size, max_size: pixels: pictures are resized until the short side is ``min_size``, unless the long one would
+            then be above ``max_size``.
+        proposals: that the box head gets of each image, at most.
+    """
+
+    min_size: int
+    max_size: int
+    proposals: int

@@ -11,7 +11,6 @@ Legend: ``N`` images, ``H, W`` their sides, ``P`` regions or boxes, ``C`` channe
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,46 +20,11 @@ from torch import Tensor, nn
 from ..utils.errors import InputError
 from .description import NetworkInfo
 from .preprocessing import Preprocessing
-from .rcnn import RCNNParts
+from .rcnn import FeatureMaps, ImageBatch, RCNNParts, TestSettings
 
 HEADS = ("box", "mask", "keypoint")
 STACKS = {"detectron2": "d2.adapter:Detectron2Stack", "torchvision": "tv.adapter:TorchvisionStack"}
 """Where a stack is implemented, by the name of the library that it adapts."""
-FeatureMaps = dict[str, Tensor]
-"""Maps (N, C, H/stride, W/stride) of a backbone by name, the finest first."""
-
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Images as a backbone takes them.
-
-    Attributes:
-        pixels: (N, 3, H, W), normalised, in the detector's colour order, padded to a common size.
-        sizes: (height, width) of each image without its padding.
-    """
-
-    pixels: Tensor
-    sizes: list[tuple[int, int]]
-
-    @classmethod
-    def of(cls, pixels: Tensor) -> "ImageBatch":
-        """A batch of pixels (N, 3, H, W) that are preprocessed already and have no padding."""
-        return cls(pixels, [(pixels.shape[2], pixels.shape[3])] * len(pixels))
-
-
-@dataclass(frozen=True)
-class TestSettings:
-    """How a detector is set up for inference.
-
-    Attributes:
-        min_size, max_size: pixels: pictures are resized until the short side is ``min_size``, unless the long one would
-            then be above ``max_size``.
-        proposals: that the box head gets of each image, at most.
-    """
-
-    min_size: int
-    max_size: int
-    proposals: int
 
 
 class DetectionStack(Protocol):
@@ -79,22 +43,42 @@ class DetectionStack(Protocol):
     # Files
 
     @abstractmethod
-    def load_detector(
-        self, weights: str, config: str | None = None, opts: Sequence[str] = ()
-    ) -> tuple[nn.Module, dict[str, Any]]:
+    def load_detector(self, weights: str, config: str | None = None, opts: Sequence[str] = ()) -> nn.Module:
         """A detector in eval mode, from a file or fresh; nothing in the file is run.
+
+        What it is, its labels and the sizes of its pictures are taken from the file, as far as it says them.
 
         Args:
             weights: path of its file; empty for a fresh detector of the config.
-            config: path or name of a config, for a stack that needs one.
+            config: path or name of a config, for a stack that has such; what it says comes before the file's word.
             opts: ``KEY VALUE`` pairs for the config.
-
-        Returns:
-            The detector, and what it does not know of itself: ``min_size``, ``max_size`` and ``classes`` as the config
-            has them; empty without one.
 
         Raises:
             InputError: no such file, one that does not fit, or a config where the stack has none.
+        """
+
+    @abstractmethod
+    def file_fields(self, weights: str) -> dict[str, Any]:
+        """What a detector's file says of it beside its network, else what its tensors and origin imply: see
+        ``detector_fields``.
+
+        Raises:
+            InputError: it is no whole detector of this stack.
+        """
+
+    @abstractmethod
+    def detector_fields(self, detector: nn.Module, config: Any = None) -> dict[str, Any]:
+        """What a file has to say of a detector beside its network, so that ``load_detector`` makes the same of it.
+
+        Args:
+            detector: to be written.
+            config: of a detector that a stack built from one, where the detector itself does not know it.
+
+        Returns:
+            As JSON has them.
+
+        Raises:
+            InputError: something that a file cannot hold, or no config where one is needed.
         """
 
     # The network
@@ -124,6 +108,10 @@ class DetectionStack(Protocol):
         """
 
     @abstractmethod
+    def network_info(self, detector: nn.Module) -> NetworkInfo | None:
+        """What the ResNet and the factored layers around it are, where the detector says so; else ``None``."""
+
+    @abstractmethod
     def attach_info(self, detector: nn.Module, info: NetworkInfo) -> None:
         """Note in the detector what its file will have to say of it, where the stack does not read that off it."""
 
@@ -148,6 +136,10 @@ class DetectionStack(Protocol):
     @abstractmethod
     def noise_image(self, size: tuple[int, int, int]) -> Any:
         """An image of noise (3, H, W) as this stack's detectors take it; the same for every call."""
+
+    @abstractmethod
+    def to_input(self, detector: nn.Module) -> Callable[[np.ndarray], Any]:
+        """What makes an image as the detector takes it of a picture (H, W, 3), RGB, uint8, as large as in tests."""
 
     @abstractmethod
     def preprocess(self, detector: nn.Module, images: Sequence[Any]) -> ImageBatch:

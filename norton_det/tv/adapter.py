@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,16 +17,21 @@ from torchvision.models.detection.roi_heads import RoIHeads, heatmaps_to_keypoin
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..models.description import NetworkInfo
+from ..checkpoint.opened import OpenedWeights, open_weights
+from ..models.description import NetworkInfo, detector_stride_in_1x1
+from ..models.factorize import apply_layout, find_layout
 from ..models.input_size import floor_size, input_size
+from ..models.labels import labels_of
 from ..models.preprocessing import Preprocessing
-from ..models.rcnn import RCNNParts
+from ..models.rcnn import FeatureMaps, ImageBatch, RCNNParts, TestSettings
 from ..models.resnet import NortonResNet
-from ..models.stacks import HEADS, DetectionStack, FeatureMaps, ImageBatch, TestSettings
+from ..models.stacks import HEADS, DetectionStack
+from ..models.state import is_counter
 from ..utils.errors import InputError
 from .deploy import parts_of, resize
-from .detectors import load_torchvision_detector
-from .weights import DetectorInfo
+from .detectors import build_fresh, load_torchvision_detector
+from .settings import settings_of
+from .weights import DetectorInfo, describe_detector
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
 
@@ -36,12 +43,34 @@ class TorchvisionStack(DetectionStack):
     title = "torchvision"
     first_label = 1
 
-    def load_detector(
-        self, weights: str, config: str | None = None, opts: Sequence[str] = ()
-    ) -> tuple[nn.Module, dict[str, Any]]:
+    def load_detector(self, weights: str, config: str | None = None, opts: Sequence[str] = ()) -> nn.Module:
         if config is not None or opts:
             raise InputError(f"{weights}: expected no config beside weights of torchvision, got one; leave it out")
-        return load_torchvision_detector(weights), {}
+        return load_torchvision_detector(weights)
+
+    def file_fields(self, weights: str) -> dict[str, Any]:
+        load_torchvision_detector(weights)  # it is whole
+        return describe_detector(open_weights(weights)).to_fields()
+
+    def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
+        """A detector of torchvision's needs no config."""
+        labels = labels_of(detector)
+        info = replace(_describe(detector, self.network_info(detector)), settings=settings_of(detector), labels=labels)
+        labels.check("detector", info.num_classes - 1, info.num_keypoints)
+        with torch.device("meta"):
+            again = apply_layout(build_fresh(info), info.backbone.layout, "empty")
+        kept, expected = (
+            {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if not is_counter(name)}
+            for model in (again, detector)
+        )
+        different = sorted(set(kept.items()) ^ set(expected.items()))
+        if different or settings_of(again) != info.settings:
+            what = different[0][0] if different else "its settings"
+            raise InputError(
+                f"detector: expected what torchvision's builders make on a ResNet with FPN, got another ({what}); save "
+                "its state_dict yourself"
+            )
+        return info.to_fields()
 
     def preprocessing_of(self, detector: GeneralizedRCNN) -> Preprocessing:
         transform = detector.transform
@@ -76,13 +105,13 @@ class TorchvisionStack(DetectionStack):
         new.to(next(detector.parameters()).device)
         detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
 
+    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo | None:
+        info = getattr(detector, "norton_info", None)
+        return replace(info.backbone, layout=find_layout(detector)) if isinstance(info, DetectorInfo) else None
+
     def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
-        """``save_detector`` reads ``norton_info``."""
-        heads = detector.roi_heads
-        kinds = {"keypoint": KeypointRCNN, "mask": MaskRCNN}
-        kind = next((kind for kind, cls in kinds.items() if isinstance(detector, cls)), "faster")
-        keypoints = self.num_keypoints(detector) if kind == "keypoint" else None
-        detector.norton_info = DetectorInfo(kind, info, heads.box_predictor.cls_score.out_features, keypoints)
+        """``network_info`` reads ``norton_info``."""
+        detector.norton_info = _describe(detector, info)
 
     def num_classes(self, detector: GeneralizedRCNN) -> int:
         return detector.roi_heads.box_predictor.cls_score.out_features - 1
@@ -104,6 +133,10 @@ class TorchvisionStack(DetectionStack):
 
     def noise_image(self, size: tuple[int, int, int]) -> Tensor:
         return torch.rand(size, generator=torch.Generator().manual_seed(0))
+
+    def to_input(self, detector: GeneralizedRCNN) -> Callable[[np.ndarray], Tensor]:
+        """(3, H, W) in 0..1; the detector itself resizes it."""
+        return partial(to_input, transform=detector.transform)
 
     def preprocess(self, detector: GeneralizedRCNN, images: Sequence[Tensor]) -> ImageBatch:
         batch = detector.transform(list(images))[0]
@@ -194,6 +227,19 @@ class TorchvisionStack(DetectionStack):
 def _with_scores(keypoints: Tensor, scores: Tensor) -> Tensor:
     """Keypoints (P, K, 3) as x, y, score of (P, K, 3) as x, y, visibility and scores (P, K)."""
     return torch.cat([keypoints[..., :2], scores[..., None]], 2)
+
+
+def _describe(detector: GeneralizedRCNN, backbone: NetworkInfo | None) -> DetectorInfo:
+    """What a detector is by its class and its heads; settings and labels are left out."""
+    stack = TorchvisionStack()
+    kinds = {"keypoint": KeypointRCNN, "mask": MaskRCNN}
+    kind = next((kind for kind, cls in kinds.items() if isinstance(detector, cls)), "faster")
+    if backbone is None:
+        opened = OpenedWeights("detector", detector.state_dict(), {})
+        spec, stride = opened.info.spec, detector_stride_in_1x1(detector)
+        backbone = NetworkInfo(spec, stack.preprocessing_of(detector), 0, stride, find_layout(detector))
+    keypoints = stack.num_keypoints(detector) if kind == "keypoint" else None
+    return DetectorInfo(kind, backbone, stack.num_classes(detector) + 1, keypoints)
 
 
 def _run(detector: GeneralizedRCNN, picture: np.ndarray, min_size: int, max_size: int) -> list[dict[str, Tensor]]:

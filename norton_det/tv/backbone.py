@@ -51,8 +51,10 @@ def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[Networ
     return NetworkInfo(model.spec, preprocessing, 0, model.stride_in_1x1), state, name
 
 
-def resnet_fpn(info: NetworkInfo, trained: bool, trainable_layers: int | None) -> BackboneWithFPN:
-    """ResNet with FPN: images (N, 3, H, W) -> maps "0".."3" and "pool" of 256 channels at strides 4 to 64.
+def resnet_fpn(
+    info: NetworkInfo, trained: bool, trainable_layers: int | None, channels: int = FPN_CHANNELS
+) -> BackboneWithFPN:
+    """ResNet with FPN: images (N, 3, H, W) -> maps "0".."3" and "pool" of ``channels`` at strides 4 to 64.
 
     As in torchvision: batch normalisation is frozen where weights are given, and then the last
     ``trainable_layers`` of the five groups (conv1, layer1..4) train, 3 by default; a fresh network trains whole.
@@ -73,7 +75,7 @@ def resnet_fpn(info: NetworkInfo, trained: bool, trainable_layers: int | None) -
             parameter.requires_grad_(name.startswith(train) if train else False)
     widths = [body.feature_channels[f"res{stage}"] for stage in (2, 3, 4, 5)]
     levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
-    return BackboneWithFPN(body, levels, widths, FPN_CHANNELS, LastLevelMaxPool())
+    return BackboneWithFPN(body, levels, widths, channels, LastLevelMaxPool())
 
 
 def choose_spec(

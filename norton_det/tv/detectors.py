@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
 from ..checkpoint.opened import OpenedWeights, open_weights
 from ..models.description import NetworkInfo
 from ..models.factorize import apply_layout
+from ..models.labels import set_labels
 from ..models.preprocessing import TORCHVISION, Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
 from ..models.state import load_state
-from ..utils.errors import InputError
+from ..utils.errors import InputError, first_line
 from .backbone import backbone_weights, choose_spec, resnet_fpn
-from .weights import DETECTOR_KEY, DetectorInfo, describe_detector, read_detector_info
+from .settings import FPN, USUAL_FPN, Settings, box_head_of, keywords_of, set_eps
+from .weights import DetectorInfo, describe_detector, read_detector_info
 
 DEFAULT_SPEC = "norton-78"
 DEFAULT_CLASSES = {"faster": 91, "mask": 91, "keypoint": 2}  # of COCO, with the background
@@ -131,7 +134,7 @@ def load_torchvision_detector(source: str | Path | OpenedWeights) -> FasterRCNN:
         InputError: not such a file.
     """
     opened = open_weights(source)
-    info = read_detector_info(opened) if DETECTOR_KEY in opened.fields else describe_detector(opened)
+    info = describe_detector(opened)
     return _from_weights(_Settings(info.kind, {}), opened, info).eval()
 
 
@@ -164,23 +167,50 @@ def _from_weights(settings: _Settings, opened: OpenedWeights, info: DetectorInfo
     keypoints = _agreed("num_keypoints", settings.num_keypoints, info.num_keypoints)
     choose_spec(settings.spec, info.backbone.spec, DEFAULT_SPEC)
     settings = replace(settings, num_classes=classes, num_keypoints=keypoints)
-    model = _make(settings, info.backbone, trained=True)
+    model = build_fresh(info, settings)
     apply_layout(model, info.backbone.layout, "empty")
     load_state(model, opened.detector, opened.source)
     return model
 
 
-def _make(settings: _Settings, backbone: NetworkInfo, trained: bool) -> Any:
-    """The detector with fresh weights on a backbone of that description."""
+def build_fresh(info: DetectorInfo, settings: _Settings | None = None) -> Any:
+    """The detector that a description is of, with fresh weights, its factored layers dense.
+
+    Raises:
+        InputError: its settings make no detector.
+    """
+    if settings is None:
+        settings = _Settings(info.kind, {}, num_classes=info.num_classes, num_keypoints=info.num_keypoints)
+    try:
+        model = _make(settings, info.backbone, True, info.settings)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"settings: expected what torchvision takes, got others ({first_line(error)}); write the file again"
+        ) from None
+    set_labels(model, info.labels)
+    return model
+
+
+def _make(settings: _Settings, backbone: NetworkInfo, trained: bool, stored: Settings | None = None) -> Any:
+    """The detector with fresh weights on a backbone of that description; arguments come before stored settings."""
     kind = settings.kind
     classes = DEFAULT_CLASSES[kind] if settings.num_classes is None else settings.num_classes
-    options = settings.options | _normalisation(backbone.preprocessing, settings.options)
+    stored = stored or {}
+    options = keywords_of(stored) | settings.options | _normalisation(backbone.preprocessing, settings.options)
     keypoints = settings.num_keypoints
     if kind == "keypoint":
         keypoints = 17 if keypoints is None else keypoints
         options["num_keypoints"] = keypoints
-    body = resnet_fpn(backbone, trained, settings.trainable_layers)
-    model = DETECTORS[kind](body, classes, **options)
+    body = resnet_fpn(backbone, trained, settings.trainable_layers, stored.get(FPN, USUAL_FPN))
+    box_head = None if "box_head" in options else box_head_of(stored)
+    if box_head is None:
+        model = DETECTORS[kind](body, classes, **options)
+    else:
+        predictor = FastRCNNPredictor(box_head.fc7.out_features, classes)
+        model = DETECTORS[kind](body, None, box_head=box_head, box_predictor=predictor, **options)
+    set_eps(model, stored)
     model.norton_info = DetectorInfo(kind, backbone, classes, keypoints)
     return model
 

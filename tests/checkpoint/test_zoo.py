@@ -235,7 +235,7 @@ def test_a_detector_of_the_zoo(served):
     dense = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
     torch.save(dense.state_dict(), content)
     served("full", content.getvalue())
-    found = load_detector("zoo://test/resnet50")[0]
+    found = load_detector("zoo://test/resnet50")
     name = "roi_heads.box_predictor.cls_score.weight"
     assert torch.equal(found.state_dict()[name], dense.state_dict()[name])
 

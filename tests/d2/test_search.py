@@ -9,9 +9,10 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from norton_det.checkpoint.opened import open_weights
+from norton_det.checkpoint.save import save_detector
 from norton_det.compression.detector import compress_detector
 from norton_det.compression.search.search import search
-from norton_det.d2.build import load_detector, save_detector, to_input
+from norton_det.d2.build import load_detector, to_input
 from norton_det.data.images import load_pictures
 from norton_det.deploy import Predictor
 from norton_det.models.stacks import stack_named

@@ -17,8 +17,9 @@ from detectron2.data import build_detection_train_loader
 from detectron2.utils.events import EventStorage
 from pycocotools import mask as mask_utils
 
+from norton_det.checkpoint.save import save_detector
 from norton_det.d2 import NortonTrainer, load_config, load_detector
-from norton_det.d2.build import build_detector, load_as_it_is, save_detector, with_weights
+from norton_det.d2.build import build_detector, load_as_it_is, with_weights
 from norton_det.d2.config import find_config
 from norton_det.d2.distill import Distillation, DistillWeights, class_divergence, objectness_divergence
 from norton_det.d2.initial_weights import compress_weights

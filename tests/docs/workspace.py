@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from norton_det.checkpoint.save import save_checkpoint
+from norton_det.checkpoint.save import save_detector as save_whole
 from norton_det.d2 import NortonCheckpointer, load_config
-from norton_det.d2.build import save_detector as save_whole
 from norton_det.data.generate import annotation_file, generate_dataset
 from norton_det.deploy.export import export
 from norton_det.models.resnet import NortonResNet

@@ -60,8 +60,9 @@ def write_detector(pictures: int, side: int, file: Path) -> None:
     """Compress all of a random Faster R-CNN of Detectron2 on pictures of noise."""
     from detectron2.modeling import build_model
 
+    from norton_det.checkpoint.save import save_detector
     from norton_det.compression.detector import compress_detector
-    from norton_det.d2.build import load_config, save_detector
+    from norton_det.d2.build import load_config
 
     options = {
         "MODEL.DEVICE": "cpu",

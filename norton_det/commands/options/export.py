@@ -9,9 +9,9 @@ from ...utils.options import FILE_PRECISIONS
 from ..parser import command_parser
 
 EXAMPLES = """
-  norton-det export --config norton_faster_rcnn.yaml --weights output/norton_faster_rcnn/model_final.pth \\
-      --output detector.xml --precision bf16
-  norton-det export --weights detector.safetensors --output detector.onnx          # torchvision's need no config
+  norton-det export --weights output/norton_faster_rcnn/model_final.pth --output detector.xml --precision bf16
+  norton-det export --weights detector.safetensors --output detector.onnx          # of Detectron2 or torchvision
+  norton-det export --config faster_rcnn.yaml --weights other.pth --output detector.onnx    # says too little itself
   norton-det export --weights detector.safetensors --output detector.xml --precision int8 --calibrate coco/val2017
   norton-det export --weights detector.safetensors --output detector.xml --check street.jpg --json parity.json
 """
@@ -20,14 +20,21 @@ EXAMPLES = """
 def make_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__, EXAMPLES)
     parser.add_argument(
-        "--config-file", "--config", metavar="FILE", help="of a Detectron2 detector; torchvision's need none"
+        "--config-file", "--config", metavar="FILE", help="of a Detectron2 detector whose file does not say enough"
     )
     parser.add_argument(
         "--weights", default="", metavar="FILE", help="trained detector; without it the config's, fresh"
     )
     parser.add_argument("--output", required=True, metavar="FILE", help=".onnx, or .xml with a .bin beside it")
     parser.add_argument("--precision", default="f32", choices=FILE_PRECISIONS, help="bf16 and int8 are for .xml")
-    parser.add_argument("--classes", metavar="A,B,C", help="names by label; by default those of the config's data set")
+    parser.add_argument("--classes", metavar="A,B,C", help="names of the classes, in order; by default the file's")
+    parser.add_argument(
+        "--register",
+        action="append",
+        default=[],
+        metavar="NAME=JSON:IMAGES",
+        help="the data set of the config, for its names; repeat",
+    )
     parser.add_argument(
         "--min-size", type=int, metavar="S", help="short side of the network's input, pixels; 0: no resizing"
     )

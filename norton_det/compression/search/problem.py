@@ -19,10 +19,11 @@ from ...models.description import has_stride_in_1x1, read_network
 from ...models.factorize import Layout, find_candidates, find_layout
 from ...models.fuse import fuse
 from ...models.keys import split_detector_state
+from ...models.rcnn import FeatureMaps, ImageBatch
 from ...models.resnet import NortonResNet
 from ...models.spec import CompressionSpec
 from ...models.spec_from_state import spec_from_state
-from ...models.stacks import DetectionStack, FeatureMaps, ImageBatch, is_detector, stack_of
+from ...models.stacks import DetectionStack, is_detector, stack_of
 from ...models.state import load_state
 from ...utils.errors import InputError
 from ..calibration import Calibration
