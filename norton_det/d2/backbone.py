@@ -86,6 +86,11 @@ def build_norton_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Norton
 def build_norton_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The compressed ResNet with Detectron2's FPN (keys MODEL.FPN.*), levels p2 to p6."""
     bottom_up = build_norton_resnet_backbone(cfg, input_shape)
+    if not cfg.MODEL.FPN.IN_FEATURES:
+        raise InputError(
+            f"MODEL.FPN.IN_FEATURES: expected some of {', '.join(FEATURE_STRIDES)}, got none; start from a config with "
+            "an FPN: cfg.merge_from_file(FILE), such as Detectron2's faster_rcnn_R_50_FPN_3x.yaml"
+        )
     if not set(cfg.MODEL.FPN.IN_FEATURES) <= set(bottom_up.out_features):
         raise InputError(
             f"MODEL.FPN.IN_FEATURES: expected some of OUT_FEATURES {list(bottom_up.out_features)}, got "

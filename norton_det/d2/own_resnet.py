@@ -28,8 +28,9 @@ def has_resnet(opened: OpenedWeights) -> bool:
 
 
 def is_detectron2(opened: OpenedWeights) -> bool:
-    """Whether a file has a detector by Detectron2's own names, of whatever form."""
-    return opened.resnet.naming == "detectron2" and "backbone." in opened.resnet.prefix
+    """Whether a file has a detector of Detectron2's, of whatever form."""
+    by_name = opened.resnet.naming == "detectron2" and "backbone." in opened.resnet.prefix
+    return by_name or opened.stack == "detectron2"
 
 
 def state_for(opened: OpenedWeights, names: Iterable[str]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from norton_det.checkpoint.save import save_checkpoint
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, add_norton_config, load_config, load_detector
 from norton_det.d2.agreement import check_agreement
-from norton_det.d2.build import build_detector, check_weights
+from norton_det.d2.build import build_detector, check_weights, save_detector
 from norton_det.d2.initial_weights import compress_weights
 from norton_det.models.keys import torchvision_to_d2
 from norton_det.models.preprocessing import MSRA, TORCHVISION
@@ -110,6 +110,18 @@ def test_files_of_the_zoo_in_their_own_network(zoo_file, file):
     with pytest.raises(InputError, match=rf"1 tensors of the detector are missing \(first: {lacking}\); .*--partial"):
         NortonCheckpointer(model).load(path)
     NortonCheckpointer(model, partial=True).load(path)
+
+
+def test_a_dense_detector_of_this_package_in_detectron2s_own_network(tmp_path):
+    opts = [*SMALL, "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "MODEL.WEIGHTS"]
+    dense = build_detector(load_config("dense_faster_rcnn.yaml", [*opts, ""]))
+    save_detector(tmp_path / "dense.safetensors", dense)
+    own = ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"]
+    found = load_detector(load_config("dense_faster_rcnn.yaml", [*opts, str(tmp_path / "dense.safetensors"), *own]))
+    assert torch.equal(found.backbone.bottom_up.res3[0].conv1.weight, dense.backbone.bottom_up.layer2[0].conv1.weight)
+    assert torch.equal(found.roi_heads.box_head.fc1.weight, dense.roi_heads.box_head.fc1.weight)
+    with pytest.raises(InputError, match=r"wants input RGB .*; set INPUT\.FORMAT RGB"):
+        check_weights(of_zoo(FPN, tmp_path / "dense.safetensors", "INPUT.FORMAT", "BGR"))
 
 
 def test_a_classifier_in_every_network_of_detectron2s(tmp_path):

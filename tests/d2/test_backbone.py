@@ -176,6 +176,10 @@ def test_preprocessing_has_to_be_that_of_the_weights(config, tmp_path, norton_64
         ({"MODEL.NORTON.RATIOS": "[0.]*100"}, r"expected 20 .*, got 100; use ratios\[:20\]"),
         ({"MODEL.NORTON.RATIOS": "[1.]*20"}, r"ratios\[0\]: expected 0 <= ratio < 1"),
         ({"MODEL.NORTON.RATIOS": 3}, "MODEL.NORTON.RATIOS: expected a list or text, got 3"),
+        (
+            {"MODEL.FPN.IN_FEATURES": []},
+            "MODEL.FPN.IN_FEATURES: expected some of .*, got none; start from a config with",
+        ),
         ({"MODEL.FPN.IN_FEATURES": ["res3", "res4", "res6"]}, "MODEL.FPN.IN_FEATURES: expected some of OUT_FEATURES"),
     ],
 )
