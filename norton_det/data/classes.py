@@ -13,7 +13,7 @@ from ..models.preprocessing import Preprocessing
 from ..utils.errors import InputError
 from ..utils.files import require_file
 from .decode import read_image
-from .images import SUFFIXES, choose_size, make_transform
+from .images import choose_size, is_picture, make_transform
 
 logger = logging.getLogger(__name__)
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")  # the 1000 classes of ILSVRC 2012, in the order of their heads
@@ -60,7 +60,7 @@ class ClassFolder(Dataset):
         self.files: list[Path] = []
         self.labels: list[int] = []
         for name, index in self.classes.items():
-            inside = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            inside = sorted(path for path in (root / name).rglob("*") if is_picture(path))
             if not inside:
                 logger.warning("%s: expected images of this class, found none", root / name)
             self.files += inside

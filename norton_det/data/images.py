@@ -26,7 +26,8 @@ from .decode import read_image, short_side
 
 Input = TypeVar("Input")
 File = TypeVar("File", bound=str | Path)
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+WRITTEN = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"}
+SUFFIXES = WRITTEN | {".jpe", ".jfif", ".avif", ".jp2", ".pgm", ".pnm"}
 GAP = 6  # pixels between pictures side by side
 _MARGIN = 224 / 256  # of a crop in its resized image
 
@@ -77,10 +78,15 @@ def find_images(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of images, found none; check the path")
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in root.rglob("*") if is_picture(path))
     if not files:
         raise InputError(f"{root}: expected images ({', '.join(sorted(SUFFIXES))}), found none; name another folder")
     return files
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is named as a picture; what macOS keeps beside one (``._a.jpg``) is none."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 
 def load_images(

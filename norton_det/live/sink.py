@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.images import SUFFIXES
+from ..data.images import WRITTEN
 from ..deploy.engines import require_module
 from ..utils.errors import InputError
 from ..utils.files import atomic_path, require_writable
@@ -33,7 +33,7 @@ class PictureSink(Sink):
         import cv2
 
         target = self.path
-        if target.suffix.lower() not in SUFFIXES:
+        if target.suffix.lower() not in WRITTEN:
             name = Path(frame.name or f"frame_{frame.index:06d}")
             numbered = (f"{name.stem}_{number}" for number in itertools.count(1))  # the same name in two folders
             distinct = [name.stem] if name.name in self._read else [name.stem, name.name]  # a.bmp beside a.webp
@@ -124,7 +124,7 @@ def check_output(output: str | None, window: bool | None = None) -> None:
         if path.suffix.lower() in CODECS:
             require_module("av")
             require_writable(path)
-        elif path.suffix.lower() in SUFFIXES:
+        elif path.suffix.lower() in WRITTEN:
             require_writable(path)
         elif path.suffix and not path.is_dir():
             kinds = ", ".join([*CODECS, ".jpg", ".png"])
@@ -150,7 +150,7 @@ def open_sink(output: str | None, source: Source, window: bool = False, most: in
         if path.suffix.lower() in CODECS:
             sinks.append(VideoSink(path, None if source.live else source.fps))
         else:
-            if path.suffix.lower() in SUFFIXES and 1 not in (source.count, most):
+            if path.suffix.lower() in WRITTEN and 1 not in (source.count, most):
                 raise InputError(f"{output}: expected a folder or a video for more than one frame; name one")
             sinks.append(PictureSink(path))
     if window or not output:
@@ -163,7 +163,7 @@ def _spare_inputs(output: Path, source: Source) -> None:
     target = output.resolve()
     for file in source.files:
         if target == file.resolve() or (
-            output.suffix.lower() not in (*CODECS, *SUFFIXES) and target == file.resolve().parent
+            output.suffix.lower() not in (*CODECS, *WRITTEN) and target == file.resolve().parent
         ):
             raise InputError(f"{output}: expected another place than that of the input, got the same; name another")
 

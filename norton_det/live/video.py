@@ -25,6 +25,7 @@ PARTS = {
 TICKS = 60_000  # of the clock a second: whole numbers of them for all usual rates, and not too many for MPEG-4
 STEPS = 100  # the same of an .avi, which shows a picture at each tick, where frames do not come evenly
 NAME = 40  # letters of a file's name that its temporary file has too
+EARLY = "ends early, as the rest could not be written"
 
 
 class VideoSink(Sink):
@@ -66,7 +67,8 @@ class VideoSink(Sink):
             drawn.pts, drawn.time_base = self._last, self._clock
             self._mux(self._stream.encode(drawn))
         except (OSError, self._av.FFmpegError) as error:
-            raise InputError(f"{self.path}: could not be written {why_not_written(error)}") from None
+            what = "could not be written" if self._container is None else EARLY
+            raise InputError(f"{self.path}: {what} {_why(error)}") from None
 
     def close(self) -> None:
         """Finish the video. What could not be finished, or not be moved to its place, is kept and named.
@@ -93,9 +95,7 @@ class VideoSink(Sink):
             raise InputError(f"{self.path}: could not be moved there ({reason}); take it from {written}") from None
         self._parts.unlink(missing_ok=True)
         if ended_early:
-            raise InputError(
-                f"{self.path}: ends early, as the rest could not be written {why_not_written(ended_early)}"
-            )
+            raise InputError(f"{self.path}: {EARLY} {_why(ended_early)}")
 
     def _mux(self, packets: list[Any], container: Any = None) -> None:
         """Write packets but for the last one, and the one that was held before."""
@@ -145,6 +145,13 @@ class VideoSink(Sink):
             stream.bit_rate = max(1_000_000, 4 * height * width)
         stream.codec_context.time_base = self._clock
         self._container, self._stream = container, stream
+
+
+def _why(error: Exception) -> str:
+    """The reason in brackets and the mend; an encoder that refuses is helped by no other place."""
+    if isinstance(error, OSError):
+        return why_not_written(error)
+    return f"({first_line(error)}); give a folder, for pictures"
 
 
 def _has_encoder(av: Any, name: str) -> bool:

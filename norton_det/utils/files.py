@@ -19,6 +19,8 @@ try:
 except ImportError:  # Windows: nothing is locked, and nothing is cleaned up
     fcntl = None  # type: ignore[assignment]
 
+LONGEST_NAME = 255  # bytes, of all usual file systems
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
@@ -99,11 +101,19 @@ def hold_folder(folder: str | Path, what: str) -> Iterator[None]:
 def _make_part(target: Path) -> tuple[int, str]:
     """A locked temporary file beside ``target``: its descriptor and name."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, name = tempfile.mkstemp(prefix=_beginning(target), suffix=".part", dir=target.parent)
         with contextlib.suppress(FileNotFoundError):
             if _lock(handle) and os.path.samestat(os.fstat(handle), os.stat(name)):
                 return handle, name
         os.close(handle)  # another process took it for one that was left, before it was locked
+
+
+def _beginning(target: Path) -> str:
+    """Of the names of temporary files: the target's, cut where the system would find the whole too long."""
+    name = target.name
+    while len(os.fsencode(name)) > LONGEST_NAME - len("..XXXXXXXX.part"):
+        name = name[:-1]
+    return f".{name}."
 
 
 def _lock(handle: int) -> bool:
@@ -123,7 +133,7 @@ def _remove_left(target: Path) -> None:
     """Remove what killed programs have left of ``target``."""
     if fcntl is None:
         return
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+    for leftover in target.parent.glob(f"{glob.escape(_beginning(target))}????????.part"):
         with contextlib.suppress(OSError):
             handle = os.open(leftover, os.O_RDWR)
             try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, features
 
 pytest.importorskip("detectron2")
 pytest.importorskip("cv2")
@@ -131,17 +131,23 @@ def kinds() -> dict[str, tuple[bytes, np.ndarray, int]]:
         "palette.png": (written(few, "PNG"), np.asarray(few.convert("RGB"))),
         "palette_clear.png": (written(few, "PNG", transparency=bytes(range(32))), np.asarray(few.convert("RGB"))),
         "palette.gif": (written(few, "GIF"), np.asarray(few.convert("RGB"))),
+        "grey.pgm": (written(grey_8, "PPM"), grey(grey_16)),
         "cmyk.tif": (written(cmyk, "TIFF"), np.asarray(cmyk.convert("RGB"))),
     }
     exact |= {f"exif_{tag}.png": (turned(tag, "PNG"), colours()) for tag in range(1, 9)}
     lossy = {
         "exif.jpg": (turned(6, "JPEG"), colours()),
+        "rgb.jfif": (written(image, "JPEG", quality=95), colours()),
         "progressive.jpg": (written(image, "JPEG", quality=95, progressive=True), colours()),
         "grey.jpg": (written(grey_8, "JPEG", quality=95), grey(grey_16)),
         "cmyk.jpg": (written(cmyk, "JPEG", quality=95), colours()),
         "ycck.jpg": (ycck(), colours()),
         "two.jpg": (written(image, "MPO", quality=95, save_all=True, append_images=[image.rotate(180)]), colours()),
     }
+    if features.check("jpg_2000"):
+        exact["rgb.jp2"] = written(image, "JPEG2000", irreversible=False), colours()
+    if features.check("avif"):
+        lossy["rgb.avif"] = written(image, "AVIF", quality=95), colours()
     return {name: (*value, 0) for name, value in exact.items()} | {
         name: (*value, LOSSY) for name, value in lossy.items()
     }

@@ -122,6 +122,11 @@ def test_read_classes(tmp_path):
         read_classes(tmp_path / "none.txt")
 
 
+def test_what_a_mac_keeps_beside_a_picture_is_none(folder):
+    (folder / "cat" / "._0.png").write_bytes(b"\0\5\x16\7 attributes")
+    assert len(find_images(folder)) == 6 == len(ClassFolder(folder, 3, TORCHVISION))
+
+
 def test_no_images(tmp_path):
     with pytest.raises(InputError, match="expected a folder of images, found none"):
         load_images(tmp_path / "none", TORCHVISION)

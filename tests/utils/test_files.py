@@ -65,6 +65,14 @@ def test_a_full_disk_is_told_in_one_line(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_name_as_long_as_names_may_be(tmp_path):
+    """The temporary file's may not be longer."""
+    target = tmp_path / ("ü" * 125 + ".txt")  # 254 bytes
+    for text in ("one", "two"):
+        write_text(target, text)
+    assert target.read_text() == "two" and len(os.listdir(tmp_path)) == 1
+
+
 def test_readers_never_see_a_half_file(tmp_path):
     target = tmp_path / "file.txt"
     target.write_text("a" * 100_000)
