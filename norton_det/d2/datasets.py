@@ -1,6 +1,7 @@
 """The data sets of a config: checked before anything starts, brought to the same classes, read for training."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -64,13 +65,17 @@ def check_training_sets(cfg: CfgNode, names: tuple[str, ...]) -> None:
 
 
 def _check_shared_class(cfg: CfgNode, train: tuple[str, ...], name: str) -> None:
-    """Refuse a test set without any class of the training sets, whether its files are there or not."""
+    """Refuse a test set without any class of the training sets, whether its files are there or not; tell the rest."""
     trained, tested = training_labels(train), class_names(name)
-    if trained.classes and tested and not any(place is not None for place in match_names(trained.classes, tested)):
+    if not trained.classes or not tested:
+        return
+    if all(place is None for place in match_names(trained.classes, tested)):
         raise InputError(
             f"DATASETS.TEST: expected classes of {' and '.join(train)} ({listed(trained.classes)}), got {name} "
             f'({listed(tested)}); set DATASETS.TEST "(\'NAME\',)" to a data set of these classes, or "()" for none'
         )
+    for note in match_classes(trained, len(trained.classes), Labels(tested), name).notes:
+        logger.warning("%s", note)
 
 
 def known_labels(cfg: CfgNode, model: nn.Module) -> Labels:
@@ -85,7 +90,7 @@ def known_labels(cfg: CfgNode, model: nn.Module) -> Labels:
     for name in cfg.DATASETS.TEST:
         if all(place is None for place in match_names(trained.classes, dataset_labels(name).classes)):
             return labels
-    return trained
+    return trained if cfg.MODEL.KEYPOINT_ON else replace(trained, keypoints=())
 
 
 def sigmas_of(cfg: CfgNode, dataset_name: str) -> list[float] | None:
@@ -100,21 +105,25 @@ def sigmas_of(cfg: CfgNode, dataset_name: str) -> list[float] | None:
     return list(dataset_sigmas(dataset_name, cfg.TEST.KEYPOINT_OKS_SIGMAS, key) or ()) or None
 
 
-def with_safe_flips(cfg: CfgNode) -> CfgNode:
-    """A config that mirrors no pictures where the names of keypoints do not say what a mirror swaps; this is told."""
-    if not cfg.MODEL.KEYPOINT_ON or cfg.INPUT.RANDOM_FLIP == "none":
+def mapper_config(cfg: CfgNode) -> CfgNode:
+    """The config that training pictures are read by: of the keypoints of the first training set, and mirroring none
+    where the names of keypoints do not say what a mirror swaps, which is told."""
+    if not cfg.MODEL.KEYPOINT_ON:
         return cfg
-    lonely = [point for name in cfg.DATASETS.TRAIN for point in MetadataCatalog.get(name).get("keypoints_lonely", ())]
-    if not lonely:
-        return cfg
-    logger.warning(
-        "Pictures are not mirrored (INPUT.RANDOM_FLIP none): %s by name of a side, but nothing by name is its other "
-        "one; name it in the JSON (left_..., right_...), or give these names without a side to mirror all the same",
-        f"keypoint {lonely[0]} is" if len(lonely) == 1 else f"keypoints {listed(lonely, 5)} are",
-    )
+    names = cfg.DATASETS.TRAIN
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.DATASETS.TRAIN = names[:1]  # the others have the same ones, perhaps in another spelling
+    lonely = MetadataCatalog.get(names[0]).get("keypoints_lonely", ())
+    if lonely and cfg.INPUT.RANDOM_FLIP != "none":
+        logger.warning(
+            "%s: pictures are not mirrored (INPUT.RANDOM_FLIP none): by its name keypoint %s has a side, and it is not "
+            "clear which keypoint is on the other one; name both alike in the JSON (left_..., right_...), or both "
+            "without a side to mirror all the same",
+            names[0],
+            listed(lonely, 5),
+        )
+        cfg.INPUT.RANDOM_FLIP = "none"
     cfg.freeze()
     return cfg
 
@@ -126,10 +135,10 @@ def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
         InputError: sets without classes in common, or without images to train on.
     """
     names = cfg.DATASETS.TRAIN
+    parts = [list(DatasetCatalog.get(name)) for name in names]  # Detectron2 may learn of the classes by this
     labels = training_labels(names)
     records: list[dict[str, Any]] = []
-    for name in names:
-        part = list(DatasetCatalog.get(name))
+    for name, part in zip(names, parts, strict=True):
         classes = dataset_labels(name).classes
         if classes != labels.classes[: len(classes)]:
             targets = match_classes(Labels(classes), len(classes), labels, name).targets

@@ -25,7 +25,7 @@ from ..data.decode import UnreadableImage
 from ..models.input_size import ThinPicture
 from ..utils.errors import InputError, first_line
 from ..utils.seeds import seeded
-from .datasets import check_training_sets, training_records, with_safe_flips
+from .datasets import check_training_sets, mapper_config, training_records
 from .mapper import EvaluationMapper, ImageMapper
 
 UNREADABLE = (UnreadableImage, ThinPicture, OSError, SyntaxError, EOFError)  # the others are of a mapper of one's own
@@ -134,10 +134,11 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[Any], Any] | None = None)
         )
     check_training_sets(cfg, cfg.DATASETS.TRAIN)
     records = training_records(cfg)
-    cfg = with_safe_flips(cfg)
     parts = _train_loader_from_config(cfg, mapper=mapper or ImageMapper, dataset=records)  # the class alone
     sampler = parts["sampler"]
-    read = mapper or ImageMapper(cfg, is_train=True)  # asks for names of keypoints, which come with the records
+    read = mapper or ImageMapper(
+        mapper_config(cfg), is_train=True
+    )  # asks for names of keypoints, which come with the records
     if cfg.MODEL.MASK_ON and mapper is None:
         _prepare_masks(records, cfg.INPUT.MASK_FORMAT)
     sampler._rank, sampler._world_size = 0, 1  # the whole stream: shares are taken of batches

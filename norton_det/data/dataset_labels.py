@@ -4,6 +4,7 @@ The classes of a training are those of its data sets in order of appearance; tho
 Detectron2 is imported by the functions, not with the module.
 """
 
+import os
 from collections.abc import Sequence
 
 from ..models.labels import Labels
@@ -14,9 +15,15 @@ from .keypoints import USUAL_SIGMA, choose_sigmas, same_keypoints
 
 def dataset_labels(name: str) -> Labels:
     """Classes with their category ids, and keypoints, of a registered data set; empty where they are not known."""
-    from detectron2.data import MetadataCatalog
+    from detectron2.data import DatasetCatalog, MetadataCatalog
 
     metadata = MetadataCatalog.get(name)
+    if (
+        name in DatasetCatalog
+        and metadata.get("thing_classes") is None
+        and os.path.isfile(metadata.get("json_file", ""))
+    ):
+        DatasetCatalog.get(name)  # of Detectron2's register_coco_instances, which learns of its classes now
     classes = tuple(metadata.get("thing_classes") or ())
     numbers = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     ids: list[int | None] = [None] * len(classes)

@@ -220,7 +220,7 @@ def _mend(name: str) -> str:
         return "run: norton-det prepare generated"
     if "coco_" in name:
         return (
-            f"put COCO at {resolve_coco_root()}, set DETECTRON2_DATASETS to the folder that holds coco, "
-            "or run: norton-det prepare coco"
+            f"put COCO at {resolve_coco_root()}, set DETECTRON2_DATASETS to the folder that holds coco, run: "
+            "norton-det prepare coco, or name other data (DATASETS.TRAIN, DATASETS.TEST)"
         )
     return "check the path, or set DETECTRON2_DATASETS (datasets/README.md says how)"
