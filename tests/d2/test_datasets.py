@@ -16,6 +16,7 @@ pytest.importorskip("detectron2")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
+from norton_det.commands.options.evaluate_detector import make_parser
 from norton_det.d2.build import load_config
 from norton_det.d2.datasets import check_config_datasets, known_labels, mapper_config, training_records
 from norton_det.d2.evaluation import NortonCOCOEvaluator, evaluate_predictor
@@ -253,6 +254,17 @@ def test_a_predictor_of_other_keypoints_is_evaluated_without_a_config(register, 
     nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     evaluate_predictor(lambda _: nothing, name, oks_sigmas=asked, tell=told.append)
     assert seen == [used] and len(told) == (not asked)
+
+
+def test_the_flag_for_sigmas_takes_what_the_refusal_says(register):
+    name = register("mine_a", {"cat": 1}, POINTS)
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    message = refusal(lambda: evaluate_predictor(lambda _: nothing, name, oks_sigmas=(0.1, 0.1)))
+    assert message.startswith("--oks-sigmas: expected 3 numbers")
+    words = ["--weights", "a", "--dataset", name, "--oks-sigmas", re.search(r'"(\(.*?\))"', message)[1]]
+    assert make_parser().parse_args(words).oks_sigmas == (0.05,) * 3
+    with pytest.raises(SystemExit):
+        make_parser().parse_args([*words[:-1], "0.1,-1"])
 
 
 def test_pictures_are_not_mirrored_where_a_keypoint_has_no_other_side(register, caplog):

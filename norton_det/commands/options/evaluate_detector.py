@@ -14,12 +14,12 @@ EXAMPLES = """
 """
 
 
-def parse_sigmas(text: str) -> tuple[float, ...]:
-    """Numbers above 0, of a list with commas."""
-    sigmas = tuple(float(word) for word in text.split(","))
-    if not all(0 < sigma < 100 for sigma in sigmas):
+def sigmas(text: str) -> tuple[float, ...]:
+    """Numbers above 0, of a list with commas, also as a config has it."""
+    numbers = tuple(float(word) for word in text.strip("()[] ").split(",") if word.strip())
+    if not numbers or not all(0 < number < 100 for number in numbers):
         raise ValueError(text)
-    return sigmas
+    return numbers
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="of ONNX Runtime and OpenVINO; by default all cores")
     parser.add_argument(
-        "--oks-sigmas", type=parse_sigmas, default=(), metavar="S,S,...", help="of each keypoint, or one for all"
+        "--oks-sigmas", type=sigmas, default=(), metavar="S,S,...", help="of each keypoint, or one for all"
     )
     parser.add_argument("--output", metavar="DIR", help="keep the detections there, in COCO's result format")
     parser.add_argument("--json", metavar="FILE", help="write the metrics there, with MACs and time")
