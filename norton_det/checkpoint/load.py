@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +12,10 @@ from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
+from ..models.stacks import stack_named
 from ..models.state import check_state, is_counter, match_counters
 from ..utils.errors import InputError, naming
-from .opened import OpenedWeights, open_weights
+from .opened import OpenedWeights, open_weights, reading_once
 
 EPS = 1e-5  # of every batch normalisation here
 _DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.float64: "fp64"}
@@ -89,20 +91,38 @@ def load_weights(
     return LoadedWeights(state, info.spec, info.preprocessing, info.num_classes, info.stride_in_1x1, phrase)
 
 
-def load_checkpoint(path: str | Path) -> NortonResNet:
-    """The model of a norton checkpoint, float32 in eval mode; ranks, widths and classes come from the file.
+def load_checkpoint(path: str | Path) -> Any:
+    """What ``save_checkpoint`` wrote, in eval mode: a ``NortonResNet``, or a detector of Detectron2 or torchvision.
 
-    Names and shapes are compared before the network gets memory, so that a file cannot claim more than it holds.
+    Everything comes from the file: ranks, widths, classes; of a detector its labels, sizes, anchors and thresholds too.
+    Names and shapes are compared before a ResNet gets memory, so that a file cannot claim more than it holds.
 
     Raises:
-        InputError: not a norton checkpoint, damaged, or its tensors do not fit its own spec.
+        InputError: not a norton checkpoint, damaged, other tensors than it says, or its stack is not installed.
+    """
+    with reading_once():
+        opened = open_weights(path)
+        if opened.described is not None and opened.stack:
+            return stack_named(opened.stack).load_detector(str(path))
+        return load_resnet(opened)
+
+
+def load_resnet(path: str | Path | OpenedWeights) -> NortonResNet:
+    """The ResNet of a norton checkpoint, float32 in eval mode.
+
+    Raises:
+        InputError: not such a checkpoint, damaged, or its tensors do not fit its own spec.
     """
     opened = open_weights(path)
     if opened.described is None:
-        raise InputError(f"{path}: expected a norton checkpoint, got other weights; run norton-det compress on them")
+        raise InputError(
+            f"{opened.source}: expected a norton checkpoint, got other weights; run norton-det compress on them"
+        )
     if any(name.startswith("backbone.") for name in opened.state):
-        raise InputError(f"{path}: expected a ResNet's checkpoint, got a detector's; give it to its stack as weights")
-    return opened.described.build_with(opened.state, str(path))
+        raise InputError(
+            f"{opened.source}: expected a ResNet's checkpoint, got a detector's; give it to its stack as weights"
+        )
+    return opened.described.build_with(opened.state, opened.source)
 
 
 def _check_strays(opened: OpenedWeights) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import tv
-from ..checkpoint.load import load_checkpoint
+from ..checkpoint.load import load_resnet
 from ..checkpoint.opened import reading_once
 from ..checkpoint.zoo_table import DETECTIONS, ENTRIES, NETWORKS
 from ..models.complexity import count_complexity
@@ -65,7 +65,7 @@ def requested_network(args: argparse.Namespace) -> nn.Module:
     if args.weights and args.detector:
         return BUILDERS[args.detector](weights_backbone=args.weights)
     if args.weights:
-        return load_checkpoint(args.weights)
+        return load_resnet(args.weights)
     arch = args.arch or "resnet50"
     if args.rank or args.ratios:
         spec = CompressionSpec.parse(args.rank or 1, args.ratios, arch)

@@ -12,7 +12,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from ..checkpoint.load import load_checkpoint
+from ..checkpoint.load import load_resnet
 from ..models.description import NetworkInfo
 from ..models.preprocessing import Preprocessing
 from ..models.resnet import NortonResNet
@@ -34,7 +34,7 @@ def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[Networ
         InputError: neither a norton checkpoint nor a ``NortonResNet``.
     """
     if isinstance(source, str | Path):
-        model, name = load_checkpoint(source), str(source)
+        model, name = load_resnet(source), str(source)
     elif isinstance(source, NortonResNet):
         model, name = source, "weights_backbone"
     else:
