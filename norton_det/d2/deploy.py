@@ -20,6 +20,8 @@ from ..models.preprocessing import Preprocessing
 from ..models.rcnn import BoxRule, Head, PoolRule, ProposalRule, RCNNParts
 from ..utils.errors import InputError
 
+ALL = 1 << 20  # detections of an image, where TEST.DETECTIONS_PER_IMAGE is negative: no limit
+
 
 class Maps(nn.Module):
     """A backbone that gives the maps of these names as a list."""
@@ -71,7 +73,7 @@ def parts_of(detector: GeneralizedRCNN, preprocessing: Preprocessing, divisor: i
     boxes = BoxRule(
         predictor.test_score_thresh,
         predictor.test_nms_thresh,
-        predictor.test_topk_per_image,
+        predictor.test_topk_per_image if predictor.test_topk_per_image >= 0 else ALL,
         0.0,
         tuple(predictor.box2box_transform.weights),
         background=-1,

@@ -41,13 +41,21 @@ def test_pictures_as_at_test_time(config, folder, colours):
 
 
 def test_pictures_at_their_size():
-    """INPUT.MIN_SIZE_TEST 0 in the commands that load a detector by its config."""
-    opts = ["INPUT.MIN_SIZE_TEST", "0", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", "18"]
-    detector, sizes = stack_named("detectron2").load_detector(
-        "", "dense_faster_rcnn.yaml", [*opts, "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]
-    )
-    assert sizes["min_size"] == 0
-    assert Predictor(detector, **sizes).prepare(np.zeros((70, 90, 3), np.uint8)).shape == (1, 3, 70, 90)
+    """INPUT.MIN_SIZE_TEST 0 in the commands that load a detector by its config; no limit of detections."""
+    opts = [
+        "TEST.DETECTIONS_PER_IMAGE",
+        "-1",
+        "INPUT.MIN_SIZE_TEST",
+        "0",
+        "MODEL.DEVICE",
+        "cpu",
+        "MODEL.RESNETS.DEPTH",
+        "18",
+    ]
+    stack = stack_named("detectron2")
+    detector = stack.load_detector("", "dense_faster_rcnn.yaml", [*opts, "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"])
+    assert stack.parts_of(detector).box_rule.limit > 10_000
+    assert Predictor(detector).prepare(np.zeros((70, 90, 3), np.uint8)).shape == (1, 3, 70, 90)
 
 
 def test_a_target_with_pictures(config, folder, tmp_path, quick_search):
