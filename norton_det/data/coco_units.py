@@ -56,7 +56,7 @@ def boxes_problem(file: Path, annotations: Sequence[Mapping[str, Any]], sizes: M
     else:
         form = _by_polygons(things, boxes) or _by_pictures(boxes, sides)
         if form == COCO:
-            return ""
+            return _outlines_problem(things)
         outside = f"{int((~_fits(COCO, boxes, sides)).sum())} of {len(boxes)} reach out of their pictures"
         if not form:
             return (
@@ -177,6 +177,18 @@ def _fits(form: str, boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
     corners = FORMS[form](boxes)
     inside = (corners[:, :2] >= -tolerance) & (corners[:, 2:] <= sides + tolerance)
     return np.logical_and.reduce(inside & (corners[:, 2:] >= corners[:, :2]), axis=1)
+
+
+def _outlines_problem(things: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with polygons and keypoints beside boxes in pixels; empty where nothing is."""
+    for field, lists in (("segmentation", _polygons(things)), ("keypoints", _keypoints(things))):
+        largest = [max(numbers) for numbers in lists if any(numbers)]
+        if largest and np.mean(np.array(largest) <= 1.01) > 0.5:
+            return (
+                f"{field}: look relative to their pictures, 0 to 1, beside boxes in pixels; multiply x by the width "
+                "and y by the height of the picture"
+            )
+    return ""
 
 
 def _by_pictures(boxes: np.ndarray, sides: np.ndarray) -> str:

@@ -108,6 +108,16 @@ def test_polygons_and_keypoints_are_scaled_with_relative_boxes(tmp_path):
             convert_boxes(tmp_path / "a.json", tmp_path / "c.json", form)
 
 
+@pytest.mark.parametrize("field", ["segmentation", "keypoints"])
+def test_relative_outlines_beside_boxes_in_pixels(field):
+    content = made()
+    content["categories"][0]["keypoints"] = ["tip"]
+    for thing in content["annotations"]:
+        thing |= {"keypoints": [20, 30, 2], "num_keypoints": 1}
+        thing[field] = {"segmentation": [[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], "keypoints": [0.2, 0.3, 2]}[field]
+    assert f"ann.json: {field}: look relative to their pictures, 0 to 1, beside boxes in pixels; " in problem(content)
+
+
 def test_boxes_for_pictures_of_another_size():
     content = made()
     for image in content["images"]:
