@@ -11,9 +11,11 @@ from detectron2.modeling import build_model
 import norton_det as nd
 from norton_det.d2 import NortonCheckpointer, add_norton_config
 from norton_det.d2.build import build_detector
+from norton_det.d2.description import config_fields, config_on
 from norton_det.deploy.info import describe
 from norton_det.deploy.loading import load_detector
 from norton_det.models.labels import Labels, labels_of, set_labels
+from norton_det.models.stacks import stack_of
 from norton_det.utils.errors import InputError
 
 OTHERS = {
@@ -47,8 +49,7 @@ def picture() -> list[dict[str, torch.Tensor]]:
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     with torch.no_grad():
         expected, got = (model(picture())[0]["instances"] for model in (one, other))
-    boxes, others = expected.pred_boxes.tensor, got.pred_boxes.tensor
-    return len(boxes) == len(others) > 0 and torch.allclose(boxes, others, atol=1e-2)
+    return len(expected) > 0 and torch.equal(expected.pred_boxes.tensor, got.pred_boxes.tensor)
 
 
 @pytest.mark.parametrize("kind", ["pth", "safetensors"])
@@ -116,17 +117,25 @@ ZOO = {
 def test_files_of_the_zoo_need_no_config(name, tmp_path):
     """Random values in their form: arrays in a pickle, BGR, the stride in the 1x1, no word of sizes or classes."""
     cfg = model_zoo.get_config(name)
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = "cpu", "", 0.0
-    cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.TEST.DETECTIONS_PER_IMAGE = 10
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     state = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
     path = tmp_path / "model_final.pkl"
     path.write_bytes(pickle.dumps({"model": state, "__author__": "Detectron2 Model Zoo"}))
-    few = ("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST", "TEST.DETECTIONS_PER_IMAGE")
-    words = [word for key in few for word in (key, "10")]
-    again = load_detector(str(path), None, [*words, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
-    assert same(model, again)
+    again = load_detector(str(path))
+    stack = stack_of(again)
+    with torch.no_grad():
+        for expected, got in zip(
+            *(stack.image_features(which, picture())[1].values() for which in (model, again)), strict=True
+        ):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    loaded = again.state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in model.state_dict().items() if name in loaded)
+    read, expected = (config_fields(which, norton=True) for which in (config_on(again), cfg))
+    of_training = ("SMOOTH_L1", "POST_NMS_TOPK_TRAIN", "IOUS", "MIN_SIZE_TRAIN")  # and what has no effect without masks
+    different = {key for key in {*read, *expected} if read.get(key) != expected.get(key)}
+    assert not [key for key in different if not any(word in key for word in (*of_training, "ROI_MASK_HEAD"))]
     info, (classes, keypoints) = describe(again), ZOO[name]
     assert (info.min_size, info.max_size, info.color) == (800, 1333, "BGR")
     assert info.classes[0] == "person" and info.category_ids[0] == 1
