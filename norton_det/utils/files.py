@@ -5,6 +5,7 @@ that the system gives up with the process tells such a file from one that is bei
 """
 
 import contextlib
+import errno
 import glob
 import os
 import tempfile
@@ -109,8 +110,14 @@ def _make_part(target: Path) -> tuple[int, str]:
 
 
 def _beginning(target: Path) -> str:
-    """Of the names of temporary files: the target's, cut where the system would find the whole too long."""
+    """Of the names of temporary files: the target's, cut where the system would find the whole too long.
+
+    Raises:
+        OSError: the target's own is too long.
+    """
     name = target.name
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     while len(os.fsencode(name)) > LONGEST_NAME - len("..XXXXXXXX.part"):
         name = name[:-1]
     return f".{name}."
@@ -167,6 +174,7 @@ def require_writable(path: str | Path) -> None:
     if not _is_folder(parent):
         raise InputError(f"{target}: expected a file in a folder, but {parent} is a file; choose another place")
     try:
+        _beginning(target)
         handle, name = tempfile.mkstemp(prefix=".norton_det.", dir=parent)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

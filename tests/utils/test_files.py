@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from norton_det.utils.errors import InputError
-from norton_det.utils.files import atomic_path, require_file, write_text
+from norton_det.utils.files import atomic_path, require_file, require_writable, write_text
 
 
 def test_written_whole_with_the_usual_permissions(tmp_path):
@@ -93,6 +93,8 @@ def test_places_that_cannot_be_written_are_refused(tmp_path):
         pass
     with pytest.raises(InputError, match="cannot write here"), atomic_path(tmp_path / "file" / "below"):
         pass
+    with pytest.raises(InputError, match="cannot write in"):
+        require_writable(tmp_path / ("n" * 300))
     for name in ("n" * 300, "a\0b"):
         with pytest.raises(InputError, match="cannot write here"), atomic_path(tmp_path / name):
             pass
