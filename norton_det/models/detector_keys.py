@@ -48,11 +48,6 @@ FAMILIES = tuple(
             "use torchvision's or Detectron2's weights of such a detector",
             False,
         ),
-        (
-            "a torchvision detector of the second version (..._resnet50_fpn_v2)",
-            r"backbone\.fpn\.inner_blocks\.\d\.1\.|roi_heads\.box_head\.\d\.0\.|rpn\.head\.conv\.1\.",
-            _BACKBONE,
-        ),
         ("a Detectron2 detector without FPN (C4 or DC5)", r"backbone\.(?:stem|res\d)\.", _BACKBONE),
         ("an MMDetection detector", r"neck\.\w+_convs\.|rpn_head\.|roi_head\.|bbox_head\.", _BACKBONE),
         ("an MMSegmentation network", r"decode_head\.", _BACKBONE),

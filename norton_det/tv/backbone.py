@@ -52,9 +52,15 @@ def backbone_weights(source: str | Path | NortonResNet | object) -> tuple[Networ
 
 
 def resnet_fpn(
-    info: NetworkInfo, trained: bool, trainable_layers: int | None, channels: int = FPN_CHANNELS
+    info: NetworkInfo,
+    trained: bool,
+    trainable_layers: int | None,
+    channels: int = FPN_CHANNELS,
+    norm: type[nn.Module] | None = None,
 ) -> BackboneWithFPN:
     """ResNet with FPN: images (N, 3, H, W) -> maps "0".."3" and "pool" of ``channels`` at strides 4 to 64.
+
+    The FPN has normalisations of class ``norm``, where that is given.
 
     As in torchvision: batch normalisation is frozen where weights are given, and then the last
     ``trainable_layers`` of the five groups (conv1, layer1..4) train, 3 by default; a fresh network trains whole.
@@ -75,7 +81,7 @@ def resnet_fpn(
             parameter.requires_grad_(name.startswith(train) if train else False)
     widths = [body.feature_channels[f"res{stage}"] for stage in (2, 3, 4, 5)]
     levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
-    return BackboneWithFPN(body, levels, widths, channels, LastLevelMaxPool())
+    return BackboneWithFPN(body, levels, widths, channels, LastLevelMaxPool(), norm)
 
 
 def choose_spec(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torchvision.models.detection import FasterRCNN, KeypointRCNN, MaskRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
@@ -23,7 +24,8 @@ from ..models.spec import CompressionSpec
 from ..models.state import load_state
 from ..utils.errors import InputError, first_line
 from .backbone import backbone_weights, choose_spec, resnet_fpn
-from .settings import FPN, USUAL_FPN, Settings, box_head_of, keywords_of, set_eps
+from .second_version import second_parts
+from .settings import ANCHORS, FPN, USUAL_FPN, VERSION, Settings, box_head_of, keywords_of, set_eps
 from .weights import DetectorInfo, describe_detector, read_detector_info
 
 DEFAULT_SPEC = "norton-78"
@@ -203,7 +205,11 @@ def _make(settings: _Settings, backbone: NetworkInfo, trained: bool, stored: Set
     if kind == "keypoint":
         keypoints = 17 if keypoints is None else keypoints
         options["num_keypoints"] = keypoints
-    body = resnet_fpn(backbone, trained, settings.trainable_layers, stored.get(FPN, USUAL_FPN))
+    channels, second = stored.get(FPN, USUAL_FPN), stored.get(VERSION) == 2
+    norm = nn.BatchNorm2d if second else None
+    body = resnet_fpn(backbone, trained, settings.trainable_layers, channels, norm)
+    if second:
+        options = second_parts(kind, channels, options.get(ANCHORS)) | options
     box_head = None if "box_head" in options else box_head_of(stored)
     if box_head is None:
         model = DETECTORS[kind](body, classes, **options)

@@ -15,10 +15,12 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from ..utils.errors import InputError
+from .second_version import is_second_version
 
 Settings = dict[str, Any]
 EPS = "norm_eps"  # of every normalisation of the backbone; torchvision's first COCO detectors have 0
 FPN, BOX_HEAD, ANCHORS = "fpn_channels", "box_head_channels", "rpn_anchor_generator"
+VERSION = "version"  # of torchvision's detectors: 2 has other heads, see ``second_version``
 POOLS = ("box_roi_pool", "mask_roi_pool", "keypoint_roi_pool")
 USUAL_EPS, USUAL_FPN, USUAL_BOX_HEAD = 1e-5, 256, 1024
 FPN_ANCHORS = 3  # of a cell, in every detector of torchvision with FPN
@@ -59,6 +61,7 @@ def settings_of(detector: FasterRCNN) -> Settings:
         FPN: detector.backbone.out_channels,
         BOX_HEAD: getattr(getattr(heads.box_head, "fc6", None), "out_features", USUAL_BOX_HEAD),
         EPS: _eps(detector.backbone.body),
+        VERSION: 2 if is_second_version(detector.state_dict()) else 1,
     }
     for phase, short in (("training", "train"), ("testing", "test")):
         settings[f"rpn_pre_nms_top_n_{short}"] = rpn._pre_nms_top_n[phase]
@@ -72,8 +75,8 @@ def settings_of(detector: FasterRCNN) -> Settings:
 
 
 def keywords_of(settings: Mapping[str, Any]) -> Settings:
-    """Keyword arguments of torchvision's classes from ``settings_of``; FPN, box head and eps are none of them."""
-    keywords = {name: _tuples(value) for name, value in settings.items() if name not in (FPN, BOX_HEAD, EPS)}
+    """Keyword arguments of torchvision's classes from ``settings_of``; FPN, box head, eps, version are none of them."""
+    keywords = {name: _tuples(value) for name, value in settings.items() if name not in (FPN, BOX_HEAD, EPS, VERSION)}
     if ANCHORS in keywords:
         keywords[ANCHORS] = AnchorGenerator(**keywords[ANCHORS])
     for name in POOLS:
@@ -109,7 +112,7 @@ def check_settings(settings: object, source: str) -> Settings:
     """
     if not isinstance(settings, dict):
         raise InputError(f"{source}: settings: expected names with values, got {settings!r:.80}; write the file again")
-    whole = {"size_divisible", "max_size", FPN, BOX_HEAD} | {name for name in _KNOWN if name.endswith(_COUNTS)}
+    whole = {"size_divisible", "max_size", FPN, BOX_HEAD, VERSION} | {name for name in _KNOWN if name.endswith(_COUNTS)}
     for name, value in settings.items():
         if name not in _KNOWN:
             raise InputError(f"{source}: settings: unknown field {name[:40]!r}; update norton_det")
@@ -130,7 +133,17 @@ _COUNTS = ("_top_n_train", "_top_n_test", "per_image", "per_img")
 _NESTED = {"min_size", "bbox_reg_weights", ANCHORS, *POOLS}
 _KNOWN = {
     *_NESTED,
-    *("max_size", "size_divisible", FPN, BOX_HEAD, EPS, "rpn_nms_thresh", "rpn_score_thresh", "box_score_thresh"),
+    *(
+        "max_size",
+        "size_divisible",
+        FPN,
+        BOX_HEAD,
+        EPS,
+        VERSION,
+        "rpn_nms_thresh",
+        "rpn_score_thresh",
+        "box_score_thresh",
+    ),
     *(f"rpn_{stage}_nms_top_n_{phase}" for stage in ("pre", "post") for phase in ("train", "test")),
     *(f"{part}_{side}_iou_thresh" for part in ("rpn", "box") for side in ("fg", "bg")),
     *(f"{part}_{name}" for part in ("rpn", "box") for name in ("batch_size_per_image", "positive_fraction")),

@@ -21,7 +21,8 @@ from ..checkpoint.opened import DETECTOR_KEY, OpenedWeights, open_weights
 from ..models.description import NetworkInfo
 from ..models.labels import Labels
 from ..utils.errors import InputError, naming
-from .settings import BOX_HEAD, FPN, FPN_ANCHORS, Settings, check_settings
+from .second_version import is_second_version
+from .settings import BOX_HEAD, FPN, FPN_ANCHORS, VERSION, Settings, check_settings
 
 logger = logging.getLogger(__name__)
 COCO_OUTPUTS, PERSON_OUTPUTS, PERSON_KEYPOINTS = 91, 2, 17  # of torchvision's own detectors
@@ -156,8 +157,8 @@ def coco_labels(num_classes: int, num_keypoints: int | None) -> Labels:
 
 
 def _widths(heads: dict[str, Tensor]) -> Settings:
-    """Widths of FPN and box head, which a builder has to know."""
-    widths: Settings = {}
+    """Widths of FPN and box head, and torchvision's version, which a builder has to know."""
+    widths: Settings = {VERSION: 2} if is_second_version(heads) else {}
     for setting, name in ((FPN, "rpn.head.cls_logits.weight"), (BOX_HEAD, "roi_heads.box_predictor.cls_score.weight")):
         if (tensor := heads.get(name)) is not None and tensor.ndim >= 2:
             widths[setting] = tensor.shape[1]
