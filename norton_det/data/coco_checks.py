@@ -153,7 +153,9 @@ def check_picture_sizes(file: Path, folder: Path, images: Sequence[dict[str, Any
             continue
         if (width, height) != (image["width"], image["height"]):
             swapped = (height, width) == (image["width"], image["height"])
-            mend = "swap its width and height, or turn the picture" if swapped else "give its size, and boxes for it"
+            mend = "give its size, and boxes for it"
+            if swapped:  # what a tool wrote that does not turn pictures, or in the wrong order
+                mend = "swap its width and height, or if it was annotated unturned: exiftool -Orientation= FILE"
             raise InputError(
                 f"{file}: image {image['id']}: expected the size of {folder / image['file_name']}, {width} x {height} "
                 f"pixels (turned as its EXIF data say), got {image['width']} x {image['height']}; {mend}"

@@ -202,9 +202,11 @@ def _size(file: Path, tree: ElementTree.Element, picture: Path, counts: Counter[
     if not all(told):
         counts["sizes read from the picture"] += 1
     elif told != size:
+        swapped = (told[1], told[0]) == size
+        mend = "if it was annotated unturned: exiftool -Orientation= FILE" if swapped else "put the annotated one there"
         raise InputError(
             f"{file}: size: expected that of {picture.name}, {size[0]} x {size[1]} (turned as its EXIF data say), got "
-            f"{told[0]} x {told[1]}; put the picture there that was annotated"
+            f"{told[0]} x {told[1]}; {mend}"
         )
     return size
 
