@@ -117,9 +117,9 @@ def mapper_config(cfg: CfgNode) -> CfgNode:
     lonely = MetadataCatalog.get(names[0]).get("keypoints_lonely", ())
     if lonely and cfg.INPUT.RANDOM_FLIP != "none":
         logger.warning(
-            "%s: pictures are not mirrored (INPUT.RANDOM_FLIP none): by its name keypoint %s has a side, and it is not "
-            "clear which keypoint is on the other one; name both alike in the JSON (left_..., right_...), or both "
-            "without a side to mirror all the same",
+            "%s: pictures are not mirrored (INPUT.RANDOM_FLIP none): by name %s have a side, and it is not clear which "
+            "keypoints are on the other one; name both alike in the JSON (left_..., right_...), or both without a side "
+            "to mirror all the same",
             names[0],
             listed(lonely, 5),
         )
