@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.utils import comm
 
 from ..checkpoint.opened import reading_once
 from ..data.dataset_labels import training_labels
+from ..data.register import check_datasets
 from ..models.labels import set_labels
 from ..utils.errors import InputError, first_line
 from ..utils.stop import StopOnSignal
@@ -173,6 +175,7 @@ class NortonTrainer(DefaultTrainer):
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> Any:
         """As Detectron2's; classes of the model and of each data set meet by name, as far as names are known, and
         predictions that are not finite are refused."""
+        check_datasets(name for name in cfg.DATASETS.TEST if name not in DatasetCatalog)
         if evaluators is None:
             evaluators = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
             labels = known_labels(cfg, model)
