@@ -11,10 +11,10 @@ from detectron2.config import get_cfg
 from detectron2.model_zoo import get_config_file
 from detectron2.modeling import build_model
 
-from norton_det.checkpoint.save import save_checkpoint
+from norton_det.checkpoint.save import save_checkpoint, save_detector
 from norton_det.d2 import NortonCheckpointer, NortonTrainer, add_norton_config, load_config, load_detector
 from norton_det.d2.agreement import check_agreement
-from norton_det.d2.build import build_detector, check_weights, save_detector
+from norton_det.d2.build import build_detector, check_weights
 from norton_det.d2.initial_weights import compress_weights
 from norton_det.models.keys import torchvision_to_d2
 from norton_det.models.preprocessing import MSRA, TORCHVISION

@@ -71,7 +71,7 @@ def test_a_target_with_pictures(config, folder, tmp_path, quick_search):
     result = compress_detector(model, found.spec, layout=found.layout, criterion="norm", starts=1, input_size=size)
     assert result.report.macs[1] == found.reached
     path = tmp_path / "small.safetensors"
-    save_detector(path, result.model)
+    save_detector(path, result.model, config=cfg)
     assert open_weights(path).layout == {name: rank for name, rank in found.layout.items() if rank}
     again = load_detector(config("norton_faster_rcnn.yaml", **{"MODEL.WEIGHTS": str(path)}))
     image = [{"image": 255 * torch.rand(3, 64, 96)}]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.modeling import build_model
 from PIL import Image
 from safetensors.torch import save_file
 
 from norton_det.checkpoint.save import save_checkpoint
 from norton_det.checkpoint.save import save_detector as save_whole
 from norton_det.d2 import NortonCheckpointer, load_config
+from norton_det.d2.build import build_detector
 from norton_det.data.generate import annotation_file, generate_dataset
 from norton_det.deploy.export import export
 from norton_det.models.resnet import NortonResNet
@@ -124,7 +124,7 @@ def _detectors(root: Path) -> None:
         ),
     ):
         always = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.ROI_HEADS.NUM_CLASSES", str(classes)]
-        model = build_model(load_config(f"{config}.yaml", [*always, *keys]))
+        model = build_detector(load_config(f"{config}.yaml", [*always, *keys]))
         for name in names:
             folder = (root / name).parent
             folder.mkdir(parents=True, exist_ok=True)

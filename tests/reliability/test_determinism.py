@@ -76,7 +76,7 @@ def write_detector(pictures: int, side: int, file: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     images = [{"image": 255 * torch.rand(3, side, side + 32, generator=generator)} for _ in range(pictures)]
     result = compress_detector(detector, "norton-78", box_head_rank=16, calibration=images)
-    save_detector(file, result.model)
+    save_detector(file, result.model, config=cfg)
 
 
 CASES: dict[str, Callable[[Path], None]] = {
