@@ -230,5 +230,5 @@ def main(args: argparse.Namespace) -> None:
         save_tensors(args.output, state, info, fields)
     print(report.summary() if args.quiet else report.table())
     finish(args, report, search_result, models)
-    whole = " (whole detector)" if opened.stack else ""
+    whole = " (whole detector)" if opened.stack else " (the backbone alone)" if opened.family else ""
     print(f"{args.output}: {Path(args.output).stat().st_size / 1e6:.1f} MB{whole}")
