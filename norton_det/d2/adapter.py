@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from ..checkpoint.opened import OpenedWeights, open_weights, reading_once
 from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
-from ..models.labels import labels_of
 from ..models.preprocessing import Preprocessing
 from ..models.rcnn import FeatureMaps, ImageBatch, RCNNParts, TestSettings
 from ..models.stacks import HEADS, DetectionStack
@@ -28,7 +27,7 @@ from .backbone import NortonResNetBackbone
 from .build import build_detector, image_maker, load_config, load_detector
 from .checkpoint import info_of_model
 from .deploy import parts_of, resize
-from .description import config_fields, config_of, config_on, detector_fields, tell_differences
+from .description import config_of, config_on, detector_fields, tell_differences
 
 GROUPS = (("stem", "conv1", "bn1"), *((f"res{stage + 1}", f"layer{stage}") for stage in range(1, 5)))
 FIELDS = {"scores": "scores", "pred_classes": "labels", "pred_masks": "masks", "pred_keypoints": "keypoints"}
@@ -54,10 +53,7 @@ class Detectron2Stack(DetectionStack):
             return load_detector(cfg)
 
     def file_fields(self, weights: str) -> dict[str, Any]:
-        with reading_once():
-            cfg = config_of(open_weights(weights))
-            labels = labels_of(load_detector(cfg))  # it is whole
-        return {"config": config_fields(cfg, norton=True), "labels": labels.to_fields()}
+        return self.detector_fields(self.load_detector(weights))
 
     def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
         state = OpenedWeights("detector", detector.state_dict(), {})

@@ -17,7 +17,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, heatmaps_to_keypoin
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..checkpoint.opened import OpenedWeights, open_weights
+from ..checkpoint.opened import OpenedWeights
 from ..models.description import NetworkInfo, detector_stride_in_1x1
 from ..models.factorize import apply_layout, find_layout
 from ..models.input_size import floor_size, input_size
@@ -31,7 +31,7 @@ from ..utils.errors import InputError
 from .deploy import parts_of, resize
 from .detectors import build_fresh, load_torchvision_detector
 from .settings import settings_of
-from .weights import DetectorInfo, describe_detector
+from .weights import DetectorInfo
 
 GROUPS = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, 5)))
 
@@ -49,8 +49,7 @@ class TorchvisionStack(DetectionStack):
         return load_torchvision_detector(weights)
 
     def file_fields(self, weights: str) -> dict[str, Any]:
-        load_torchvision_detector(weights)  # it is whole
-        return describe_detector(open_weights(weights)).to_fields()
+        return self.detector_fields(load_torchvision_detector(weights))
 
     def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
         """A detector of torchvision's needs no config."""
