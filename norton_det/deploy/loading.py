@@ -43,6 +43,11 @@ def stack_of_file(weights: str) -> str:
         InputError: it holds none.
     """
     opened = open_weights(weights)
+    if opened.family is not None:
+        raise InputError(
+            f"{weights}: expected a detector of torchvision or Detectron2, got {opened.family.name}; "
+            f"{opened.family.mend}"
+        )
     if not opened.stack:
         raise InputError(
             f"{weights}: expected a detector, got a ResNet alone ({opened.kind}); give the file of a detector"

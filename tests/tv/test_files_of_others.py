@@ -12,6 +12,7 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
 from norton_det.checkpoint.opened import open_weights
 from norton_det.checkpoint.save import save_checkpoint, save_tensors
 from norton_det.compression.resnet import compress_detector_state
+from norton_det.deploy.loading import load_detector
 from norton_det.models.description import NetworkInfo
 from norton_det.models.spec import CompressionSpec
 from norton_det.tv.backbone import resnet_fpn
@@ -164,3 +165,7 @@ def test_other_detectors_are_named(strange, told, tmp_path):
         InputError, match=f"^{re.escape(str(tmp_path))}/w.pth: expected a detector of torchvision, {told}"
     ):
         load_torchvision_detector(tmp_path / "w.pth")
+    with pytest.raises(
+        InputError, match=rf"w\.pth: expected a detector of torchvision or Detectron2, {re.escape(told)}"
+    ):
+        load_detector(str(tmp_path / "w.pth"))  # as commands do
