@@ -73,7 +73,8 @@ def save_detector(
     if classes is not None:
         names = named(classes, stack.num_classes(detector), str(path))
         labels = labels_of(detector)
-        labels = replace(labels, classes=names, category_ids=labels.category_ids if names == labels.classes else ())
+        known = labels.category_ids if names == labels.classes else ()
+        labels = replace(labels, classes=names, category_ids=known, assumed=False)
         fields["labels"] = labels.to_fields()
     opened = OpenedWeights(str(path), detector.state_dict(), {})
     info = stack.network_info(detector)

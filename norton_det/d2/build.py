@@ -188,10 +188,10 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
 
 
 def _labels(cfg: CfgNode) -> Labels:
-    """What the outputs stand for: as ``MODEL.WEIGHTS`` say, else as the config's data set does, if it fits."""
+    """What the outputs stand for: as ``MODEL.WEIGHTS`` say, else as the config's data set, if it fits, else COCO's."""
     classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     named_by = (labels_of_file(open_file(cfg.MODEL.WEIGHTS)), *map(labels_of_dataset, cfg.DATASETS.TEST[:1]))
-    for labels in named_by:
+    for labels in sorted(named_by, key=lambda labels: labels.assumed):
         if len(labels.classes or labels.category_ids) == classes:
             keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
             return labels if len(labels.keypoints) == keypoints else replace(labels, keypoints=())

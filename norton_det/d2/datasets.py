@@ -82,7 +82,7 @@ def known_labels(cfg: CfgNode, model: nn.Module) -> Labels:
     """What is known of a model's outputs: what was noted on it, else the classes of the training sets of its config, if
     they are as many, and the test sets have some of them."""
     labels = labels_of(getattr(model, "module", model))
-    if labels.classes or labels.category_ids:
+    if (labels.classes or labels.category_ids) and not labels.assumed:
         return labels
     trained = training_labels(cfg.DATASETS.TRAIN)
     if len(trained.classes) != number_of_classes(cfg)[1]:

@@ -127,9 +127,9 @@ def labels_of_file(opened: OpenedWeights | None) -> Labels:
     if opened is None:
         return Labels()
     fields = opened.fields.get(DETECTOR_KEY)
-    if isinstance(fields, dict):
+    if isinstance(fields, dict) and fields.get("labels"):
         with naming(opened.source):
-            return Labels.from_fields(fields.get("labels", {}))
+            return Labels.from_fields(fields["labels"])
     return labels_of_tensors(opened)
 
 

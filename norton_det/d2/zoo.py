@@ -91,6 +91,7 @@ def labels_of_tensors(opened: OpenedWeights) -> Labels:
         tuple(metadata.thing_classes),
         tuple(ids[index] for index in sorted(ids)),
         tuple(metadata.get("keypoint_names", ())),
+        assumed=True,
     )
 
 

@@ -42,9 +42,9 @@ def match_classes(detector: Labels, num_classes: int, dataset: Labels, name: str
     Raises:
         InputError: they have no class in common, or nothing says what the outputs stand for.
     """
-    if detector.classes:
+    if detector.classes and not (detector.assumed and _strangers(detector.classes, dataset.classes)):
         return _by_name(detector.classes, dataset.classes, name)
-    if detector.category_ids and dataset.category_ids:
+    if detector.category_ids and dataset.category_ids and not detector.assumed:
         return _by_id(detector.category_ids, dataset, name)
     return _by_number(num_classes, dataset, name)
 
@@ -104,6 +104,11 @@ def _by_name(names: Sequence[str], known: Sequence[str], dataset: str) -> ClassM
             f"{dataset}: has no class for {others} of the detector's {len(real)}; what is found of these is left out"
         )
     return ClassMatch(targets, tuple(notes))
+
+
+def _strangers(names: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether two lists have no name in common."""
+    return all(place is None for place in match_names(names, known))
 
 
 def _pairs(names: Sequence[str], known: Sequence[str]) -> list[tuple[str, int | None]]:

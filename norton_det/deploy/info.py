@@ -31,6 +31,7 @@ class DeployInfo:
         classes: names by label, if they are known; torchvision's begin with "background".
         category_ids: of COCO's annotations, by label, if they are known; ``None`` for a label that no object has.
         keypoints: their names, if they are known.
+        assumed: all these are COCO's by the numbers of classes and keypoints alone.
         num_classes: without the background; 0 in files of older versions.
         precision: f32, bf16, f16 (PyTorch alone) or int8, what the engine is asked for.
         proposals: of each image.
@@ -46,6 +47,7 @@ class DeployInfo:
     classes: tuple[str, ...] = ()
     category_ids: tuple[int | None, ...] = ()
     keypoints: tuple[str, ...] = ()
+    assumed: bool = False
     num_classes: int = 0
     precision: str = "f32"
     proposals: int = 1000
@@ -92,6 +94,7 @@ class DeployInfo:
             "precision": (self.precision in PRECISIONS, ", ".join(PRECISIONS)),
             "classes": (all(isinstance(name, str) for name in self.classes), "names"),
             "category_ids": (all(value is None or type(value) is int for value in self.category_ids), "whole numbers"),
+            "assumed": (type(self.assumed) is bool, "true or false"),
             "keypoints": (all(isinstance(name, str) for name in self.keypoints), "names"),
             "num_classes": (type(self.num_classes) is int and self.num_classes >= 0, "0 or more"),
             "proposals": (isinstance(self.proposals, int) and self.proposals >= 1, "1 or more"),
@@ -111,7 +114,7 @@ class DeployInfo:
     def labels(self) -> Labels:
         """The classes without the background, their category ids, and keypoints, as far as they are known."""
         first = self.first_label
-        return Labels(self.classes[first:], self.category_ids[first:], self.keypoints)
+        return Labels(self.classes[first:], self.category_ids[first:], self.keypoints, self.assumed)
 
     @property
     def adapter(self) -> DetectionStack:
@@ -141,10 +144,12 @@ def describe(detector: nn.Module, **changes: Any) -> DeployInfo:
     labels = labels_of(detector)
     if (names := changes.pop("classes", None)) is not None:
         classes = named(names, stack.num_classes(detector), "classes")
-        labels = labels if classes == labels.classes else replace(labels, classes=classes, category_ids=())
+        known = labels.category_ids if classes == labels.classes else ()
+        labels = replace(labels, classes=classes, category_ids=known, assumed=False)
     labels.check("detector", stack.num_classes(detector), stack.num_keypoints(detector))
     fields["classes"], fields["category_ids"] = labels.by_label(stack.first_label)
-    fields["keypoints"], fields["num_classes"] = labels.keypoints, stack.num_classes(detector)
+    fields["keypoints"], fields["assumed"] = labels.keypoints, labels.assumed
+    fields["num_classes"] = stack.num_classes(detector)
     fields |= asdict(stack.test_settings(detector))
     fields |= {name: value for name, value in changes.items() if value is not None}
     if unknown := set(fields) - set(DeployInfo.__dataclass_fields__):

@@ -28,11 +28,14 @@ class Labels:
         category_ids: of COCO's annotations, in the same order; ``None`` for an output that stands for nothing. Empty
             where they are not known.
         keypoints: names in the order of the heatmaps; empty where they are not known.
+        assumed: they are COCO's because the numbers of classes and keypoints are, and nothing else says so; files leave
+            them out.
     """
 
     classes: tuple[str, ...] = ()
     category_ids: tuple[int | None, ...] = ()
     keypoints: tuple[str, ...] = ()
+    assumed: bool = False
 
     def check(self, source: str, num_classes: int, num_keypoints: int | None) -> "Labels":
         """Themselves, if they fit a detector of so many classes (without the background) and keypoints.
@@ -52,7 +55,8 @@ class Labels:
 
     def to_fields(self) -> dict[str, Any]:
         """As JSON has them; what is not known is left out."""
-        return {name: list(values) for name, values in asdict(self).items() if values}
+        fields = asdict(self)
+        return {} if fields.pop("assumed") else {name: list(values) for name, values in fields.items() if values}
 
     @classmethod
     def from_fields(cls, fields: object) -> "Labels":
@@ -62,7 +66,7 @@ class Labels:
             InputError: an unknown field, or values of another type.
         """
         known = {"classes": _is_name, "category_ids": _is_id, "keypoints": _is_name}
-        values: dict[str, tuple[Any, ...]] = {}
+        values: dict[str, Any] = {}
         for name, value in fields.items() if isinstance(fields, dict) else [(str(fields)[:40], None)]:
             if name not in known:
                 raise InputError(f"labels: unknown field {name[:40]!r}; update norton_det")

@@ -88,7 +88,7 @@ def read_detector_info(source: str | Path | OpenedWeights) -> DetectorInfo:
     with naming(opened.source):
         labels = Labels.from_fields(fields.get("labels", {}))
     labels.check(opened.source, info.num_classes - 1, info.num_keypoints)
-    return replace(info, settings=info.settings | settings, labels=labels if "labels" in fields else info.labels)
+    return replace(info, settings=info.settings | settings, labels=labels if fields.get("labels") else info.labels)
 
 
 def describe_detector(opened: OpenedWeights) -> DetectorInfo:
@@ -150,9 +150,11 @@ def coco_labels(num_classes: int, num_keypoints: int | None) -> Labels:
         return Labels(
             tuple("" if gap else name for name, gap in zip(names, gaps, strict=True)),
             tuple(None if gap else index for index, gap in enumerate(gaps, start=1)),
+            assumed=True,
         )
     if num_classes == PERSON_OUTPUTS and num_keypoints == PERSON_KEYPOINTS:
-        return Labels(("person",), (1,), tuple(KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]))
+        points = KeypointRCNN_ResNet50_FPN_Weights.COCO_V1.meta["keypoint_names"]
+        return Labels(("person",), (1,), tuple(points), assumed=True)
     return Labels()
 
 

@@ -72,3 +72,12 @@ def test_nothing_in_common_is_refused(detector, count, pattern):
     with pytest.raises(InputError) as caught:
         match(detector, count)
     assert re.search(f"^mine: {pattern}.*; ", str(caught.value)), caught.value
+
+
+def test_names_that_were_assumed_are_no_reason_to_refuse():
+    """As many classes as COCO has, in a data set of other ones: they are taken in order, with a word."""
+    own = Labels(("wolf", "lynx"), (1, 2))
+    match = match_classes(Labels(("person", "car"), (1, 3), assumed=True), 2, own, "mine")
+    assert match.targets == (0, 1) and "has no names of classes" in match.notes[0]
+    with pytest.raises(InputError, match="none of which it knows"):
+        match_classes(Labels(("person", "car"), (1, 3)), 2, own, "mine")

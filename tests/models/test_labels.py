@@ -1,5 +1,7 @@
 """What a detector's outputs stand for."""
 
+from dataclasses import replace
+
 import pytest
 from torch import nn
 
@@ -11,6 +13,7 @@ COCO = Labels(("person", "", "car"), (1, None, 3), ("nose",))
 
 def test_labels_are_written_and_read():
     assert Labels.from_fields(COCO.to_fields()) == COCO
+    assert replace(COCO, assumed=True).to_fields() == {}  # whoever reads the file will assume as much
     assert Labels().to_fields() == {} and Labels.from_fields({}) == Labels()
 
 
