@@ -125,7 +125,7 @@ def test_versions_are_told_once_the_same():
     for row in (
         f"`.pth` of training) | version {description.FORMAT_VERSION} | 1 to {description.FORMAT_VERSION} |",
         f"specification in it | version {spec.SPEC_VERSION} | {spec.SPEC_VERSION} |",
-        f"(`.xml`, `.onnx`) | version {info.VERSION} | {info.VERSION} |",
+        f"(`.xml`, `.onnx`) | version {info.VERSION} | 1 and {info.VERSION} |",
         f"generated data set | version {generate.VERSION} | {generate.VERSION} |",
     ):
         assert row in log, row

@@ -73,7 +73,7 @@ def test_benchmark(call, tmp_path):
     ("words", "pattern"),
     [
         (["--config", "none.yaml"], "none.yaml: expected a config file"),
-        (["--config", "norton_faster_rcnn.yaml", "--weights", "none.pth"], "none.pth: expected the weights of"),
+        (["--config", "norton_faster_rcnn.yaml", "--weights", "none.pth"], "none.pth: expected weights"),
         (["--config", "norton_faster_rcnn.yaml", "--rounds", "0"], "--rounds, --threads: expected 1 or more"),
         (["--config", "norton_faster_rcnn.yaml", "--size", "0", "64"], "--size, "),
         (["--config", "norton_faster_rcnn.yaml", "--threads", "0"], "--threads: "),

@@ -10,7 +10,7 @@ from .shared import one_error
 @pytest.mark.parametrize(
     ("tool", "words", "pattern"),
     [
-        ("export", ["--output", "x.xml"], "expected a detector; give --config FILE"),
+        ("export", ["--output", "x.xml"], "expected a detector; give --weights FILE, --config FILE, or both"),
         ("export", ["--output", "x.xml", "--precision", "int8", "--weights", "HALF"], "--calibrate: expected pictures"),
         ("export", ["--output", "x.xml", "--weights", "none.pth"], "none.pth: expected"),
         ("export", ["--output", "x.bin", "--config", "norton_faster_rcnn.yaml"], "x.bin: expected a name ending in"),
@@ -63,7 +63,7 @@ def test_deployment_tools_refuse(call, half, tmp_path, monkeypatch, tool, words,
         ("finetune", ["--data", "none"], "none/train: expected a folder with one folder per class"),
         ("finetune", ["--data", "none", "--epochs", "0"], "recipe: epochs: expected more than 0, got 0.0"),
         ("finetune", ["--data", "none", "--teacher", "none.pth"], "none.pth: expected weights"),
-        ("compress", ["--neck-rank", "1"], "expected a detector of torchvision, got other weights"),
+        ("compress", ["--neck-rank", "1"], "expected a detector, got a ResNet alone"),
         ("compress", ["--neck-rank", "1", "--no-compensate"], "--no-compensate: expected a ResNet alone, got a whole"),
         ("compress", ["--neck-rank", "1", "--decomposition", "weight"], "--decomposition: expected a ResNet alone"),
         ("compress", ["--target-macs", "1G", "--preset", "norton-78"], "got --target-macs, --preset; drop all but one"),
