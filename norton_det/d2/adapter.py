@@ -188,7 +188,12 @@ class Detectron2Stack(DetectionStack):
         return resize(image, min_size, max_size)
 
     def keypoints_from(self, heatmaps: Tensor, boxes: Tensor) -> Tensor:
-        return heatmaps_to_keypoints(heatmaps, boxes)[:, :, [0, 1, 3]]
+        try:
+            return heatmaps_to_keypoints(heatmaps, boxes)[:, :, [0, 1, 3]]
+        except AssertionError:  # Detectron2's own check, without a word
+            raise InputError(
+                "keypoints: expected heatmaps that make sense, got extreme ones; train the detector"
+            ) from None
 
     def paste_masks(self, masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
         return paste_masks_in_image(masks[:, 0], boxes, (height, width))

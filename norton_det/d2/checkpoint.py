@@ -161,6 +161,8 @@ class NortonCheckpointer(DetectionCheckpointer):
                     f"the {'rank or ratios of MODEL.NORTON' if norton else 'MODEL.RESNETS'} are of another network "
                     "than the weights"
                     if name.startswith("backbone.")
+                    else "set MODEL.ANCHOR_GENERATOR.SIZES and ASPECT_RATIOS, MODEL.RPN.CONV_DIMS as in training"
+                    if ".rpn_head." in name
                     else "set MODEL.ROI_HEADS.NUM_CLASSES and the heads' other keys as they were in training"
                 )
                 raise InputError(f"{self.file}: {name}: expected shape {tuple(expected)}, got {tuple(actual)}; {mend}")

@@ -11,6 +11,7 @@ its tensors: see ``d2.zoo``.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ def tell_differences(cfg: CfgNode, opened: OpenedWeights) -> None:
         and not key.startswith((*_OF_A_RUN, "MODEL.BACKBONE.NAME"))
         and not any(word in key for word in _OF_TRAINING)
         and key in expected
-        and expected[key] != value
+        and not _same(expected[key], value)
     ]
     if different:
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
@@ -194,6 +195,14 @@ def detector_fields(detector: nn.Module, info: NetworkInfo, config: CfgNode | No
             "that it was built from"
         )
     return {"config": fields, "labels": labels.to_fields()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of a config are equal, numbers in them to float32's precision."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    numbers = all(isinstance(value, int | float) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-6) if numbers else bool(one == other)
 
 
 def config_on(detector: nn.Module) -> CfgNode | None:

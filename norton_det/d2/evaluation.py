@@ -42,6 +42,8 @@ class NortonCOCOEvaluator(COCOEvaluator):
 
     Attributes:
         tell: takes what the user has to know, a line at a time.
+        unmeasured: tasks that the data set's annotations do not suffice for: segm where some have no mask, keypoints
+            where none has any.
     """
 
     tell: Callable[[str], object] = staticmethod(logger.warning)
@@ -50,11 +52,22 @@ class NortonCOCOEvaluator(COCOEvaluator):
         self._targets: Tensor | None = None
         # the fast implementation is compiled C++, which a pure Python Detectron2 lacks
         super().__init__(dataset_name, output_dir=output_dir, use_fast_impl=False, **options)
+        annotations = list(self._coco_api.anns.values())
+        points = next((len(annotation["keypoints"]) for annotation in annotations if annotation.get("keypoints")), 0)
+        self.unmeasured = {"keypoints"} if annotations and not points else set()
+        if not all(annotation.get("segmentation") for annotation in annotations):
+            self.unmeasured.add("segm")
+        for annotation in annotations:  # an object of a class without keypoints counts neither way, as COCOeval has it
+            if points and not annotation.get("keypoints"):
+                annotation |= {"keypoints": [0] * points, "num_keypoints": 0}
         if 0 in self._coco_api.anns:  # COCOeval takes an object that is matched for a missed one where its id is 0
             for number, annotation in enumerate(self._coco_api.dataset["annotations"], start=1):
                 annotation["id"] = number
             with contextlib.redirect_stdout(io.StringIO()):
                 self._coco_api.createIndex()
+
+    def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
+        return [task for task in super()._tasks_from_predictions(predictions) if task not in self.unmeasured]
 
     def match(self, labels: Labels, num_classes: int) -> tuple[str, ...]:
         """Take what is processed from now on as of a detector that numbers classes in its own way.
@@ -170,6 +183,10 @@ def evaluate_predictor(
     evaluator = NortonCOCOEvaluator(dataset_name, output_dir=output_dir, kpt_oks_sigmas=sigmas)
     evaluator.tell = tell
     evaluator.reset()
+    for task, output in (("segm", "masks"), ("keypoints", "heatmaps")):
+        if info is not None and output in info.outputs and task in evaluator.unmeasured:
+            lacking = "some objects have no mask" if task == "segm" else "no object has keypoints"
+            tell(f"{dataset_name}: {lacking}: AP of boxes alone")
     if info is None:
         evaluator.match(Labels(), 0)
     else:

@@ -142,5 +142,5 @@ def _by_number(count: int, dataset: Labels, name: str) -> ClassMatch:
         return ClassMatch(tuple(places.get(output + first) for output in range(count)), (note,))
     raise InputError(
         f"{name}: expected a data set of the detector's {count} classes, got one of {size} ({listed(dataset.classes)})"
-        "; name the one that it is for, or give the detector the names of its classes"
+        "; name the one that it is for, or name its classes: nd.save_checkpoint(FILE, detector, classes=[...])"
     )

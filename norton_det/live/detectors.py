@@ -82,9 +82,10 @@ def load_predictors(
     ):
         if asked and not any(takes_it):
             raise InputError(f"{option}: expected {expected}, got none; leave it out")
-    logger = logging.getLogger("norton_det")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
+    loggers = [logging.getLogger(f"norton_det.d2.{module}") for module in ("build", "agreement")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)  # one config may serve a dense and a compressed detector
     try:
         return [
             load_predictor(
@@ -100,4 +101,5 @@ def load_predictors(
             for source in sources
         ]
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -128,7 +128,10 @@ def check_output(output: str | None, window: bool | None = None) -> None:
             require_writable(path)
         elif path.suffix and not path.is_dir():
             kinds = ", ".join([*CODECS, ".jpg", ".png"])
-            raise InputError(f"{output}: expected a folder, or a name ending in {kinds}; got {path.suffix!r}")
+            raise InputError(
+                f"{output}: expected a folder, or a name ending in {kinds}; got {path.suffix!r}; make a folder of "
+                "such a name first"
+            )
         else:
             require_writable(path / "frame.jpg")
     if (window or not output) and not has_display():

@@ -39,6 +39,11 @@ def settings_of(detector: FasterRCNN) -> Settings:
         raise InputError(
             f"rpn_anchor_generator: expected torchvision's, got {type(generator).__name__}; save it yourself"
         )
+    if transform.fixed_size is not None or getattr(transform, "_skip_resize", False):
+        raise InputError(
+            "transform: expected min_size and max_size, got fixed_size or _skip_resize, which a file cannot hold; "
+            "leave them out"
+        )
     settings: Settings = {
         "min_size": transform.min_size,
         "max_size": transform.max_size,

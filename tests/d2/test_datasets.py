@@ -276,3 +276,32 @@ def test_pictures_are_not_mirrored_where_a_keypoint_has_no_other_side(register, 
     assert "mine_b" in line and "by name L_Ear have a side" in line
     assert mapper_config(config((lonely,), (), 1, points=2)).INPUT.RANDOM_FLIP == "none"
     assert mapper_config(config((lonely,), (), 1)).INPUT.RANDOM_FLIP == "horizontal"  # boxes alone
+
+
+@pytest.mark.parametrize(
+    ("annotations", "expected"),
+    [
+        ([{}, {}], {"segm", "keypoints"}),
+        ([{"segmentation": []}, {"segmentation": [[0, 0, 9, 0, 9, 9]]}], {"segm", "keypoints"}),
+        ([{"segmentation": [[0, 0, 9, 0, 9, 9]]}] * 2, {"keypoints"}),
+        ([{}, {"keypoints": [1, 1, 2], "num_keypoints": 1}], {"segm"}),
+    ],
+)
+def test_what_annotations_do_not_suffice_for_is_left_out(annotations, expected, tmp_path):
+    """Masks that some lack, keypoints that none has; an object of a class without keypoints counts neither way."""
+    box = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 32, "height": 32}],
+        "categories": [{"id": 1, "name": "cat"} | ({} if "keypoints" in expected else {"keypoints": ["head"]})],
+        "annotations": [box | {"id": number} | fields for number, fields in enumerate(annotations, start=1)],
+    }
+    (tmp_path / "ann.json").write_text(json.dumps(content))
+    Image.new("RGB", (32, 32)).save(tmp_path / "1.jpg")
+    register_coco_folder("lacking", tmp_path / "ann.json", tmp_path)
+    evaluator = NortonCOCOEvaluator("lacking")
+    assert evaluator.unmeasured == expected
+    assert {len(annotation.get("keypoints", ())) for annotation in evaluator._coco_api.anns.values()} == (
+        {0} if "keypoints" in expected else {3}
+    )
+    everything = [{"segmentation": {}, "keypoints": []}]
+    assert {*evaluator._tasks_from_predictions(everything)} == {"bbox", "segm", "keypoints"} - expected

@@ -18,6 +18,8 @@ from norton_det.models.labels import Labels, labels_of, set_labels
 from norton_det.models.stacks import stack_of
 from norton_det.utils.errors import InputError
 
+from .conftest import SMALL
+
 OTHERS = {
     "INPUT.MIN_SIZE_TEST": 96,
     "INPUT.MAX_SIZE_TEST": 160,
@@ -75,6 +77,13 @@ def test_a_config_that_says_otherwise_is_told(detector, tmp_path, caplog):
     load_detector(str(path), "norton_faster_rcnn.yaml", [*words, "INPUT.MIN_SIZE_TEST", "128", "MODEL.DEVICE", "cpu"])
     told = [record.getMessage() for record in caplog.records if "says otherwise" in record.getMessage()]
     assert len(told) == 1 and "INPUT.MIN_SIZE_TEST 128 (the file: 96)" in told[0]
+
+
+def test_a_config_that_says_the_same_is_not_told(detector, tmp_path, caplog):
+    path = nd.save_checkpoint(tmp_path / "detector.safetensors", detector)
+    words = [word for key, value in (SMALL | OTHERS).items() for word in (key, str(value))]
+    load_detector(str(path), "norton_faster_rcnn.yaml", words)
+    assert not [record for record in caplog.records if "says otherwise" in record.getMessage()]
 
 
 def test_a_threshold_that_was_changed_on_the_detector(detector, config, tmp_path):

@@ -78,6 +78,9 @@ def test_what_a_file_cannot_hold_is_refused(detector, tmp_path):
     model.rpn.anchor_generator = Own()
     with pytest.raises(InputError, match="rpn_anchor_generator: expected torchvision's, got Own"):
         nd.save_checkpoint(tmp_path / "x.safetensors", model)
+    model = detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4, fixed_size=(96, 64))
+    with pytest.raises(InputError, match="got fixed_size or _skip_resize, which a file cannot hold"):
+        nd.save_checkpoint(tmp_path / "x.safetensors", model)
     with pytest.raises(InputError, match="classes: expected 3, as many as the detector has, got 2"):
         nd.save_checkpoint(tmp_path / "x.safetensors", detector, classes=["a", "b"])
     assert not list(tmp_path.iterdir())
