@@ -284,7 +284,7 @@ def test_pictures_are_not_mirrored_where_a_keypoint_has_no_other_side(register, 
         ([{}, {}], {"segm", "keypoints"}),
         ([{"segmentation": []}, {"segmentation": [[0, 0, 9, 0, 9, 9]]}], {"segm", "keypoints"}),
         ([{"segmentation": [[0, 0, 9, 0, 9, 9]]}] * 2, {"keypoints"}),
-        ([{}, {"keypoints": [1, 1, 2], "num_keypoints": 1}], {"segm"}),
+        ([{}, {"keypoints": [9, 9, 2], "num_keypoints": 1}], {"segm"}),
     ],
 )
 def test_what_annotations_do_not_suffice_for_is_left_out(annotations, expected, tmp_path):

@@ -86,10 +86,12 @@ def pictures(request, picture) -> list[np.ndarray]:
 def test_files(detector, pictures, tmp_path):
     """ONNX Runtime and OpenVINO, at sizes that were not traced."""
     plain = Predictor(detector, **SIZES)
+    stack = stack_of(detector)
+    names = tuple(f"class {number}" for number in range(stack.num_classes(detector)))
     for name in ("small.onnx", "small.xml"):
-        info = export(detector, tmp_path / name, classes=("background", "cat"), **SIZES)
+        info = export(detector, tmp_path / name, classes=names, **SIZES)
         predictor = Predictor(tmp_path / name, threads=1)
-        assert predictor.info == info and info.classes == ("background", "cat") and info.min_size == 96
+        assert predictor.info == info and info.labels.classes == names and info.min_size == 96
         expected = [plain(image) for image in pictures]
         assert len({len(each) for each in expected}) > 1  # none of them may be a constant of the trace
         for image, each in zip(pictures, expected, strict=True):
@@ -180,6 +182,7 @@ def test_sizes_default_to_the_detectors(faster):
         "RGB",
         96,
         160,
+        num_classes=90,
         proposals=30,
         macs=counted.macs,
         params=counted.params,
