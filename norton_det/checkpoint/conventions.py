@@ -37,7 +37,7 @@ def conventions(
     """
     if (stated := _of_openmmlab(fields.get("meta"))) is not None:
         return *stated, False
-    mean, std = _pixels(around, "pixel_mean"), _pixels(around, "pixel_std")
+    mean, std = (pixel_values(around.get(field)) for field in ("pixel_mean", "pixel_std"))
     for known in (MSRA, TORCHVISION):
         if _close(mean, known.mean) and _close(std, known.std):
             return known, known == MSRA and resnet.naming != "torchvision", False
@@ -106,11 +106,13 @@ def _as_value(key: str, text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower())
 
 
-def _pixels(around: Mapping[str, Any], field: str) -> list[float]:
-    """A detector's stored mean or standard deviation of pixels."""
-    tensor = around.get(field)
-    return tensor.detach().flatten().tolist() if isinstance(tensor, Tensor) and tensor.numel() == 3 else []
+def pixel_values(tensor: object) -> tuple[float, float, float] | None:
+    """The numbers of a stored mean or standard deviation of pixels; ``None`` of what is none."""
+    if not isinstance(tensor, Tensor) or tensor.numel() != 3:
+        return None
+    first, second, third = tensor.detach().flatten().tolist()
+    return first, second, third
 
 
-def _close(values: list[float], known: tuple[float, float, float]) -> bool:
-    return len(values) == 3 and all(abs(a - b) < 0.01 for a, b in zip(values, known, strict=True))
+def _close(values: tuple[float, ...] | None, known: tuple[float, float, float]) -> bool:
+    return values is not None and all(abs(a - b) < 0.01 for a, b in zip(values, known, strict=True))

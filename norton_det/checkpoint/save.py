@@ -17,8 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..models.description import NetworkInfo, detector_stride_in_1x1
-from ..models.factorize import find_layout
+from ..models.description import NetworkInfo
 from ..models.labels import labels_of, named
 from ..models.resnet import NortonResNet
 from ..models.spec import CompressionSpec
@@ -76,12 +75,8 @@ def save_detector(
         known = labels.category_ids if names == labels.classes else ()
         labels = replace(labels, classes=names, category_ids=known, assumed=False)
         fields["labels"] = labels.to_fields()
-    opened = OpenedWeights(str(path), detector.state_dict(), {})
-    info = stack.network_info(detector)
-    if info is None:
-        stride = detector_stride_in_1x1(detector)
-        info = NetworkInfo(opened.info.spec, stack.preprocessing_of(detector), 0, stride, find_layout(detector))
-    return save_tensors(path, opened.detector, info, fields)
+    state = OpenedWeights(str(path), detector.state_dict(), {}).detector
+    return save_tensors(path, state, stack.network_info(detector), fields)
 
 
 def save_tensors(

@@ -16,9 +16,8 @@ from detectron2.structures.keypoints import heatmaps_to_keypoints
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ..checkpoint.opened import OpenedWeights, open_weights, reading_once
-from ..models.description import NetworkInfo
-from ..models.factorize import find_layout
+from ..checkpoint.opened import open_weights, reading_once
+from ..models.description import NetworkInfo, network_of
 from ..models.preprocessing import Preprocessing
 from ..models.rcnn import FeatureMaps, ImageBatch, RCNNParts, TestSettings
 from ..models.stacks import HEADS, DetectionStack
@@ -52,15 +51,8 @@ class Detectron2Stack(DetectionStack):
             tell_differences(cfg, open_weights(weights))
             return load_detector(cfg)
 
-    def file_fields(self, weights: str) -> dict[str, Any]:
-        return self.detector_fields(self.load_detector(weights))
-
     def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
-        state = OpenedWeights("detector", detector.state_dict(), {})
-        info = self.network_info(detector)
-        if info is None:
-            info = NetworkInfo(state.info.spec, self.preprocessing_of(detector), 0, layout=find_layout(detector))
-        return detector_fields(detector, info, config)
+        return detector_fields(detector, self.network_info(detector), config)
 
     def preprocessing_of(self, detector: GeneralizedRCNN) -> Preprocessing:
         mean, std = (getattr(detector, name).flatten().tolist() for name in ("pixel_mean", "pixel_std"))
@@ -89,8 +81,8 @@ class Detectron2Stack(DetectionStack):
         new = NortonResNetBackbone(info, _norm_of(old), tuple(old.output_shape()), frozen)
         fpn.bottom_up = new.to(next(fpn.parameters()).device).train(old.training)
 
-    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo | None:
-        return info_of_model(detector)
+    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo:
+        return info_of_model(detector) or network_of(detector, self.preprocessing_of(detector))
 
     def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
         """Nothing: ``network_info`` reads what it says off the detector."""

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
-from torch import Tensor
 
+from ..checkpoint.conventions import pixel_values
 from ..checkpoint.opened import OpenedWeights
 from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
 from ..models.preprocessing import MSRA, Preprocessing
 from ..utils.errors import InputError
+from .config_values import same_value, value_of
 from .files import open_file
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def follow_weights(cfg: CfgNode) -> CfgNode:
     told = [f"MODEL.BACKBONE.NAME {NORTON_OF[name]}"]
     for key, value in _keys_of(info.spec.arch, info.preprocessing, info.stride_in_1x1).items():
         section, _, last = key.rpartition(".")
-        node, default = (_node(config, section) for config in (followed, defaults))
-        if _same(node[last], default[last]) and not _same(node[last], value):
+        node, default = (value_of(config, section) for config in (followed, defaults))
+        if same_value(node[last], default[last]) and not same_value(node[last], value):
             node[last] = value
             told.append(f"{key} {value}")
     if cfg.is_frozen():
@@ -76,7 +77,7 @@ def stated_input(opened: OpenedWeights, cfg: CfgNode) -> tuple[Preprocessing | N
         return opened.described.preprocessing, opened.described.stride_in_1x1
     author = str(opened.fields.get("__author__", "")).lower()
     zoo = re.search("model zoo|caffe2|msra", author) is not None
-    mean, std = (_pixels(opened.state.get(name)) for name in ("pixel_mean", "pixel_std"))
+    mean, std = (pixel_values(opened.state.get(name)) for name in ("pixel_mean", "pixel_std"))
     if mean is not None and std is not None:
         color = next((color for color, known in _COLORS.items() if _close(mean, known)), cfg.INPUT.FORMAT)
         stated = Preprocessing(color, mean, std)
@@ -151,23 +152,6 @@ def _keys_of(arch: str, preprocessing: Preprocessing, stride_in_1x1: bool) -> di
         "MODEL.PIXEL_MEAN": list(preprocessing.mean),
         "MODEL.PIXEL_STD": list(preprocessing.std),
     }
-
-
-def _node(cfg: CfgNode, section: str) -> CfgNode:
-    for name in section.split("."):
-        cfg = cfg[name]
-    return cfg
-
-
-def _same(one: Any, other: Any) -> bool:
-    return list(one) == list(other) if isinstance(one, list | tuple) else one == other
-
-
-def _pixels(tensor: Any) -> tuple[float, float, float] | None:
-    if not isinstance(tensor, Tensor) or tensor.numel() != 3:
-        return None
-    first, second, third = tensor.detach().flatten().tolist()
-    return first, second, third
 
 
 def _close(mean: tuple[float, ...], known: tuple[float, ...]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from ..checkpoint.opened import reading_once
@@ -24,8 +24,8 @@ from ..utils.errors import InputError
 from ..utils.files import require_file
 from .agreement import check_input, follow_weights, stated_input
 from .checkpoint import NortonCheckpointer
-from .config import add_norton_config, info_from_config, merge_options, one_line, ranks_from_config, spec_from_config
-from .config_checks import check_model
+from .config import default_config, info_from_config, merge_options, one_line, ranks_from_config, spec_from_config
+from .config_checks import check_model, number_of_classes
 from .config_faults import naming_keys
 from .config_files import has_reference, known_expressions
 from .deploy import resize
@@ -45,8 +45,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = (), output
     Raises:
         InputError: no such file, no YAML, an unknown key, or a value of another type; one line with the mend.
     """
-    cfg = get_cfg()
-    add_norton_config(cfg)
+    cfg = default_config()
     path = find_config(config_file)
     try:
         with known_expressions():
@@ -189,7 +188,7 @@ def build_detector(cfg: CfgNode) -> torch.nn.Module:
 
 def _labels(cfg: CfgNode) -> Labels:
     """What the outputs stand for: as ``MODEL.WEIGHTS`` say, else as the config's data set, if it fits, else COCO's."""
-    classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    classes = number_of_classes(cfg)[1]
     named_by = (labels_of_file(open_file(cfg.MODEL.WEIGHTS)), *map(labels_of_dataset, cfg.DATASETS.TEST[:1]))
     for labels in sorted(named_by, key=lambda labels: labels.assumed):
         if len(labels.classes or labels.category_ids) == classes:

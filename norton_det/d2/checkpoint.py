@@ -14,13 +14,12 @@ from ..checkpoint.tensor_file import METADATA_KEY
 from ..checkpoint.torch_file import save_torch
 from ..models.description import NetworkInfo
 from ..models.factorize import find_layout
-from ..models.labels import labels_of
 from ..models.preprocessing import MSRA
 from ..models.resnet import NortonResNet
 from ..models.state import match_counters
 from ..utils.errors import InputError
 from ..utils.files import write_text
-from .description import config_fields, config_on
+from .description import config_on, fields_on
 from .files import newest_checkpoint
 from .own_resnet import CLASSIFIER, has_resnet, is_detectron2, own_prefix, state_for
 
@@ -82,8 +81,7 @@ class NortonCheckpointer(DetectionCheckpointer):
             data[METADATA_KEY] = info.to_json()
         model: Any = getattr(self.model, "module", self.model)
         if (cfg := config_on(model)) is not None:
-            fields = {"config": config_fields(cfg, norton=info is not None), "labels": labels_of(model).to_fields()}
-            data[DETECTOR_IN_TORCH] = json.dumps(fields)
+            data[DETECTOR_IN_TORCH] = json.dumps(fields_on(model, cfg, norton=info is not None))
         file = Path(self.save_dir) / f"{name}.pth"
         save_torch(file, data)
         self.tag_last_checkpoint(file.name)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 from ..models.architecture import ARCHITECTURES
 from ..models.description import NetworkInfo
@@ -62,6 +62,13 @@ def add_norton_config(cfg: CfgNode) -> None:
     cfg.SOLVER.DISTILL.RPN = 1.0
     # Factor of the loss on the classes of the box head. 0 leaves it out.
     cfg.SOLVER.DISTILL.BOX = 1.0
+
+
+def default_config() -> CfgNode:
+    """Detectron2's default config with this package's keys; not frozen."""
+    cfg = get_cfg()
+    add_norton_config(cfg)
+    return cfg
 
 
 def merge_options(cfg: CfgNode, opts: Sequence[str]) -> None:

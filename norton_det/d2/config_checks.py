@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
@@ -23,7 +23,7 @@ from detectron2.modeling.roi_heads import (
 )
 
 from ..utils.errors import InputError
-from .config import add_norton_config
+from .config import default_config
 from .config_values import check_values, require_name
 
 STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -39,9 +39,7 @@ def check_model(cfg: CfgNode) -> None:
     Raises:
         InputError: one line with the key, what was expected, what came and the mend.
     """
-    defaults = get_cfg()
-    add_norton_config(defaults)
-    check_values(cfg, defaults)
+    check_values(cfg, default_config())
     model = cfg.MODEL
     architectures = [name for name, _ in META_ARCH_REGISTRY]
     require_name("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, architectures, "GeneralizedRCNN has all R-CNNs")

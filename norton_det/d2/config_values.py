@@ -187,6 +187,21 @@ def leaves(node: CfgNode, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{name}", value
 
 
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value, or the section, of a config by its full key."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two values of a config are equal, numbers in them to float32's precision."""
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same_value, one, other))
+    numbers = all(isinstance(value, int | float) for value in (one, other))
+    return math.isclose(one, other, rel_tol=1e-6) if numbers else bool(one == other)
+
+
 def _by_type(default: Any) -> Rule | None:
     if isinstance(default, bool):
         return TRUTH

@@ -11,12 +11,11 @@ its tensors: see ``d2.zoo``.
 """
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -30,7 +29,8 @@ from ..models.spec import CompressionSpec
 from ..models.state import is_counter
 from ..utils.errors import InputError, naming
 from .agreement import NORTON_OF
-from .config import add_norton_config, merge_options, one_line
+from .config import default_config, merge_options, one_line
+from .config_values import leaves, same_value, value_of
 from .zoo import config_of_tensors, labels_of_tensors
 
 logger = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ def config_fields(cfg: CfgNode, *, norton: bool) -> dict[str, Any]:
         cfg: of the detector.
         norton: its ResNet has this package's names, whatever builder the config names.
     """
-    defaults = _leaves(_defaults())
+    defaults = dict(leaves(default_config()))
     fields = {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in _leaves(cfg).items()
+        for key, value in leaves(cfg)
         if key.startswith(_NODES) and not key.startswith(_OF_A_RUN) and defaults.get(key, CfgNode) != value
     }
     if norton:
@@ -102,7 +102,7 @@ def config_from(fields: Mapping[str, Any]) -> CfgNode:
     Raises:
         InputError: a key that Detectron2 has not, or a value of another type.
     """
-    cfg = _defaults()
+    cfg = default_config()
     for key, value in fields.items():
         try:
             cfg.merge_from_list([key, value])
@@ -146,15 +146,15 @@ def tell_differences(cfg: CfgNode, opened: OpenedWeights) -> None:
     fields = opened.fields.get(DETECTOR_KEY)
     if not isinstance(fields, dict) or "config" not in fields:
         return
-    expected = _leaves(config_of(opened))
+    expected = dict(leaves(config_of(opened)))
     different = [
         f"{key} {value} (the file: {expected[key]})"
-        for key, value in _leaves(cfg).items()
+        for key, value in leaves(cfg)
         if key.startswith(_NODES)
         and not key.startswith((*_OF_A_RUN, "MODEL.BACKBONE.NAME"))
         and not any(word in key for word in _OF_TRAINING)
         and key in expected
-        and not _same(expected[key], value)
+        and not same_value(expected[key], value)
     ]
     if different:
         more = f", and {len(different) - 4} more" if len(different) > 4 else ""
@@ -175,11 +175,12 @@ def detector_fields(detector: nn.Module, info: NetworkInfo, config: CfgNode | No
             "detector: expected the config that it was built from, as it does not know its sizes itself, got "
             f"{'none' if cfg is None else type(cfg).__name__}; give config=cfg"
         )
-    fields = config_fields(cfg, norton=True) | _changed_since(detector, cfg)
-    labels = labels_of(detector)
+    fields = fields_on(detector, cfg, norton=True)
     heads: Any = detector.roi_heads
-    labels.check("detector", heads.num_classes, getattr(getattr(heads, "keypoint_head", None), "num_keypoints", None))
-    again = config_from(fields)
+    labels_of(detector).check(
+        "detector", heads.num_classes, getattr(getattr(heads, "keypoint_head", None), "num_keypoints", None)
+    )
+    again = config_from(fields["config"])
     set_spec(again, info.spec)
     again.MODEL.DEVICE = "meta"
     with torch.device("meta"):
@@ -194,15 +195,13 @@ def detector_fields(detector: nn.Module, info: NetworkInfo, config: CfgNode | No
             f"detector: expected the network of its config, got another one ({different[0][0]}); give the config "
             "that it was built from"
         )
-    return {"config": fields, "labels": labels.to_fields()}
+    return fields
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values of a config are equal, numbers in them to float32's precision."""
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    numbers = all(isinstance(value, int | float) for value in (one, other))
-    return math.isclose(one, other, rel_tol=1e-6) if numbers else bool(one == other)
+def fields_on(detector: nn.Module, cfg: CfgNode, *, norton: bool) -> dict[str, Any]:
+    """The field of a file for a detector that was built from a config; ``norton``: see ``config_fields``."""
+    keys = config_fields(cfg, norton=norton) | _changed_since(detector, cfg)
+    return {"config": keys, "labels": labels_of(detector).to_fields()}
 
 
 def config_on(detector: nn.Module) -> CfgNode | None:
@@ -213,7 +212,8 @@ def config_on(detector: nn.Module) -> CfgNode | None:
 
 def _changed_since(detector: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     """Keys that are others on a detector by now than in its config: thresholds, numbers of boxes, normalisation."""
-    rpn, predictor = detector.proposal_generator, getattr(detector.roi_heads, "box_predictor", None)
+    rpn = getattr(detector, "proposal_generator", None)
+    predictor = getattr(getattr(detector, "roi_heads", None), "box_predictor", None)
     predictor = predictor[-1] if isinstance(predictor, nn.ModuleList) else predictor
     current = {
         "MODEL.RPN.NMS_THRESH": getattr(rpn, "nms_thresh", None),
@@ -225,16 +225,9 @@ def _changed_since(detector: nn.Module, cfg: CfgNode) -> dict[str, Any]:
     }
     for name, key in (("pixel_mean", "MODEL.PIXEL_MEAN"), ("pixel_std", "MODEL.PIXEL_STD")):
         values = getattr(detector, name).flatten().tolist()
-        if not all(abs(a - b) < 1e-3 for a, b in zip(values, cfg_value(cfg, key), strict=True)):
+        if not all(abs(a - b) < 1e-3 for a, b in zip(values, value_of(cfg, key), strict=True)):
             current[key] = values
-    return {key: value for key, value in current.items() if value is not None and value != cfg_value(cfg, key)}
-
-
-def cfg_value(cfg: CfgNode, key: str) -> Any:
-    """The value of a config by its full key."""
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
+    return {key: value for key, value in current.items() if value is not None and value != value_of(cfg, key)}
 
 
 def _fields_of(opened: OpenedWeights) -> Mapping[str, Any]:
@@ -246,17 +239,3 @@ def _fields_of(opened: OpenedWeights) -> Mapping[str, Any]:
             f"detector: config: expected keys of MODEL, INPUT and TEST, got {fields!r:.80}; write it again"
         )
     return fields
-
-
-def _defaults() -> CfgNode:
-    cfg = get_cfg()
-    add_norton_config(cfg)
-    return cfg
-
-
-def _leaves(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """Values of a config by full key."""
-    leaves: dict[str, Any] = {}
-    for name, value in node.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else {f"{prefix}{name}": value}
-    return leaves

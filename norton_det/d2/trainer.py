@@ -206,7 +206,7 @@ class NortonTrainer(DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         model = vectorize_pooling(build_detector(cfg))
         labels = training_labels(cfg.DATASETS.TRAIN)
-        if len(labels.classes) == cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        if len(labels.classes) == number_of_classes(cfg)[1]:
             set_labels(model, labels)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import InputError
+from .factorize import find_layout
+from .keys import split_detector_state
 from .preprocessing import TORCHVISION, Preprocessing
 from .resnet import NortonResNet
 from .spec import CompressionSpec
@@ -155,6 +157,16 @@ def read_network(model: nn.Module | Mapping[str, Tensor]) -> tuple[dict[str, Ten
 def has_stride_in_1x1(first: nn.Module | None) -> bool:
     """Whether a stage with that as the first convolution of its first block has its stride in a 1x1 convolution."""
     return isinstance(first, nn.Conv2d) and first.kernel_size == (1, 1) and first.stride != (1, 1)
+
+
+def network_of(detector: nn.Module, preprocessing: Preprocessing) -> NetworkInfo:
+    """What the ResNet of a detector is, and the factored layers around it, by its tensors and modules.
+
+    Raises:
+        InputError: there is no ResNet in it.
+    """
+    spec = spec_from_state(split_detector_state(detector.state_dict())[1])
+    return NetworkInfo(spec, preprocessing, 0, detector_stride_in_1x1(detector), find_layout(detector))
 
 
 def detector_stride_in_1x1(detector: nn.Module) -> bool:

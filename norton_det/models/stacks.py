@@ -57,7 +57,6 @@ class DetectionStack(Protocol):
             InputError: no such file, one that does not fit, or a config where the stack has none.
         """
 
-    @abstractmethod
     def file_fields(self, weights: str) -> dict[str, Any]:
         """What a detector's file says of it beside its network, else what its tensors and origin imply: see
         ``detector_fields``.
@@ -65,6 +64,7 @@ class DetectionStack(Protocol):
         Raises:
             InputError: it is no whole detector of this stack.
         """
+        return self.detector_fields(self.load_detector(weights))
 
     @abstractmethod
     def detector_fields(self, detector: nn.Module, config: Any = None) -> dict[str, Any]:
@@ -108,8 +108,12 @@ class DetectionStack(Protocol):
         """
 
     @abstractmethod
-    def network_info(self, detector: nn.Module) -> NetworkInfo | None:
-        """What the ResNet and the factored layers around it are, where the detector says so; else ``None``."""
+    def network_info(self, detector: nn.Module) -> NetworkInfo:
+        """What the ResNet and the factored layers around it are: as the detector says, else by its tensors.
+
+        Raises:
+            InputError: it has no ResNet.
+        """
 
     @abstractmethod
     def attach_info(self, detector: nn.Module, info: NetworkInfo) -> None:

@@ -17,8 +17,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, heatmaps_to_keypoin
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..checkpoint.opened import OpenedWeights
-from ..models.description import NetworkInfo, detector_stride_in_1x1
+from ..models.description import NetworkInfo, network_of
 from ..models.factorize import apply_layout, find_layout
 from ..models.input_size import floor_size, input_size
 from ..models.labels import labels_of
@@ -47,9 +46,6 @@ class TorchvisionStack(DetectionStack):
         if config is not None or opts:
             raise InputError(f"{weights}: expected no config beside weights of torchvision, got one; leave it out")
         return load_torchvision_detector(weights)
-
-    def file_fields(self, weights: str) -> dict[str, Any]:
-        return self.detector_fields(load_torchvision_detector(weights))
 
     def detector_fields(self, detector: GeneralizedRCNN, config: Any = None) -> dict[str, Any]:
         """A detector of torchvision's needs no config."""
@@ -104,9 +100,11 @@ class TorchvisionStack(DetectionStack):
         new.to(next(detector.parameters()).device)
         detector.backbone.body = IntermediateLayerGetter(new, dict(old.return_layers)).train(old.training)
 
-    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo | None:
+    def network_info(self, detector: GeneralizedRCNN) -> NetworkInfo:
         info = getattr(detector, "norton_info", None)
-        return replace(info.backbone, layout=find_layout(detector)) if isinstance(info, DetectorInfo) else None
+        if isinstance(info, DetectorInfo):
+            return replace(info.backbone, layout=find_layout(detector))
+        return network_of(detector, self.preprocessing_of(detector))
 
     def attach_info(self, detector: GeneralizedRCNN, info: NetworkInfo) -> None:
         """``network_info`` reads ``norton_info``."""
@@ -228,15 +226,11 @@ def _with_scores(keypoints: Tensor, scores: Tensor) -> Tensor:
     return torch.cat([keypoints[..., :2], scores[..., None]], 2)
 
 
-def _describe(detector: GeneralizedRCNN, backbone: NetworkInfo | None) -> DetectorInfo:
+def _describe(detector: GeneralizedRCNN, backbone: NetworkInfo) -> DetectorInfo:
     """What a detector is by its class and its heads; settings and labels are left out."""
     stack = TorchvisionStack()
     kinds = {"keypoint": KeypointRCNN, "mask": MaskRCNN}
     kind = next((kind for kind, cls in kinds.items() if isinstance(detector, cls)), "faster")
-    if backbone is None:
-        opened = OpenedWeights("detector", detector.state_dict(), {})
-        spec, stride = opened.info.spec, detector_stride_in_1x1(detector)
-        backbone = NetworkInfo(spec, stack.preprocessing_of(detector), 0, stride, find_layout(detector))
     keypoints = stack.num_keypoints(detector) if kind == "keypoint" else None
     return DetectorInfo(kind, backbone, stack.num_classes(detector) + 1, keypoints)
 
