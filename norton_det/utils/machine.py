@@ -1,7 +1,7 @@
 """Threads for the machine at hand, set before PyTorch is imported; it imports nothing itself.
 
-Threads of OpenMP that wait for the others by spinning take the cores from these where anything else runs: a training is
-two to three times slower, and more. And they are as many as there are cores, where a container may use a few of them.
+Threads of OpenMP that wait for the others by spinning take the cores from these where anything else runs, and a
+training is slow. And they are as many as there are cores, where a container may use a few of them.
 """
 
 import math

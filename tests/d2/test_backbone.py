@@ -1,7 +1,5 @@
 """Backbones by Detectron2's registry: shapes, freezing, whose spec counts, and what is refused in one line."""
 
-import re
-
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -17,17 +15,11 @@ from norton_det.models.description import NetworkInfo
 from norton_det.models.keys import torchvision_to_d2
 from norton_det.models.preprocessing import MSRA
 from norton_det.models.spec import CompressionSpec
-from norton_det.utils.errors import InputError
+from tests.messages import refused
 
 from .conftest import classifier
 
 PLAIN = {"MODEL.BACKBONE.NAME": "build_norton_resnet_backbone", "MODEL.BACKBONE.FREEZE_AT": 0}
-
-
-def refused(call, pattern: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert re.search(pattern, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -19,15 +19,9 @@ from norton_det.d2.files import open_file
 from norton_det.models.description import NetworkInfo
 from norton_det.models.resnet import NortonResNet
 from norton_det.models.spec import CompressionSpec
-from norton_det.utils.errors import InputError
+from tests.messages import refused
 
 from .conftest import classifier
-
-
-def refused(call, pattern: str) -> None:
-    with pytest.raises(InputError) as caught:
-        call()
-    assert re.search(pattern, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
 
 
 def detector(config, **keys):

@@ -13,7 +13,7 @@ from torch import nn
 
 pytest.importorskip("detectron2")
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
 from norton_det.commands.options.evaluate_detector import make_parser
@@ -27,20 +27,10 @@ from norton_det.data.dataset_labels import training_labels
 from norton_det.deploy import Detections
 from norton_det.deploy.info import DeployInfo
 from norton_det.models.labels import Labels, set_labels
-from norton_det.utils.errors import InputError
+from tests.messages import refusal
 
 BOXES = {"cat": [2, 3, 20, 10], "dog": [30, 5, 12, 20], "cow": [5, 22, 18, 15]}
 POINTS = ("left_ear", "right_ear", "nose")
-
-
-@pytest.fixture(autouse=True)
-def catalogs():
-    """Names that a test registers are gone after it."""
-    before = set(DatasetCatalog)
-    yield
-    for name in set(DatasetCatalog) - before:
-        DatasetCatalog.pop(name)
-        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture
@@ -75,14 +65,6 @@ def config(train: tuple[str, ...] = (), test: tuple[str, ...] = (), count: int =
         changes |= {"MODEL.KEYPOINT_ON": True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": points}
     changes |= {"DATALOADER.NUM_WORKERS": 0, "SOLVER.IMS_PER_BATCH": 1, "SEED": 1} | keys
     return load_config("dense_faster_rcnn.yaml", [word for pair in changes.items() for word in pair])
-
-
-def refusal(call) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message and ";" in message, message
-    return message
 
 
 class Finder(nn.Module):

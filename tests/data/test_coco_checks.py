@@ -25,7 +25,7 @@ from norton_det.data import coco as coco_module
 from norton_det.data.coco import mask_to_runs, read_coco
 from norton_det.data.coco_values import decode_counts
 from norton_det.deploy import Detections
-from norton_det.utils.errors import InputError
+from tests.messages import refusal
 
 HEIGHT, WIDTH = 20, 30
 IMAGE = {"id": 4, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
@@ -54,14 +54,6 @@ def write(folder: Path, images=(IMAGE,), annotations=(BOX,), categories=(NUT,)) 
     content = {"images": list(images), "annotations": list(annotations), "categories": list(categories)}
     file.write_text(json.dumps(content))
     return file, folder
-
-
-def refusal(call) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message and ";" in message and len(message) < 800, message
-    return message
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from norton_det.data.folders import atomic_folder
 from norton_det.data.voc import convert_voc, remarks_on
 from norton_det.data.voc_layout import VocFolder
 from norton_det.utils.errors import InputError
+from tests.messages import refusal
 
 WIDTH, HEIGHT = 40, 30
 BOX = (3, 4, 13, 24)
@@ -61,14 +62,6 @@ def converted(root: Path, **options: object) -> dict[str, dict]:
 
 def boxes(content: dict) -> list[list[float]]:
     return [annotation["bbox"] for annotation in content["annotations"]]
-
-
-def refusal(call) -> str:
-    with pytest.raises(InputError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message and ";" in message, message
-    return message
 
 
 def test_hidden_files_are_left(voc):
